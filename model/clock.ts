@@ -1,0 +1,43 @@
+import { millis, type Millis } from "./ids.js";
+
+/** A timer that runs at most once. */
+export interface Timer {
+  readonly name: string;
+  /** After this the timer never fires; calling it again, or after it fired, does nothing. */
+  cancel(): void;
+}
+
+/**
+ * The only source of time. Contract (tested against the real and the fake one):
+ * `now` is wall time, since 1970; it may jump. `monotonic` never goes back, has microsecond resolution and is CLOCK_MONOTONIC:
+ * it may be compared with stamps of the kernel on the same machine. `after` calls back once, not before `delay` has passed,
+ * never synchronously.
+ */
+export interface Clock {
+  now(): Millis;
+  monotonic(): Millis;
+  after(name: string, delay: Millis, run: () => void): Timer;
+}
+
+/** Node's clock. Its timers do not keep the process alive unless asked. */
+export class SystemClock implements Clock {
+  readonly #keepAlive: boolean;
+
+  constructor(options: { readonly keepAlive?: boolean } = {}) {
+    this.#keepAlive = options.keepAlive ?? false;
+  }
+
+  now(): Millis {
+    return millis(Date.now());
+  }
+
+  monotonic(): Millis {
+    return millis(Number(process.hrtime.bigint()) / 1e6);
+  }
+
+  after(name: string, delay: Millis, run: () => void): Timer {
+    const timer = setTimeout(run, Math.max(0, Math.ceil(delay)));
+    if (!this.#keepAlive) timer.unref();
+    return { name, cancel: () => { clearTimeout(timer); } };
+  }
+}

@@ -1,0 +1,123 @@
+import type { IpAddress, Ipv4, Mac } from "../model/address.js";
+import type { Millis } from "../model/ids.js";
+
+/**
+ * What the home agent's end of the tunnels shall do for one home address.
+ * The packets of an entry without `active` are silently dropped (a binding that is stale, or gone while others know it).
+ */
+export interface HomeEntry {
+  readonly home: IpAddress;
+  /** Care-of address that gets the traffic; `null` drops it, without any ICMP (a VM in handover is not "unreachable"). */
+  readonly active: IpAddress | null;
+  /** Every care-of address that may send for this home address (RFC 3024 §4.3), the active one included. */
+  readonly accept: readonly IpAddress[];
+  /** Largest inner packet in bytes: path MTU − 20 of the path, of the smaller one while moving. */
+  readonly mtu: number;
+}
+
+/** What a host's end shall do for one home address. */
+export type HostEntry = HostDeliver | HostForward;
+
+export interface HostDeliver {
+  readonly role: "deliver";
+  readonly home: IpAddress;
+  /** Interface name of the VM's port. */
+  readonly port: string;
+  readonly mac: Mac;
+  /** Care-of addresses of other hosts that may send stragglers for it (hosts in a migration), apart from the home agents. */
+  readonly stragglersFrom: readonly IpAddress[];
+}
+
+/** The VM has left: what still comes from a home agent goes on to `to`. What comes from anywhere else is dropped: no loops. */
+export interface HostForward {
+  readonly role: "forward";
+  readonly home: IpAddress;
+  readonly to: IpAddress;
+}
+
+export interface Counters {
+  readonly downPackets: number;
+  readonly downBytes: number;
+  readonly upPackets: number;
+  readonly upBytes: number;
+  readonly forwardedPackets: number;
+  /** By reason: `not-listed` (outer source), `spoofed` (inner source), `no-binding`, `too-big`, `loop`, `malformed`. */
+  readonly dropped: Readonly<Record<string, number>>;
+}
+
+/**
+ * Stamps of one home address since `clearStamps`, in CLOCK_MONOTONIC milliseconds (the same clock as `Clock.monotonic`), `null` while it has
+ * not happened. They are what gaps are computed from.
+ */
+export interface Stamps {
+  /** A down marker with this token has arrived (host), or an up marker has passed the check (home agent): newest token and when. */
+  readonly marker: { readonly token: number; readonly at: Millis } | null;
+  /** First and last packet handed to the VM's port (host) or to the stack (home agent). */
+  readonly firstPacket: Millis | null;
+  readonly lastPacket: Millis | null;
+  /** First straggler passed on (host). */
+  readonly firstForwarded: Millis | null;
+}
+
+interface Tunnel {
+  /** `bpf`, `ipip`, `fake`: the word for logs and `doctor`. */
+  readonly driver: string;
+  /** Cumulative since the entry exists; zeros for an address without one. */
+  counters(home: IpAddress): Counters;
+  stamps(home: IpAddress): Stamps;
+  clearStamps(home: IpAddress): void;
+  /** Lets go of descriptors. `keep` leaves the kernel's state in place, so that traffic flows on while the process is away. */
+  close(options: { readonly keep: boolean }): Promise<void>;
+}
+
+/**
+ * Contract of both ends: `set` makes the kernel's state exactly what is wanted, whatever was there before (a crash's left-overs included), and
+ * changes nothing where it already is so: an unchanged entry loses no packet. It may be called any number of times. `put` and `drop` do the same for one
+ * entry, and are what a handover uses: when they return, the next packet goes the new way.
+ * @throws CareofError `no-link` (interface missing), `unsupported-address` (IPv6), `kernel-refused` (cause has errno)
+ */
+export interface HomeTunnel extends Tunnel {
+  set(entries: readonly HomeEntry[]): Promise<void>;
+  put(entry: HomeEntry): void;
+  drop(home: IpAddress): void;
+  /** What is set now, for tests and `doctor`, sorted by address. */
+  entries(): readonly HomeEntry[];
+  /**
+   * Sends a marker with `token` (1 to 2^32 − 1) to `careOf` inside the same outer header as the VM's packets, behind all that went there before.
+   * Marker layout: net/marker.ts.
+   */
+  sendMarker(home: IpAddress, careOf: IpAddress, token: number): void;
+}
+
+export interface HostTunnel extends Tunnel {
+  set(entries: readonly HostEntry[]): Promise<void>;
+  put(entry: HostEntry): void;
+  drop(home: IpAddress): void;
+  entries(): readonly HostEntry[];
+  /** Sends an up marker through the reverse tunnel to the home agent, with the VM's home address as inner source. */
+  sendMarker(home: IpAddress, token: number): void;
+}
+
+export interface HomeTunnelOptions {
+  /** Interface towards the hosts. */
+  readonly uplink: string;
+  /** Outer source: the home agent's fixed address. */
+  readonly address: Ipv4;
+  /** Prefixes of which every address without an entry is `unreachable`, so that a miss never loops. */
+  readonly homePrefixes: readonly { readonly address: Ipv4; readonly length: number }[];
+  /** Directory of this instance for pins (a bpffs is mounted below it). Survives the process, not a reboot. */
+  readonly runDir: string;
+  readonly maxEntries: number;
+}
+
+export interface HostTunnelOptions {
+  readonly uplink: string;
+  /** This host's care-of address: outer source and only accepted outer destination. */
+  readonly careOf: Ipv4;
+  /** Tunnel ends of the home agents: the only outer sources (besides `stragglersFrom`) that are listened to; the first gets the reverse tunnel. */
+  readonly homeAgents: readonly Ipv4[];
+  /** Outer path MTU towards the home agent in bytes; 0 takes the uplink's. */
+  readonly pathMtu: number;
+  readonly runDir: string;
+  readonly maxEntries: number;
+}

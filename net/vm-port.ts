@@ -1,0 +1,47 @@
+import type { IpAddress, Ipv4, Mac } from "../model/address.js";
+
+/** The gateway that every guest sees, the same on every host (a moved guest's ARP cache stays true). */
+export interface Gateway {
+  readonly address: Ipv4;
+  readonly mac: Mac;
+}
+
+/** One VM's port on this host, as it shall be. */
+export interface VmPort {
+  /** Interface name, at most 15 characters. */
+  readonly name: string;
+  /** `tap`: ours, made and removed by us. `external`: somebody else's, only addressed and never removed. */
+  readonly kind: "tap" | "external";
+  readonly mac: Mac;
+  readonly homeAddresses: readonly IpAddress[];
+  /** Packets that the TAP's queue holds while its reader is halted: rate × longest hold. */
+  readonly queueLength: number;
+  /** Guest-side MTU in bytes. */
+  readonly mtu: number;
+}
+
+/**
+ * The VM ports of this host as desired state. Each gets: the gateway's address (/32) and MAC, an explicit permanent neighbour and a /32 route per home
+ * address (never learned), proxy ARP without delay (and never for the guest's own address), policy routing of what comes in by it (`iif PORT` → table
+ * whose default leads into the reverse tunnel), no redirects, no IPv6 of the host's own.
+ * `set` removes TAPs that an earlier run of this instance made and that are no longer wanted; it never touches a port that is unchanged.
+ * @throws CareofError `no-link` (an external port is missing), `kernel-refused`
+ */
+export interface VmPorts {
+  set(ports: readonly VmPort[]): Promise<void>;
+  put(port: VmPort): Promise<void>;
+  /** Idempotent. */
+  drop(name: string): Promise<void>;
+  /** Sends `frame` (Ethernet) out of the port towards the guest, by a packet socket. Used to prime a halted reader's TAP. */
+  sendFrame(name: string, frame: Uint8Array): void;
+  list(): readonly VmPort[];
+  close(options: { readonly keep: boolean }): Promise<void>;
+}
+
+export interface VmPortsOptions {
+  readonly uplink: string;
+  readonly gateway: Gateway;
+  /** Policy table and rule priority that belong to this instance. */
+  readonly table: number;
+  readonly pathMtu: number;
+}
