@@ -1,0 +1,176 @@
+import type { IpAddress, Mac } from "../model/address.js";
+import type { Epoch, HostId, MigrationId, Millis, VmId } from "../model/ids.js";
+import type { Locator } from "../model/locator.js";
+import type { Reason } from "../model/reasons.js";
+
+/**
+ * What the host-agent channel carries, decoded and checked: every name is well formed, every address has a family, every enumeration is known. The bytes
+ * are described in careof.proto; `kind` is the name of the field in its Frame. Optional things that were not sent are `null`.
+ */
+export interface Decision { readonly reason: Reason; readonly epoch: Epoch; readonly detail: string }
+
+export interface Capabilities {
+  readonly ownsTap: boolean;
+  readonly ownsStream: boolean;
+  /** The source can be held at the gate (QEMU's switchover-ack). */
+  readonly canLead: boolean;
+  /** The target waits for `cont` (`-S`). */
+  readonly canHoldTarget: boolean;
+  readonly qemuVersion: string;
+  readonly accelerator: "kvm" | "tcg" | "none";
+  readonly dataPlane: string;
+  readonly memoryBytes: number;
+}
+
+export type VmState = "absent" | "runs" | "paused" | "incoming" | "released";
+export type ReportEvidence = "running" | "stopped" | "resync" | "refresh" | "guest-gone";
+export type BindingState = "bound" | "moving" | "stale" | "expired" | "lost";
+
+export interface QemuSpec {
+  readonly memoryBytes: number;
+  readonly cpus: number;
+  readonly kernel: string;
+  readonly initrd: string;
+  readonly append: string;
+  readonly disks: readonly string[];
+  readonly extraArgs: readonly string[];
+}
+
+export interface VmSpec {
+  readonly vm: VmId;
+  readonly homeAddresses: readonly IpAddress[];
+  readonly mac: Mac;
+  readonly driver: "qemu" | "external";
+  readonly qemu: QemuSpec | null;
+  readonly externalPort: string;
+  readonly listsHost: boolean;
+}
+
+export interface VmReport {
+  readonly vm: VmId;
+  readonly state: VmState;
+  readonly basedOn: Epoch;
+  readonly locator: Locator | null;
+  readonly evidence: ReportEvidence;
+}
+
+export interface BindingUpdate {
+  readonly vm: VmId;
+  readonly epoch: Epoch;
+  readonly state: BindingState;
+  readonly owner: HostId | null;
+  readonly forwardTo: Locator | null;
+  readonly forwardMs: Millis;
+  readonly spec: VmSpec;
+}
+
+export interface MigrationRecord {
+  readonly migration: MigrationId;
+  readonly side: "source" | "target";
+  readonly state: "active" | "released" | "resumed" | "prepared" | "continued" | "never-ran";
+  readonly peer: HostId;
+}
+
+export interface MigrationParameters {
+  /** Bytes per second, 0 is unlimited. */
+  readonly maxBandwidth: number;
+  readonly downtimeLimitMs: Millis;
+  readonly lead: boolean;
+  readonly holdMaxMs: Millis;
+  readonly timeoutMs: Millis;
+}
+
+export type MigrationPhase = "prepare" | "setup" | "copy" | "lead" | "stop" | "released" | "settle";
+export type HoldOutcome = "led" | "hold-expired" | "no-gate" | "stopped-early";
+
+export interface BodyByKind {
+  readonly decision: Decision;
+  readonly register: {
+    readonly version: number;
+    readonly host: HostId;
+    readonly instance: string;
+    readonly restartCounter: number;
+    readonly locators: readonly Locator[];
+    readonly capabilities: Capabilities;
+    readonly software: string;
+    readonly vms: readonly VmReport[];
+    readonly migrations: readonly MigrationRecord[];
+  };
+  readonly vmReport: VmReport;
+  readonly relayedHeartbeat: { readonly envelope: Uint8Array; readonly port: number; readonly address: IpAddress };
+  readonly progress: {
+    readonly migration: MigrationId;
+    readonly phase: MigrationPhase;
+    readonly transferred: number;
+    readonly remaining: number;
+    readonly total: number;
+    readonly passes: number;
+    readonly bytesPerSecond: number;
+    readonly dirtyBytesPerSecond: number;
+  };
+  readonly leadReady: { readonly migration: MigrationId };
+  readonly switchOver: { readonly migration: MigrationId; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly hold: HoldOutcome };
+  readonly released: { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly bytes: number };
+  readonly running: {
+    readonly migration: MigrationId;
+    readonly epoch: Epoch;
+    readonly resumeAt: Millis;
+    readonly firstDeliverableAt: Millis | null;
+    readonly uplinkOpenAt: Millis | null;
+    readonly pauseMs: Millis | null;
+    readonly pauseErrorMs: Millis;
+    readonly final: boolean;
+  };
+  readonly sourceEnded: { readonly migration: MigrationId; readonly result: "source-runs" | "source-released" | "source-gone"; readonly reason: Reason; readonly detail: string };
+  readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string };
+  readonly registered: {
+    readonly decision: Decision;
+    readonly restartCounter: number;
+    readonly tunnelAddresses: readonly IpAddress[];
+    readonly keepAliveMs: Millis;
+    readonly lifetimeMs: Millis;
+    readonly bindings: readonly BindingUpdate[];
+    readonly heartbeatPort: number;
+  };
+  readonly bindingUpdate: BindingUpdate;
+  readonly startVm: { readonly spec: VmSpec; readonly epoch: Epoch };
+  readonly stopVm: { readonly vm: VmId; readonly epoch: Epoch; readonly force: boolean; readonly patienceMs: Millis };
+  readonly prepare: {
+    readonly migration: MigrationId;
+    readonly spec: VmSpec;
+    readonly epoch: Epoch;
+    readonly source: HostId;
+    readonly sourceLocator: Locator;
+    readonly secret: Uint8Array;
+    readonly parameters: MigrationParameters;
+  };
+  readonly migrate: {
+    readonly migration: MigrationId;
+    readonly vm: VmId;
+    readonly epoch: Epoch;
+    readonly target: HostId;
+    readonly targetLocator: Locator;
+    readonly relayAddress: string;
+    readonly relayPort: number;
+    readonly secret: Uint8Array;
+    readonly parameters: MigrationParameters;
+  };
+  readonly lead: { readonly migration: MigrationId; readonly token: number };
+  readonly abort: { readonly migration: MigrationId; readonly vm: VmId; readonly reason: Reason };
+  readonly resume: { readonly migration: MigrationId; readonly vm: VmId; readonly epoch: Epoch; readonly evidence: "target-never-ran" | "resolved-by-operator" };
+  readonly revoke: { readonly vm: VmId; readonly epoch: Epoch; readonly forwardTo: Locator | null; readonly graceMs: Millis };
+  readonly uplinkSeen: { readonly migration: MigrationId; readonly token: number };
+  readonly heartbeatAnswer: { readonly envelope: Uint8Array; readonly port: number; readonly address: IpAddress; readonly vm: VmId };
+  readonly prepared: { readonly decision: Decision; readonly relayAddress: string; readonly relayPort: number; readonly canLead: boolean };
+  readonly keepAlive: { readonly at: Millis };
+}
+
+export type Kind = keyof BodyByKind;
+export type Body<K extends Kind = Kind> = { readonly [P in K]: { readonly kind: P } & BodyByKind[P] }[K];
+
+/** One message of the channel. `id` 0 wants no answer; `inReplyTo` 0 is no answer. */
+export interface Frame {
+  readonly id: number;
+  readonly inReplyTo: number;
+  readonly body: Body;
+}
