@@ -1,0 +1,59 @@
+import { spawn } from "node:child_process";
+import { CareofError } from "../../model/errors.js";
+
+export interface CommandResult {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Bytes of output that are kept of one command. */
+const MAX_OUTPUT = 4 * 1024 * 1024;
+
+/** `words` behind what puts a process into the network namespace; never `ip netns exec`, which hides pinned BPF objects. */
+export function inNamespace(namespace: string, words: readonly string[]): string[] {
+  return ["nsenter", `--net=/run/netns/${namespace}`, ...words];
+}
+
+/**
+ * Runs a command to its end; an exit code is an answer, not an error.
+ * @throws CareofError `no-command` (cannot be started), `timed-out` (killed after `limitMs`)
+ */
+export async function command(words: readonly string[], options: { readonly input?: string; readonly limitMs?: number } = {}): Promise<CommandResult> {
+  const limit = options.limitMs ?? 20_000;
+  const [program = "", ...rest] = words;
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, rest, { stdio: ["pipe", "pipe", "pipe"] });
+    const output = { stdout: "", stderr: "" };
+    const timer = setTimeout(() => {
+      child.kill("SIGKILL");
+      reject(new CareofError("timed-out", `${words.join(" ")} took longer than ${String(limit)} ms`, { retryable: true }));
+    }, limit);
+    for (const name of ["stdout", "stderr"] as const) {
+      child[name].setEncoding("utf8").on("data", (text: string) => {
+        if (output[name].length < MAX_OUTPUT) output[name] += text;
+      });
+    }
+    // A command that ends without reading its input breaks the pipe; its exit code tells.
+    child.stdin.on("error", () => undefined);
+    child.stdin.end(options.input ?? "");
+    child.on("error", (cause) => {
+      clearTimeout(timer);
+      reject(new CareofError("no-command", `cannot run ${program}: ${cause.message}`, { cause }));
+    });
+    child.on("close", (code) => {
+      clearTimeout(timer);
+      resolve({ code: code ?? 1, ...output });
+    });
+  });
+}
+
+/** As `command`, but an exit code other than 0 is an error. @throws CareofError `command-failed` */
+export async function must(words: readonly string[], options: { readonly input?: string; readonly limitMs?: number } = {}): Promise<string> {
+  const result = await command(words, options);
+  if (result.code !== 0) {
+    const said = (result.stderr.trim() === "" ? result.stdout : result.stderr).trim();
+    throw new CareofError("command-failed", `${words.join(" ")} ended with ${String(result.code)}: ${said.slice(-600)}`);
+  }
+  return result.stdout;
+}

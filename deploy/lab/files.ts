@@ -1,0 +1,101 @@
+import { createHash, randomBytes } from "node:crypto";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { stringify } from "yaml";
+import { HOSTS, PLAN, type HostName } from "./plan.js";
+
+export interface LabFiles {
+  readonly homeAgent: string;
+  readonly agents: Readonly<Record<HostName, string>>;
+  readonly logs: string;
+  /** The guest's heartbeat key, hex. */
+  readonly key: string;
+}
+
+export interface GuestImage {
+  readonly kernel: string;
+  readonly initrd: string;
+}
+
+export interface FilesOptions {
+  readonly directory: string;
+  readonly image: GuestImage;
+  /** Laid over the generated home agent's file, key by key of its top level. */
+  readonly homeAgent?: Readonly<Record<string, unknown>>;
+  readonly agent?: Readonly<Record<string, unknown>>;
+}
+
+/** The lab's VMs: the guest, and one that is listed for host A only, for refusals. */
+export const OTHER_VM = { name: "web2", address: "198.51.100.8", mac: "52:54:00:ca:0f:08" } as const;
+
+/** Writes ordinary configuration, tokens and keys as an operator would, below `directory`. */
+export function writeFiles(options: FilesOptions): LabFiles {
+  const { directory } = options;
+  const at = (...parts: string[]): string => join(directory, ...parts);
+  mkdirSync(at("logs"), { recursive: true });
+  const key = randomBytes(32).toString("hex");
+  writeFileSync(at("web1.key"), `${key}\n`, { mode: 0o600 });
+  writeFileSync(at("web2.key"), `${randomBytes(32).toString("hex")}\n`, { mode: 0o600 });
+
+  const tokens = new Map(HOSTS.map((host) => [host, randomBytes(24).toString("base64url")]));
+  const agents = Object.fromEntries(HOSTS.map((host) => [host, writeAgent(host, tokens.get(host) ?? "")])) as Record<HostName, string>;
+  const hosts = HOSTS.map((host) => ({
+    name: host,
+    careOf: [PLAN.hosts[host].careOf],
+    tokenHash: createHash("sha256").update(tokens.get(host) ?? "").digest("hex"),
+  }));
+  const vm = (name: string, address: string, mac: string, on: readonly HostName[]): object => ({
+    name,
+    homeAddresses: [address],
+    mac,
+    keyFile: at(`${name}.key`),
+    keyId: PLAN.guest.keyId,
+    hosts: [...on],
+    driver: "qemu",
+    qemu: { memory: "128M", cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : "") },
+  });
+  const homeAgent = at("home-agent.yaml");
+  const content = {
+    name: "home",
+    stateDir: at("home", "state"),
+    runDir: at("home", "run"),
+    tunnel: { uplink: "core0", address: PLAN.homeAgent.core, dataPlane: "auto" },
+    home: { prefixes: [PLAN.homePrefix] },
+    listen: {
+      agents: `${PLAN.homeAgent.core}:${String(PLAN.ports.agents)}`,
+      heartbeats: `0.0.0.0:${String(PLAN.ports.heartbeats)}`,
+      api: `127.0.0.1:${String(PLAN.ports.api)}`,
+    },
+    hosts,
+    vms: [vm(PLAN.guest.name, PLAN.guest.address, PLAN.guest.mac, HOSTS), vm(OTHER_VM.name, OTHER_VM.address, OTHER_VM.mac, ["host-a"])],
+    log: { level: "debug" },
+    ...options.homeAgent,
+  };
+  writeFileSync(homeAgent, stringify(content), { mode: 0o600 });
+  return { homeAgent, agents, logs: at("logs"), key };
+
+  function writeAgent(host: HostName, token: string): string {
+    const tokenFile = at(`${host}.token`);
+    const file = at(`${host}.yaml`);
+    writeFileSync(tokenFile, `${token}\n`, { mode: 0o600 });
+    const agent = {
+      name: host,
+      careOf: PLAN.hosts[host].careOf,
+      uplink: "uplink0",
+      homeAgent: `ws://${PLAN.homeAgent.core}:${String(PLAN.ports.agents)}/v1/agent`,
+      tokenFile,
+      stateDir: at(host, "state"),
+      runDir: at(host, "run"),
+      log: { level: "debug" },
+      ...options.agent,
+    };
+    writeFileSync(file, stringify(agent), { mode: 0o600 });
+    return file;
+  }
+}
+
+/** What deploy/guest-image/init reads; `panic=-1` with QEMU's -no-reboot: a guest that breaks ends, and does not come back as if nothing had happened. */
+function kernelCommandLine(vm: string, address: string, key: string): string {
+  const heartbeat = key === "" ? [] : [`careof.vm=${vm}`, `careof.keyid=${String(PLAN.guest.keyId)}`, `careof.key=${key}`, `careof.hb=${PLAN.gateway}:${String(PLAN.ports.heartbeats)}`, "careof.interval=500"];
+  return ["console=ttyS0", "quiet", "panic=-1", `careof.ip=${address}/32`, `careof.gw=${PLAN.gateway}`, "careof.mtu=1480", ...heartbeat].join(" ");
+}

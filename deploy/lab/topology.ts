@@ -1,0 +1,41 @@
+import { inNamespace, must } from "./command.js";
+import type { LabPlan, Node } from "./plan.js";
+
+/**
+ * Makes the namespaces and links of `plan`, from nothing or from what an interrupted call left. Called once per run, before any part starts; the parts
+ * themselves never spawn `ip`.
+ * @throws CareofError `command-failed` with what the kernel said
+ */
+export async function makeTopology(plan: LabPlan): Promise<void> {
+  const present = new Set((await must(["ip", "netns", "list"])).split("\n").map((line) => line.split(" ")[0] ?? ""));
+  for (const name of Object.values(plan.namespaces)) {
+    if (present.has(name)) await must(["ip", "netns", "del", name]);
+    await must(["ip", "netns", "add", name]);
+  }
+  for (const [left, right] of plan.links) {
+    await must(inNamespace(plan.namespaces[left.node], ["ip", "link", "add", left.name, "type", "veth", "peer", "name", right.name, "netns", plan.namespaces[right.node]]));
+  }
+  for (const node of nodes(plan)) {
+    const ends = plan.links.flat().filter((end) => end.node === node);
+    await must(inNamespace(plan.namespaces[node], ["ip", "-batch", "-"]), {
+      input: [
+        "link set lo up",
+        ...ends.flatMap((end) => [`addr add ${end.address} dev ${end.name}`, `link set ${end.name} up`]),
+        ...plan.routes.filter((route) => route.node === node).map((route) => `route add ${route.to} via ${route.via}`),
+      ].join("\n"),
+    });
+    await must(inNamespace(plan.namespaces[node], ["sh", "-c", settings(plan, node)]));
+  }
+}
+
+/** Without IPv6, whose multicast would be the only traffic that nobody sent. */
+function settings(plan: LabPlan, node: Node): string {
+  return [
+    "test ! -e /proc/sys/net/ipv6 || echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
+    `echo ${plan.forwarding.includes(node) ? "1" : "0"} > /proc/sys/net/ipv4/ip_forward`,
+  ].join(" && ");
+}
+
+function nodes(plan: LabPlan): Node[] {
+  return Object.keys(plan.namespaces).filter((name): name is Node => name in plan.namespaces);
+}
