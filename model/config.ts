@@ -73,7 +73,7 @@ export function parsed<T>(parse: (text: string) => T): z.ZodType<T> {
       context.addIssue({ code: "custom", message: thrown instanceof Error ? thrown.message : String(thrown) });
       return z.NEVER;
     }
-  }) as unknown as z.ZodType<T>;
+  });
 }
 
 export interface Endpoint {
