@@ -1,0 +1,273 @@
+/*
+ * The two ends of the tunnels as tc programs (clsact, direct action). Plain protocol 4 on the wire (RFC 2003).
+ *
+ *   home agent                                      host
+ *   uplink egress   home_egress   encapsulate       uplink ingress  host_ingress  check, deliver or pass on
+ *   uplink ingress  home_ingress  check, decapsulate port ingress   port_ingress  check, local, encapsulate
+ *                                                   uplink egress   host_egress   what the stack's slow path let out
+ *
+ * An encapsulated packet that leaves by bpf_redirect_neigh passes the uplink's egress hook again: it is known there by
+ * its outer source and protocol.
+ */
+#include "state.h"
+
+struct map_definition homes TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct home_entry), 0, BPF_F_NO_PREALLOC};
+struct map_definition guests TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct host_entry), 0, BPF_F_NO_PREALLOC};
+/* ifindex of a VM's port -> one home address of that VM, so that what it may not send is counted for it */
+struct map_definition ports TABLE = {BPF_MAP_TYPE_HASH, sizeof(__u32), sizeof(struct address), 0, BPF_F_NO_PREALLOC};
+
+static __always_inline int send_outer(const struct config *me)
+{
+	return bpf_redirect_neigh(me->uplink, 0, 0, 0);
+}
+
+/* Own tunnel packets on their way out. */
+static __always_inline int is_own_outer(const struct config *me, const struct ip4 *ip)
+{
+	return ip->protocol == PROTO_IPIP && ip->source == me->self.word[3];
+}
+
+SEC("tc")
+int home_egress(struct __sk_buff *skb)
+{
+	const struct config *me = instance();
+	const struct home_entry *entry;
+	struct address home;
+	struct ip4 ip;
+
+	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(me, &ip))
+		return TC_ACT_OK;
+	home = mapped(ip.destination);
+	entry = bpf_map_lookup_elem(&homes, &home);
+	if (!entry)
+		return meant_for_tunnel(skb, me) ? drop_unowned(NO_BINDING) : TC_ACT_OK;
+	if (is_zero(&entry->active))
+		return drop(&home, NO_BINDING);
+	if (bpf_ntohs(ip.length) > 65535 - IP)
+		return drop(&home, TOO_BIG);
+	if (marker_token(skb, ETH, &ip)) /* nobody but sendMarker makes them, and those come encapsulated */
+		return drop(&home, SPOOFED);
+	count_down(skb, &home, &ip);
+	if (push_outer(skb, &ip, me->self.word[3], entry->active.word[3]))
+		return drop(&home, REFUSED);
+	return send_outer(me);
+}
+
+/* From one VM to another: straight from tunnel to tunnel, unless the stack has something to say about it. */
+static __always_inline int hairpin(struct __sk_buff *skb, const struct config *me, struct ip4 *outer, struct ip4 *inner, int *verdict)
+{
+	struct address home = mapped(inner->destination);
+	const struct home_entry *entry = bpf_map_lookup_elem(&homes, &home);
+
+	if (!entry || inner->ttl <= 1 || !fits(skb, ETH + IP, inner, entry->mtu))
+		return 0;
+	if (is_zero(&entry->active)) {
+		*verdict = drop(&home, NO_BINDING);
+		return 1;
+	}
+	count_down(skb, &home, inner);
+	if (decrement_ttl(skb, ETH + IP, inner) || rewrite_outer(skb, outer, me->self.word[3], entry->active.word[3], OUTER_TTL))
+		*verdict = drop(&home, REFUSED);
+	else
+		*verdict = send_outer(me);
+	return 1;
+}
+
+SEC("tc")
+int home_ingress(struct __sk_buff *skb)
+{
+	const struct config *me = instance();
+	const struct home_entry *entry;
+	struct address home, from;
+	struct ip4 outer, inner;
+	enum reason why;
+	__u32 token;
+	int verdict;
+
+	if (!me)
+		return TC_ACT_OK;
+	verdict = read_tunnelled(skb, me, &outer, &inner, &why);
+	if (!verdict)
+		return TC_ACT_OK;
+	if (verdict < 0)
+		return drop_unowned(why);
+	home = mapped(inner.source);
+	entry = bpf_map_lookup_elem(&homes, &home);
+	if (!entry)
+		return drop_unowned(NO_BINDING);
+	from = mapped(outer.source);
+	if (!listed(entry->accept, entry->accept_count, &from))
+		return drop(&home, NOT_LISTED);
+	token = marker_token(skb, ETH + IP, &inner);
+	if (token) {
+		stamp_marker(&home, token);
+		return TC_ACT_STOLEN;
+	}
+	stamp_packet(&home);
+	count_up(skb, &home, &inner);
+	if (hairpin(skb, me, &outer, &inner, &verdict))
+		return verdict;
+	if (pop_outer(skb, &outer, &inner, me->decap_flags))
+		return drop(&home, REFUSED);
+	return TC_ACT_OK;
+}
+
+/* Out of the VM's port, towards the guest. */
+static __always_inline int to_port(struct __sk_buff *skb, const struct address *home, const struct host_entry *entry)
+{
+	struct {
+		__u8 destination[6];
+		__u8 source[6];
+		__be16 type;
+	} frame;
+
+	__builtin_memcpy(frame.destination, entry->mac, 6);
+	__builtin_memcpy(frame.source, entry->port_mac, 6);
+	frame.type = bpf_htons(ETH_P_IP);
+	if (bpf_skb_store_bytes(skb, 0, &frame, ETH, 0))
+		return drop(home, REFUSED);
+	stamp_packet(home);
+	return bpf_redirect(entry->port, 0);
+}
+
+SEC("tc")
+int host_ingress(struct __sk_buff *skb)
+{
+	const struct config *me = instance();
+	const struct host_entry *entry;
+	struct address home, from;
+	struct ip4 outer, inner;
+	enum reason why;
+	int verdict, from_home_agent;
+	__u32 token;
+
+	if (!me)
+		return TC_ACT_OK;
+	verdict = read_tunnelled(skb, me, &outer, &inner, &why);
+	if (!verdict)
+		return TC_ACT_OK;
+	if (verdict < 0)
+		return drop_unowned(why);
+	home = mapped(inner.destination);
+	entry = bpf_map_lookup_elem(&guests, &home);
+	if (!entry)
+		return drop_unowned(NO_BINDING);
+	from = mapped(outer.source);
+	from_home_agent = listed(me->home_agents, me->home_agent_count, &from);
+	token = from_home_agent ? marker_token(skb, ETH + IP, &inner) : 0;
+	if (token) {
+		stamp_marker(&home, token);
+		return TC_ACT_STOLEN;
+	}
+	if (entry->role == ROLE_FORWARD) {
+		if (!from_home_agent || outer.ttl <= 1)
+			return drop(&home, LOOP);
+		stamp_forwarded(skb, &home, &inner);
+		if (rewrite_outer(skb, &outer, me->self.word[3], entry->to.word[3], outer.ttl - 1))
+			return drop(&home, REFUSED);
+		return send_outer(me);
+	}
+	if (!from_home_agent && !listed(entry->stragglers, entry->straggler_count, &from))
+		return drop(&home, NOT_LISTED);
+	count_down(skb, &home, &inner);
+	if (pop_outer(skb, &outer, &inner, me->decap_flags))
+		return drop(&home, REFUSED);
+	return to_port(skb, &home, entry);
+}
+
+/* Counted for the VM whose port it is. */
+static __always_inline int drop_at_port(struct __sk_buff *skb, enum reason why)
+{
+	__u32 port = skb->ifindex;
+	const struct address *home = bpf_map_lookup_elem(&ports, &port);
+
+	return home ? drop(home, why) : drop_unowned(why);
+}
+
+/* Is the guest on this port, with this MAC, who it says it is? */
+static __always_inline const struct host_entry *owner(struct __sk_buff *skb, const struct address *home)
+{
+	const struct host_entry *entry = bpf_map_lookup_elem(&guests, home);
+	__u8 mac[6];
+
+	if (!entry || entry->role != ROLE_DELIVER || entry->port != skb->ifindex || bpf_skb_load_bytes(skb, 6, mac, 6))
+		return 0;
+	if (mac[0] != entry->mac[0] || mac[1] != entry->mac[1] || mac[2] != entry->mac[2] || mac[3] != entry->mac[3] ||
+	    mac[4] != entry->mac[4] || mac[5] != entry->mac[5])
+		return 0;
+	return entry;
+}
+
+SEC("tc")
+int port_ingress(struct __sk_buff *skb)
+{
+	const struct config *me = instance();
+	const struct host_entry *peer;
+	struct address home, other;
+	struct ip4 ip;
+
+	if (!me)
+		return TC_ACT_SHOT;
+	if (skb->vlan_present)
+		return drop_at_port(skb, NOT_IPV4);
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return TC_ACT_OK;
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return drop_at_port(skb, NOT_IPV4);
+	if (read_ip(skb, ETH, &ip))
+		return drop_at_port(skb, MALFORMED);
+	home = mapped(ip.source);
+	if (!owner(skb, &home) || marker_token(skb, ETH, &ip))
+		return drop_at_port(skb, SPOOFED);
+	if (bpf_ntohl(ip.destination) >= 0xe0000000)
+		return drop(&home, MULTICAST);
+	if (ip.destination == me->gateway || ip.ttl <= 1)
+		return TC_ACT_OK;
+
+	other = mapped(ip.destination);
+	peer = bpf_map_lookup_elem(&guests, &other);
+	if (peer && peer->role == ROLE_DELIVER) {
+		count_up(skb, &home, &ip);
+		count_down(skb, &other, &ip);
+		if (decrement_ttl(skb, ETH, &ip))
+			return drop(&home, REFUSED);
+		return to_port(skb, &other, peer);
+	}
+	if (!fits(skb, ETH, &ip, me->inner_mtu))
+		return TC_ACT_OK; /* its route has that MTU: it answers "frag needed" or fragments */
+	if (bpf_ntohs(ip.length) > 65535 - IP)
+		return drop(&home, TOO_BIG);
+	count_up(skb, &home, &ip);
+	if (decrement_ttl(skb, ETH, &ip) || push_outer(skb, &ip, me->self.word[3], me->home_agents[0].word[3]))
+		return drop(&home, REFUSED);
+	return send_outer(me);
+}
+
+SEC("tc")
+int host_egress(struct __sk_buff *skb)
+{
+	const struct config *me = instance();
+	const struct host_entry *entry;
+	struct address home;
+	struct ip4 ip;
+
+	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(me, &ip))
+		return TC_ACT_OK;
+	home = mapped(ip.source);
+	entry = bpf_map_lookup_elem(&guests, &home);
+	if (!entry || entry->role != ROLE_DELIVER)
+		return meant_for_tunnel(skb, me) ? drop(&home, SPOOFED) : TC_ACT_OK;
+	if (bpf_ntohs(ip.length) > 65535 - IP)
+		return drop(&home, TOO_BIG);
+	count_up(skb, &home, &ip);
+	if (push_outer(skb, &ip, me->self.word[3], me->home_agents[0].word[3]))
+		return drop(&home, REFUSED);
+	return send_outer(me);
+}
+
+/* Run once at start by BPF_PROG_TEST_RUN: does this kernel take the flag that says "IPv4 is what remains"? */
+SEC("tc")
+int probe_decap(struct __sk_buff *skb)
+{
+	return bpf_skb_adjust_room(skb, -IP, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | (1ULL << 7)) ? 1 : 0;
+}

@@ -1,0 +1,152 @@
+import { addressFromKey, addressKey, macBytes, macFromBytes, type IpAddress, type Ipv4, type Mac } from "../../model/address.js";
+import { millis, type Millis } from "../../model/ids.js";
+import type { Counters, HomeEntry, Stamps } from "../tunnel.js";
+import { perCpuStride } from "./maps.js";
+
+/*
+ * The bytes of layout.h, field by field. Numbers are little-endian (the loader refuses other machines).
+ */
+
+/** MAX_ACCEPT: care-of addresses in one entry's `accept` or `stragglersFrom`. */
+export const MAX_ACCEPT = 8;
+/** MAX_HOME_AGENTS of one host. */
+export const MAX_HOME_AGENTS = 8;
+
+/**
+ * `enum reason`, in its order. Beyond what tunnel.ts names: `fragment` is an outer fragment, `not-ipv4` and `multicast` are what a guest sends and
+ * no tunnel carries, `refused` a helper of the kernel's that failed.
+ */
+export const DROP_REASONS = ["not-listed", "spoofed", "no-binding", "too-big", "loop", "malformed", "fragment", "not-ipv4", "multicast", "refused"] as const;
+
+const ADDRESS = 16;
+const CONFIG = 176;
+const HOME_ENTRY = 152;
+const HOST_ENTRY = 168;
+export const COUNTERS = 168;
+
+const ROLE_DELIVER = 1;
+const ROLE_FORWARD = 2;
+
+const NONE = new Uint8Array(ADDRESS);
+
+export interface InstanceConfig {
+  readonly self: Ipv4;
+  readonly homeAgents: readonly Ipv4[];
+  /** ifindex */
+  readonly uplink: number;
+  /** Bytes. */
+  readonly innerMtu: number;
+  readonly gateway: Ipv4;
+  readonly decapFlags: bigint;
+  readonly hopMac: Mac;
+}
+
+export function encodeConfig(config: InstanceConfig): Buffer {
+  const bytes = Buffer.alloc(CONFIG);
+  bytes.set(addressKey(config.self), 0);
+  putAddresses(bytes, 16, config.homeAgents);
+  bytes.writeUInt32LE(config.homeAgents.length, 144);
+  bytes.writeUInt32LE(config.uplink, 148);
+  bytes.writeUInt32LE(config.innerMtu, 152);
+  bytes.set(addressKey(config.gateway).subarray(12), 156);
+  bytes.writeBigUInt64LE(config.decapFlags, 160);
+  bytes.set(macBytes(config.hopMac), 168);
+  return bytes;
+}
+
+export function encodeHomeEntry(entry: HomeEntry): Buffer {
+  const bytes = Buffer.alloc(HOME_ENTRY);
+  if (entry.active !== null) bytes.set(addressKey(entry.active), 0);
+  putAddresses(bytes, 16, entry.accept);
+  bytes.writeUInt32LE(entry.accept.length, 144);
+  bytes.writeUInt32LE(entry.mtu, 148);
+  return bytes;
+}
+
+export function decodeHomeEntry(home: IpAddress, bytes: Buffer): HomeEntry {
+  const active = bytes.subarray(0, ADDRESS);
+  return {
+    home,
+    active: active.equals(NONE) ? null : addressFromKey(active),
+    accept: getAddresses(bytes, 16, bytes.readUInt32LE(144)),
+    mtu: bytes.readUInt32LE(148),
+  };
+}
+
+/** A host's entry as the kernel has it: the port is an ifindex. */
+export type HostRecord =
+  | { readonly role: "deliver"; readonly port: number; readonly mac: Mac; readonly portMac: Mac; readonly stragglersFrom: readonly IpAddress[] }
+  | { readonly role: "forward"; readonly to: IpAddress };
+
+export function encodeHostRecord(record: HostRecord): Buffer {
+  const bytes = Buffer.alloc(HOST_ENTRY);
+  if (record.role === "forward") {
+    bytes.writeUInt32LE(ROLE_FORWARD, 0);
+    bytes.set(addressKey(record.to), 20);
+    return bytes;
+  }
+  bytes.writeUInt32LE(ROLE_DELIVER, 0);
+  bytes.writeUInt32LE(record.port, 4);
+  bytes.set(macBytes(record.mac), 8);
+  bytes.set(macBytes(record.portMac), 14);
+  putAddresses(bytes, 36, record.stragglersFrom);
+  bytes.writeUInt32LE(record.stragglersFrom.length, 164);
+  return bytes;
+}
+
+export function decodeHostRecord(bytes: Buffer): HostRecord {
+  if (bytes.readUInt32LE(0) === ROLE_FORWARD) return { role: "forward", to: addressFromKey(bytes.subarray(20, 36)) };
+  return {
+    role: "deliver",
+    port: bytes.readUInt32LE(4),
+    mac: macFromBytes(bytes.subarray(8, 14)),
+    portMac: macFromBytes(bytes.subarray(14, 20)),
+    stragglersFrom: getAddresses(bytes, 36, bytes.readUInt32LE(164)),
+  };
+}
+
+export const NO_COUNTERS: Counters = decodeCounters(Buffer.alloc(0));
+
+/** Sums the CPUs' values. */
+export function decodeCounters(perCpu: Buffer): Counters {
+  const stride = perCpuStride(COUNTERS);
+  const sum = (field: number): number => {
+    let total = 0;
+    for (let at = field * 8; at + 8 <= perCpu.length; at += stride) total += Number(perCpu.readBigUInt64LE(at));
+    return total;
+  };
+  const firstReason = 5;
+  return {
+    downPackets: sum(0),
+    downBytes: sum(1),
+    upPackets: sum(2),
+    upBytes: sum(3),
+    forwardedPackets: sum(4),
+    dropped: Object.fromEntries(DROP_REASONS.map((reason, index) => [reason, sum(firstReason + index)])),
+  };
+}
+
+export const NO_STAMPS: Stamps = { marker: null, firstPacket: null, lastPacket: null, firstForwarded: null };
+
+export function decodeStamps(bytes: Buffer): Stamps {
+  const marker = stamp(bytes, 0);
+  return {
+    marker: marker === null ? null : { token: bytes.readUInt32LE(32), at: marker },
+    firstPacket: stamp(bytes, 8),
+    lastPacket: stamp(bytes, 16),
+    firstForwarded: stamp(bytes, 24),
+  };
+}
+
+function stamp(bytes: Buffer, offset: number): Millis | null {
+  const nanoseconds = bytes.readBigUInt64LE(offset);
+  return nanoseconds === 0n ? null : millis(Number(nanoseconds) / 1e6);
+}
+
+function putAddresses(bytes: Buffer, offset: number, addresses: readonly IpAddress[]): void {
+  addresses.forEach((address, index) => { bytes.set(addressKey(address), offset + index * ADDRESS); });
+}
+
+function getAddresses(bytes: Buffer, offset: number, count: number): IpAddress[] {
+  return Array.from({ length: Math.min(count, MAX_ACCEPT) }, (_, index) => addressFromKey(bytes.subarray(offset + index * ADDRESS, offset + (index + 1) * ADDRESS)));
+}

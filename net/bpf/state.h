@@ -1,0 +1,122 @@
+/* The maps that both ends have, and the bookkeeping on them. */
+#ifndef CAREOF_STATE_H
+#define CAREOF_STATE_H
+
+#include "layout.h"
+#include "packet.h"
+
+#define TABLE __attribute__((section("maps"), used))
+
+struct map_definition config TABLE = {BPF_MAP_TYPE_ARRAY, sizeof(__u32), sizeof(struct config), 1, 0};
+struct map_definition counters TABLE = {BPF_MAP_TYPE_PERCPU_HASH, sizeof(struct address), sizeof(struct counters), 0, BPF_F_NO_PREALLOC};
+struct map_definition stamps TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct stamps), 0, BPF_F_NO_PREALLOC};
+
+static __always_inline const struct config *instance(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&config, &zero);
+}
+
+/* Drops; counted for the address where it has an entry, else for none. */
+static __always_inline int drop(const struct address *home, enum reason why)
+{
+	struct address none = {};
+	struct counters *c = bpf_map_lookup_elem(&counters, home);
+
+	if (!c)
+		c = bpf_map_lookup_elem(&counters, &none);
+	if (c)
+		c->dropped[why]++;
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int drop_unowned(enum reason why)
+{
+	struct address none = {};
+	return drop(&none, why);
+}
+
+static __always_inline void count_down(struct __sk_buff *skb, const struct address *home, const struct ip4 *ip)
+{
+	struct counters *c = bpf_map_lookup_elem(&counters, home);
+
+	if (!c)
+		return;
+	c->down_packets += segments(skb, ip);
+	c->down_bytes += bpf_ntohs(ip->length);
+}
+
+static __always_inline void count_up(struct __sk_buff *skb, const struct address *home, const struct ip4 *ip)
+{
+	struct counters *c = bpf_map_lookup_elem(&counters, home);
+
+	if (!c)
+		return;
+	c->up_packets += segments(skb, ip);
+	c->up_bytes += bpf_ntohs(ip->length);
+}
+
+static __always_inline void stamp_packet(const struct address *home)
+{
+	struct stamps *s = bpf_map_lookup_elem(&stamps, home);
+	__u64 now;
+
+	if (!s)
+		return;
+	now = bpf_ktime_get_ns();
+	if (!s->first)
+		s->first = now;
+	s->last = now;
+}
+
+static __always_inline void stamp_marker(const struct address *home, __u32 token)
+{
+	struct stamps *s = bpf_map_lookup_elem(&stamps, home);
+
+	if (!s)
+		return;
+	s->marker_at = bpf_ktime_get_ns();
+	s->token = token;
+}
+
+static __always_inline void stamp_forwarded(struct __sk_buff *skb, const struct address *home, const struct ip4 *ip)
+{
+	struct stamps *s = bpf_map_lookup_elem(&stamps, home);
+	struct counters *c = bpf_map_lookup_elem(&counters, home);
+
+	if (s && !s->first_forwarded)
+		s->first_forwarded = bpf_ktime_get_ns();
+	if (c)
+		c->forwarded += segments(skb, ip);
+}
+
+/* A frame to the next hop that does not exist is one that the stack meant for the tunnel. */
+static __always_inline int meant_for_tunnel(struct __sk_buff *skb, const struct config *me)
+{
+	__u8 mac[6];
+
+	if (bpf_skb_load_bytes(skb, 0, mac, 6))
+		return 0;
+	return mac[0] == me->hop_mac[0] && mac[1] == me->hop_mac[1] && mac[2] == me->hop_mac[2] && mac[3] == me->hop_mac[3] &&
+	       mac[4] == me->hop_mac[4] && mac[5] == me->hop_mac[5];
+}
+
+/* A tunnel packet for this end? 1 with both headers read; 0 not ours; -1 ours, and broken: why says how. */
+static __always_inline int read_tunnelled(struct __sk_buff *skb, const struct config *me, struct ip4 *outer, struct ip4 *inner, enum reason *why)
+{
+	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != HERE || skb->vlan_present)
+		return 0;
+	if (bpf_skb_load_bytes(skb, ETH, outer, sizeof(*outer)))
+		return 0;
+	if (outer->protocol != PROTO_IPIP || outer->destination != me->self.word[3])
+		return 0;
+	*why = FRAGMENT;
+	if (outer->fragment & FRAGMENTED)
+		return -1;
+	*why = MALFORMED;
+	if (outer->version_ihl != 0x45 || read_ip(skb, ETH + IP, inner) || bpf_ntohs(outer->length) < bpf_ntohs(inner->length) + IP)
+		return -1;
+	return 1;
+}
+
+#endif

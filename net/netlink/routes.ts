@@ -1,0 +1,110 @@
+import { addressBytes, addressFromBytes, ipv4, isV4, type Ipv4, type Prefix } from "../../model/address.js";
+import { ENOENT, errnoOf, ESRCH } from "../errno.js";
+import { decodeAttributes, encodeAttributes, nested, raw, readU32, u32, type Attribute } from "./attributes.js";
+import { NLM_F_CREATE, NLM_F_REPLACE, type Netlink, type Request } from "./client.js";
+
+/** Who made a route: rtm_protocol, so that our own are told from others', after a crash too. 202 and 203 are assigned to nobody. */
+export const HOME_AGENT_PROTOCOL = 202;
+export const HOST_PROTOCOL = 203;
+
+export const MAIN_TABLE = 254;
+
+export interface Route {
+  readonly destination: Prefix;
+  readonly table: number;
+  readonly protocol: number;
+  /** `null`: unreachable. */
+  readonly device: number | null;
+  /** Next hop on that device, whether or not an address there says that it is on link; `null`: the destination itself is. */
+  readonly via: Ipv4 | null;
+  /** Bytes; 0 leaves it to the device. */
+  readonly mtu: number;
+  /** Smaller wins. */
+  readonly metric: number;
+}
+
+const RTM_NEWROUTE = 24;
+const RTM_DELROUTE = 25;
+const RTM_GETROUTE = 26;
+const AF_INET = 2;
+const RTA_DST = 1;
+const RTA_OIF = 4;
+const RTA_GATEWAY = 5;
+const RTA_PRIORITY = 6;
+const RTA_METRICS = 8;
+const RTA_TABLE = 15;
+const RTAX_MTU = 2;
+const RTNH_F_ONLINK = 4;
+const RTN_UNICAST = 1;
+const RTN_UNREACHABLE = 7;
+const SCOPE_UNIVERSE = 0;
+const SCOPE_LINK = 253;
+const ANY_TABLE = 252;
+const HEADER = 12;
+
+function body(route: Route): Buffer {
+  const header = Buffer.alloc(HEADER);
+  header.writeUInt8(AF_INET, 0);
+  header.writeUInt8(route.destination.length, 1);
+  header.writeUInt8(route.table < 256 ? route.table : ANY_TABLE, 4);
+  header.writeUInt8(route.protocol, 5);
+  header.writeUInt8(route.device !== null && route.via === null ? SCOPE_LINK : SCOPE_UNIVERSE, 6);
+  header.writeUInt8(route.device === null ? RTN_UNREACHABLE : RTN_UNICAST, 7);
+  header.writeUInt32LE(route.via === null ? 0 : RTNH_F_ONLINK, 8);
+  const attributes: Attribute[] = [u32(RTA_TABLE, route.table)];
+  if (route.destination.length > 0) attributes.push(raw(RTA_DST, addressBytes(route.destination.address)));
+  if (route.device !== null) attributes.push(u32(RTA_OIF, route.device));
+  if (route.via !== null) attributes.push(raw(RTA_GATEWAY, addressBytes(route.via)));
+  if (route.metric > 0) attributes.push(u32(RTA_PRIORITY, route.metric));
+  if (route.mtu > 0) attributes.push(nested(RTA_METRICS, [u32(RTAX_MTU, route.mtu)]));
+  return Buffer.concat([header, encodeAttributes(attributes)]);
+}
+
+/** Adds it, or replaces the route with the same destination, table and metric. */
+export function routeRequest(route: Route): Request {
+  const what = `the route to ${route.destination.address}/${String(route.destination.length)}`;
+  return { type: RTM_NEWROUTE, flags: NLM_F_CREATE | NLM_F_REPLACE, body: body(route), what };
+}
+
+export function putRoute(netlink: Netlink, route: Route): void {
+  netlink.request(routeRequest(route));
+}
+
+/** Idempotent. */
+export function deleteRoute(netlink: Netlink, route: Route): void {
+  try {
+    netlink.request({ type: RTM_DELROUTE, flags: 0, body: body(route), what: `to remove the route to ${route.destination.address}` });
+  } catch (thrown) {
+    const errno = errnoOf(thrown);
+    if (errno !== ESRCH && errno !== ENOENT) throw thrown;
+  }
+}
+
+/** The IPv4 routes of one protocol number, in all tables. */
+export function listRoutes(netlink: Netlink, protocol: number): Route[] {
+  const header = Buffer.alloc(HEADER);
+  header.writeUInt8(AF_INET, 0);
+  const found: Route[] = [];
+  for (const reply of netlink.dump({ type: RTM_GETROUTE, flags: 0, body: header, what: "the list of routes" })) {
+    const bytes = reply.body;
+    if (reply.type !== RTM_NEWROUTE || bytes.length < HEADER || bytes.readUInt8(5) !== protocol) continue;
+    const attributes = decodeAttributes(bytes.subarray(HEADER));
+    const metrics = attributes.get(RTA_METRICS);
+    found.push({
+      destination: { address: v4(attributes.get(RTA_DST)) ?? ipv4("0.0.0.0"), length: bytes.readUInt8(1) },
+      table: readU32(attributes, RTA_TABLE) ?? bytes.readUInt8(4),
+      protocol,
+      device: readU32(attributes, RTA_OIF),
+      via: v4(attributes.get(RTA_GATEWAY)),
+      mtu: metrics === undefined ? 0 : (readU32(decodeAttributes(metrics), RTAX_MTU) ?? 0),
+      metric: readU32(attributes, RTA_PRIORITY) ?? 0,
+    });
+  }
+  return found;
+}
+
+function v4(bytes: Buffer | undefined): Ipv4 | null {
+  if (bytes === undefined) return null;
+  const address = addressFromBytes(bytes);
+  return isV4(address) ? address : null;
+}

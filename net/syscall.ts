@@ -1,0 +1,128 @@
+import koffi from "koffi";
+import { CareofError } from "../model/errors.js";
+import { refused } from "./errno.js";
+
+/**
+ * libc through koffi: the calls that Node has no door to. Each is synchronous, runs on the calling thread (so that setns(2) holds for it), and throws
+ * CareofError `kernel-refused` with errno as its cause. Buffers are only borrowed for the time of the call.
+ */
+const libc = koffi.load(null);
+
+interface Libc {
+  socket(family: number, type: number, protocol: number): number;
+  bind(fd: number, address: Uint8Array, length: number): number;
+  setsockopt(fd: number, level: number, option: number, value: Uint8Array, length: number): number;
+  sendto(fd: number, data: Uint8Array, length: number, flags: number, address: Uint8Array | null, addressLength: number): number;
+  recv(fd: number, into: Uint8Array, length: number, flags: number): number;
+  ioctl(fd: number, request: number, argument: Uint8Array): number;
+  open(path: string, flags: number, mode: number): number;
+  close(fd: number): number;
+  mount(source: string, target: string, type: string, flags: number, data: string | null): number;
+  umount2(target: string, flags: number): number;
+  setns(fd: number, kind: number): number;
+  if_nametoindex(name: string): number;
+  syscall(number: number, command: number, attributes: Uint8Array, size: number): number;
+}
+
+const c: Libc = {
+  socket: libc.func("socket", "int", ["int", "int", "int"]),
+  bind: libc.func("bind", "int", ["int", "void *", "uint"]),
+  setsockopt: libc.func("setsockopt", "int", ["int", "int", "int", "void *", "uint"]),
+  sendto: libc.func("sendto", "long", ["int", "void *", "size_t", "int", "void *", "uint"]),
+  recv: libc.func("recv", "long", ["int", "void *", "size_t", "int"]),
+  ioctl: libc.func("ioctl", "int", ["int", "ulong", "void *"]),
+  open: libc.func("open", "int", ["str", "int", "uint"]),
+  close: libc.func("close", "int", ["int"]),
+  mount: libc.func("mount", "int", ["str", "str", "str", "ulong", "str"]),
+  umount2: libc.func("umount2", "int", ["str", "int"]),
+  setns: libc.func("setns", "int", ["int", "int"]),
+  if_nametoindex: libc.func("if_nametoindex", "uint", ["str"]),
+  syscall: libc.func("syscall", "long", ["long", "long", "void *", "ulong"]),
+};
+
+/** bpf(2) has no wrapper in libc, and its number depends on the machine. */
+const BPF_NUMBER: Readonly<Record<string, number>> = { x64: 321, arm64: 280, riscv64: 280, loong64: 280, s390x: 351, ppc64: 361 };
+
+function checked(result: number, what: string, call: string): number {
+  if (result < 0) throw refused(what, koffi.errno(), call);
+  return result;
+}
+
+export function socket(family: number, type: number, protocol: number): number {
+  return checked(c.socket(family, type, protocol), "a socket", "socket");
+}
+
+export function bind(fd: number, address: Uint8Array): void {
+  checked(c.bind(fd, address, address.length), "to bind a socket", "bind");
+}
+
+export function setSocketOption(fd: number, level: number, option: number, value: Uint8Array): void {
+  checked(c.setsockopt(fd, level, option, value, value.length), "a socket option", "setsockopt");
+}
+
+/** Returns the bytes sent. */
+export function sendTo(fd: number, data: Uint8Array, address: Uint8Array | null): number {
+  return checked(c.sendto(fd, data, data.length, 0, address, address?.length ?? 0), "to send", "sendto");
+}
+
+/** Returns the length of the datagram, which is more than the buffer's when `flags` has MSG_TRUNC and it did not fit. */
+export function receive(fd: number, into: Uint8Array, flags: number): number {
+  return checked(c.recv(fd, into, into.length, flags), "to receive", "recv");
+}
+
+export function ioctl(fd: number, request: number, argument: Uint8Array, what: string): void {
+  checked(c.ioctl(fd, request, argument), what, "ioctl");
+}
+
+/** `flags` as of open(2); O_CLOEXEC is added. */
+export function open(path: string, flags: number): number {
+  return checked(c.open(path, flags | 0o2000000, 0), `to open ${path}`, "open");
+}
+
+export function close(fd: number): void {
+  checked(c.close(fd), "to close a descriptor", "close");
+}
+
+export function mount(source: string, target: string, type: string, data: string | null = null): void {
+  checked(c.mount(source, target, type, 0, data), `to mount ${type} on ${target}`, "mount");
+}
+
+/** Detaches at once, even when something is still open below it. */
+export function unmount(target: string): void {
+  const detach = 2;
+  checked(c.umount2(target, detach), `to unmount ${target}`, "umount2");
+}
+
+/** Moves the calling thread into the network namespace behind `fd`. */
+export function setNetworkNamespace(fd: number): void {
+  const newNetwork = 0x4000_0000;
+  checked(c.setns(fd, newNetwork), "to enter the network namespace", "setns");
+}
+
+/** 0 when there is no such interface in this network namespace. */
+export function interfaceIndex(name: string): number {
+  return c.if_nametoindex(name);
+}
+
+/** @throws CareofError `no-link` */
+export function requireInterface(name: string): number {
+  const index = interfaceIndex(name);
+  if (index === 0) throw new CareofError("no-link", `there is no interface "${name}"`, { retryable: true });
+  return index;
+}
+
+/**
+ * bpf(2). Returns its result, negative errno on failure: some callers expect one.
+ * `attributes` holds pointers to other buffers (see `addressOf`), which the caller keeps referenced.
+ */
+export function bpf(command: number, attributes: Uint8Array): number {
+  const number = BPF_NUMBER[process.arch];
+  if (number === undefined) throw new CareofError("unsupported", `bpf(2) is not known on ${process.arch}`);
+  const result = c.syscall(number, command, attributes, attributes.length);
+  return result < 0 ? -koffi.errno() : result;
+}
+
+/** Where the buffer lies, for a field that holds a pointer. True as long as the buffer is referenced. */
+export function addressOf(buffer: Uint8Array): bigint {
+  return koffi.address(buffer);
+}
