@@ -41,7 +41,7 @@ export interface Counters {
   readonly upPackets: number;
   readonly upBytes: number;
   readonly forwardedPackets: number;
-  /** By reason: `not-listed` (outer source), `spoofed` (inner source), `no-binding`, `too-big`, `loop`, `malformed`. */
+  /** By reason: `not-listed` (outer source), `spoofed` (inner source), `no-binding`, `too-big`, `loop`, `malformed`, and what a driver adds (bpf/records.ts). */
   readonly dropped: Readonly<Record<string, number>>;
 }
 
@@ -62,7 +62,7 @@ export interface Stamps {
 interface Tunnel {
   /** `bpf`, `ipip`, `fake`: the word for logs and `doctor`. */
   readonly driver: string;
-  /** Cumulative since the entry exists; zeros for an address without one. */
+  /** Cumulative since the entry exists; zeros for an address without one. `::` has the drops that belong to no entry. */
   counters(home: IpAddress): Counters;
   stamps(home: IpAddress): Stamps;
   clearStamps(home: IpAddress): void;
@@ -118,6 +118,8 @@ export interface HostTunnelOptions {
   readonly homeAgents: readonly Ipv4[];
   /** Outer path MTU towards the home agent in bytes; 0 takes the uplink's. */
   readonly pathMtu: number;
+  /** What guests send to this address stays here; default 169.254.1.1. */
+  readonly gateway?: { readonly address: Ipv4 };
   readonly runDir: string;
   readonly maxEntries: number;
 }

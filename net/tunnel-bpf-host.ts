@@ -1,0 +1,214 @@
+import { addressFromKey, addressKey, ipv4, mac, type IpAddress, type Ipv4 } from "../model/address.js";
+import { CareofError } from "../model/errors.js";
+import { Attachments } from "./bpf/attachments.js";
+import { decapFlags } from "./bpf/decap.js";
+import { Ledger } from "./bpf/ledger.js";
+import { PinnedMaps } from "./bpf/loader.js";
+import type { BpfMap } from "./bpf/maps.js";
+import { decodeHostRecord, encodeConfig, encodeHostRecord, MAX_HOME_AGENTS, type HostRecord } from "./bpf/records.js";
+import { checkHostEntry, checkSet, requireV4 } from "./entry-checks.js";
+import { MarkerSocket } from "./marker.js";
+import { Netlink } from "./netlink/client.js";
+import { listLinks, requireLink, type Link } from "./netlink/links.js";
+import { settled } from "./settled.js";
+import { routeFor } from "./sysctl.js";
+import { deleteTunnelHop, OUTER_HEADER, putTunnelHop, TUNNEL_HOP } from "./tunnel-hop.js";
+import type { Counters, HostEntry, HostTunnel, HostTunnelOptions, Stamps } from "./tunnel.js";
+import { requireEthernet } from "./uplink.js";
+
+const PREFERENCE = 203;
+/** What a guest's gateway is unless the options say otherwise. */
+const DEFAULT_GATEWAY = ipv4("169.254.1.1");
+
+/**
+ * A host's end by tc-BPF: one entry of the map `guests` per home address, programs on the uplink and on every VM's port. What a port's program leaves to the stack
+ * (too big, TTL used up) comes back to the uplink's egress by the policy route that VmPorts makes.
+ * A port keeps its program while its VM's entry says `forward`: nothing that the guest might still send gets anywhere.
+ */
+export class BpfHostTunnel implements HostTunnel {
+  readonly driver = "bpf";
+  readonly #options: HostTunnelOptions;
+  readonly #homeAgent: Ipv4;
+  readonly #netlink: Netlink;
+  readonly #maps: PinnedMaps;
+  readonly #guests: BpfMap;
+  /** ifindex → a home address behind that port. */
+  readonly #ports: BpfMap;
+  readonly #ledger: Ledger;
+  readonly #attachments: Attachments;
+  readonly #markers: MarkerSocket;
+  readonly #decapFlags: bigint;
+  #uplink: Link;
+  #attached = false;
+
+  /**
+   * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
+   * @throws CareofError `no-link`, `unsupported`, `too-many` (home agents), `no-home-agent`, `kernel-refused`
+   */
+  constructor(options: HostTunnelOptions) {
+    const [first] = options.homeAgents;
+    if (first === undefined) throw new CareofError("no-home-agent", "a host's tunnel needs the address of a home agent");
+    if (options.homeAgents.length > MAX_HOME_AGENTS) throw new CareofError("too-many", `a host listens to at most ${String(MAX_HOME_AGENTS)} home agents`);
+    this.#options = options;
+    this.#homeAgent = first;
+    this.#netlink = new Netlink();
+    this.#uplink = requireEthernet(this.#netlink, options.uplink);
+    this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "guests", "ports"], options.maxEntries);
+    this.#guests = this.#maps.get("guests");
+    this.#ports = this.#maps.get("ports");
+    this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));
+    this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCE);
+    this.#decapFlags = decapFlags(this.#maps);
+    this.#markers = new MarkerSocket();
+  }
+
+  set(entries: readonly HostEntry[]): Promise<void> {
+    return settled(() => { this.#set(entries); });
+  }
+
+  put(entry: HostEntry): void {
+    checkHostEntry(entry);
+    const record = this.#record(entry);
+    if (!this.#attached) this.#attach();
+    this.#write(addressKey(entry.home), record);
+    if (record.role === "deliver") this.#attachPort(record.port, addressKey(entry.home));
+  }
+
+  drop(home: IpAddress): void {
+    const key = addressKey(requireV4(home));
+    this.#guests.delete(key);
+    this.#ledger.forget(key);
+    this.#releasePorts();
+  }
+
+  entries(): readonly HostEntry[] {
+    const names = new Map(listLinks(this.#netlink).map(({ index, name }) => [index, name]));
+    return this.#records().map(([key, record]): HostEntry => {
+      const home = addressFromKey(key);
+      if (record.role === "forward") return { role: "forward", home, to: record.to };
+      return { role: "deliver", home, port: names.get(record.port) ?? `gone:${String(record.port)}`, mac: record.mac, stragglersFrom: record.stragglersFrom };
+    });
+  }
+
+  sendMarker(home: IpAddress, token: number): void {
+    const inner = { source: requireV4(home), destination: this.#homeAgent };
+    this.#markers.send({ outer: { source: this.#options.careOf, destination: this.#homeAgent }, inner, token });
+  }
+
+  counters(home: IpAddress): Counters {
+    return this.#ledger.counters(home);
+  }
+
+  stamps(home: IpAddress): Stamps {
+    return this.#ledger.stamps(home);
+  }
+
+  clearStamps(home: IpAddress): void {
+    this.#ledger.clearStamps(home);
+  }
+
+  close({ keep }: { readonly keep: boolean }): Promise<void> {
+    return settled(() => {
+      if (!keep) this.#clear();
+      this.#attachments.close();
+      this.#maps.close({ keep });
+      this.#markers.close();
+      this.#netlink.close();
+    });
+  }
+
+  /** No `await` inside, for the reason given in the home agent's end. All ports are looked up before anything changes. */
+  #set(entries: readonly HostEntry[]): void {
+    entries.forEach(checkHostEntry);
+    checkSet(entries, this.#options.maxEntries);
+    const wanted = entries.map((entry): [Uint8Array, HostRecord] => [addressKey(entry.home), this.#record(entry)]);
+    this.#uplink = requireEthernet(this.#netlink, this.#options.uplink);
+
+    const stale = new Map(this.#guests.keys().map((key) => [key.toString("hex"), key]));
+    for (const [key, record] of wanted) {
+      stale.delete(Buffer.from(key).toString("hex"));
+      this.#write(key, record);
+    }
+    for (const key of stale.values()) {
+      this.#guests.delete(key);
+      this.#ledger.forget(key);
+    }
+    this.#attach();
+    for (const [key, record] of wanted) {
+      if (record.role === "deliver") this.#attachPort(record.port, key);
+    }
+    this.#releasePorts();
+  }
+
+  #write(key: Uint8Array, record: HostRecord): void {
+    const value = encodeHostRecord(record);
+    this.#ledger.open(key);
+    if (this.#guests.lookup(key)?.equals(value) !== true) this.#guests.update(key, value);
+  }
+
+  /** @throws CareofError `no-link` */
+  #record(entry: HostEntry): HostRecord {
+    if (entry.role === "forward") return { role: "forward", to: entry.to };
+    const port = requireLink(this.#netlink, entry.port);
+    return { role: "deliver", port: port.index, mac: entry.mac, portMac: mac(port.mac), stragglersFrom: entry.stragglersFrom };
+  }
+
+  #records(): [Buffer, HostRecord][] {
+    return this.#guests.keys().flatMap((key): [Buffer, HostRecord][] => {
+      const value = this.#guests.lookup(key);
+      return value === null ? [] : [[key, decodeHostRecord(value)]];
+    });
+  }
+
+  #attach(): void {
+    const { careOf, gateway, homeAgents, pathMtu, uplink } = this.#options;
+    routeFor([uplink]);
+    this.#maps.get("config").update(new Uint8Array(4), encodeConfig({
+      self: careOf,
+      homeAgents,
+      uplink: this.#uplink.index,
+      innerMtu: (pathMtu === 0 ? this.#uplink.mtu : pathMtu) - OUTER_HEADER,
+      gateway: gateway?.address ?? DEFAULT_GATEWAY,
+      decapFlags: this.#decapFlags,
+      hopMac: TUNNEL_HOP.mac,
+    }));
+    putTunnelHop(this.#netlink, this.#uplink.index);
+    this.#attachments.ensure(this.#uplink.index, "ingress", "host_ingress");
+    this.#attachments.ensure(this.#uplink.index, "egress", "host_egress");
+    this.#attached = true;
+  }
+
+  #attachPort(port: number, home: Uint8Array): void {
+    this.#ports.update(indexKey(port), home);
+    this.#attachments.ensure(port, "ingress", "port_ingress");
+  }
+
+  /** Takes the programs off the ports that no VM is behind any more. */
+  #releasePorts(): void {
+    const used = new Map<number, Uint8Array>();
+    for (const [key, record] of this.#records()) if (record.role === "deliver" && !used.has(record.port)) used.set(record.port, key);
+    for (const found of this.#ports.keys()) {
+      const port = found.readUInt32LE(0);
+      const home = used.get(port);
+      if (home !== undefined) {
+        if (this.#ports.lookup(found)?.equals(home) !== true) this.#ports.update(found, home);
+        continue;
+      }
+      this.#attachments.remove(port, "ingress");
+      this.#ports.delete(found);
+    }
+  }
+
+  #clear(): void {
+    for (const port of this.#ports.keys()) this.#attachments.remove(port.readUInt32LE(0), "ingress");
+    this.#attachments.remove(this.#uplink.index, "ingress");
+    this.#attachments.remove(this.#uplink.index, "egress");
+    deleteTunnelHop(this.#netlink, this.#uplink.index);
+  }
+}
+
+function indexKey(index: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(index);
+  return bytes;
+}
