@@ -1,0 +1,145 @@
+import type { TLSSocket } from "node:tls";
+import type { Clock, Timer } from "../../model/clock.js";
+import { CareofError } from "../../model/errors.js";
+import { millis, type Millis } from "../../model/ids.js";
+import { encodeRelay, RelayParser, type RelayFrame } from "../../proto/relay-framing.js";
+import { RelayClock } from "./relay-clock.js";
+
+/** The first comparisons of the clocks come before the stream fills the buffers: their round trips are the path's own. */
+const EARLY_PINGS = 10;
+const EARLY_PING_MS = millis(3);
+const PING_MS = millis(500);
+
+/** RFC 4279 with an ephemeral exchange: who learns a move's secret later cannot read its stream. Node has no TLS 1.3 with external keys. */
+export const RELAY_TLS = {
+  ciphers: "DHE-PSK-AES128-GCM-SHA256",
+  minVersion: "TLSv1.2",
+  maxVersion: "TLSv1.2",
+} as const;
+
+export interface RelayConnectionOptions {
+  readonly socket: TLSSocket;
+  readonly clock: Clock;
+  /** Nothing heard for so long: the path is taken for dead. */
+  readonly silenceMs: Millis;
+  /** Everything but pings and pongs, in order. What it throws ends the connection. */
+  readonly onFrame: (frame: RelayFrame) => void;
+  /** More may be sent after `send` returned false. */
+  readonly onDrain: () => void;
+  /** Once. `null`: the peer ended in order. */
+  readonly onEnd: (cause: CareofError | null) => void;
+}
+
+/** Frames over one authenticated connection, with the watch over its life and the comparison of both clocks. */
+export class RelayConnection {
+  readonly #options: RelayConnectionOptions;
+  readonly #parser = new RelayParser();
+  readonly #peerClock = new RelayClock();
+  #timer: Timer | null = null;
+  #pings = 0;
+  #heardAt: Millis;
+  #lastSent = false;
+  #over = false;
+
+  constructor(options: RelayConnectionOptions) {
+    this.#options = options;
+    this.#heardAt = options.clock.monotonic();
+    const { socket } = options;
+    socket.setNoDelay(true);
+    socket.on("data", (chunk: Buffer) => { this.#receive(chunk); });
+    socket.on("drain", options.onDrain);
+    socket.on("error", (cause: Error) => { this.#end(new CareofError("relay-failed", `the relay's connection broke: ${cause.message}`, { cause })); });
+    socket.on("end", () => { this.#end(null); });
+    socket.on("close", () => { this.#end(new CareofError("relay-failed", "the relay's connection was closed")); });
+    this.#ping();
+  }
+
+  get peerClock(): RelayClock {
+    return this.#peerClock;
+  }
+
+  /** False: wait for `onDrain` before sending more. After the end nothing is sent. */
+  send(frame: RelayFrame): boolean {
+    if (this.#over || this.#lastSent) return true;
+    const { socket } = this.#options;
+    socket.cork();
+    let room = true;
+    for (const part of encodeRelay(frame)) room = socket.write(part);
+    socket.uncork();
+    return room;
+  }
+
+  /** Sends the last frame and shuts our direction. @throws CareofError `relay-failed` when it could not be handed over. */
+  async sendLast(frame: RelayFrame): Promise<void> {
+    if (this.#over || this.#lastSent) throw new CareofError("relay-failed", "the relay's connection is over");
+    this.#lastSent = true;
+    this.#stopPings();
+    const { socket } = this.#options;
+    const parts = encodeRelay(frame);
+    await new Promise<void>((resolve, reject) => {
+      socket.once("close", () => { reject(new CareofError("relay-failed", "the relay's connection was closed before the release had left")); });
+      socket.write(Buffer.concat(parts), (cause) => {
+        if (cause === null || cause === undefined) resolve();
+        else reject(new CareofError("relay-failed", `the release could not be sent: ${cause.message}`, { cause }));
+      });
+      socket.end();
+    });
+  }
+
+  /** Back-pressure: the peer is not read until `resume`. */
+  pause(): void {
+    this.#options.socket.pause();
+  }
+
+  resume(): void {
+    this.#heardAt = this.#options.clock.monotonic();
+    this.#options.socket.resume();
+  }
+
+  destroy(): void {
+    this.#over = true;
+    this.#stopPings();
+    this.#options.socket.destroy();
+  }
+
+  #receive(chunk: Buffer): void {
+    this.#heardAt = this.#options.clock.monotonic();
+    try {
+      for (const frame of this.#parser.push(chunk)) this.#handle(frame);
+    } catch (thrown) {
+      this.#end(thrown instanceof CareofError ? thrown : new CareofError("relay-failed", "a relay frame could not be handled", { cause: thrown }));
+    }
+  }
+
+  #handle(frame: RelayFrame): void {
+    if (frame.type === "ping") this.send({ type: "pong", sentAt: frame.sentAt, answeredAt: this.#options.clock.monotonic() });
+    else if (frame.type === "pong") this.#peerClock.answered(frame.sentAt, frame.answeredAt, this.#options.clock.monotonic());
+    else this.#options.onFrame(frame);
+  }
+
+  #ping(): void {
+    if (this.#over) return;
+    const { clock, silenceMs, socket } = this.#options;
+    const now = clock.monotonic();
+    if (!socket.isPaused() && now - this.#heardAt > silenceMs) {
+      this.#end(new CareofError("relay-failed", `nothing was heard over the relay for ${String(Math.round(now - this.#heardAt))} ms`));
+      return;
+    }
+    this.send({ type: "ping", sentAt: now });
+    this.#pings++;
+    this.#timer = clock.after("relay-ping", this.#pings < EARLY_PINGS ? EARLY_PING_MS : PING_MS, () => { this.#ping(); });
+  }
+
+  #stopPings(): void {
+    this.#timer?.cancel();
+    this.#timer = null;
+  }
+
+  #end(cause: CareofError | null): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#stopPings();
+    if (cause !== null) this.#options.socket.destroy();
+    this.#options.onEnd(cause);
+  }
+}
