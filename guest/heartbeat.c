@@ -229,9 +229,9 @@ static enum verdict take_answer(struct heartbeat *hb, const uint8_t *datagram, s
 		else if (field.number == 4 && field.type == BYTES)
 			boot_id = field;
 	}
-	if (more < 0 || reason.value == 0 || boot_id.value != ID_BYTES || (nonce.value != 0 && nonce.value != ID_BYTES))
+	if (more < 0 || reason.value == 0 || sequence == 0 || boot_id.value != ID_BYTES || (nonce.value != 0 && nonce.value != ID_BYTES))
 		return MALFORMED;
-	if (memcmp(boot_id.data, hb->boot_id, ID_BYTES) != 0 || sequence == 0 || sequence > hb->sequence)
+	if (memcmp(boot_id.data, hb->boot_id, ID_BYTES) != 0 || sequence > hb->sequence)
 		return NOT_OURS;
 	if (nonce.value == ID_BYTES) {
 		memcpy(hb->nonce, nonce.data, ID_BYTES);
