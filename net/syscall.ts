@@ -21,6 +21,7 @@ interface Libc {
   umount2(target: string, flags: number): number;
   setns(fd: number, kind: number): number;
   if_nametoindex(name: string): number;
+  adjtimex(timex: Uint8Array): number;
   syscall(number: number, command: number, attributes: Uint8Array, size: number): number;
 }
 
@@ -37,6 +38,7 @@ const c: Libc = {
   umount2: libc.func("umount2", "int", ["str", "int"]),
   setns: libc.func("setns", "int", ["int", "int"]),
   if_nametoindex: libc.func("if_nametoindex", "uint", ["str"]),
+  adjtimex: libc.func("adjtimex", "int", ["void *"]),
   syscall: libc.func("syscall", "long", ["long", "long", "void *", "ulong"]),
 };
 
@@ -109,6 +111,12 @@ export function requireInterface(name: string): number {
   const index = interfaceIndex(name);
   if (index === 0) throw new CareofError("no-link", `there is no interface "${name}"`, { retryable: true });
   return index;
+}
+
+/** Does the kernel hold its clock for synchronised (adjtimex(2))? Someone has to tell it: chrony, ntpd, systemd-timesyncd. */
+export function clockIsSynchronised(): boolean {
+  const timeError = 5;
+  return checked(c.adjtimex(Buffer.alloc(256)), "to read its clock's state", "adjtimex") !== timeError;
 }
 
 /**

@@ -1,0 +1,62 @@
+import { CareofError } from "../model/errors.js";
+import { requireV4 } from "./entry-checks.js";
+import { requireInterfaceName } from "./tap.js";
+import type { VmPort, VmPorts } from "./vm-port.js";
+
+/** VM ports in memory, same contract. `frames` keeps what was sent, `external` are the interfaces of others that exist. */
+export class FakeVmPorts implements VmPorts {
+  readonly frames: { readonly name: string; readonly frame: Uint8Array }[] = [];
+  readonly external = new Set<string>();
+  #ports = new Map<string, VmPort>();
+
+  set(ports: readonly VmPort[]): Promise<void> {
+    return new Promise((resolve) => {
+      this.#check(ports);
+      this.#ports = new Map(ports.map((port) => [port.name, port]));
+      resolve();
+    });
+  }
+
+  put(port: VmPort): Promise<void> {
+    return new Promise((resolve) => {
+      this.#check([port]);
+      this.#ports.set(port.name, port);
+      resolve();
+    });
+  }
+
+  drop(name: string): Promise<void> {
+    return new Promise((resolve) => {
+      this.#ports.delete(requireInterfaceName(name));
+      resolve();
+    });
+  }
+
+  sendFrame(name: string, frame: Uint8Array): void {
+    if (!this.#ports.has(name) && !this.external.has(name)) throw noLink(name);
+    this.frames.push({ name, frame });
+  }
+
+  list(): readonly VmPort[] {
+    return [...this.#ports.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  close({ keep }: { readonly keep: boolean }): Promise<void> {
+    if (!keep) this.#ports.clear();
+    return Promise.resolve();
+  }
+
+  #check(ports: readonly VmPort[]): void {
+    if (new Set(ports.map(({ name }) => name)).size < ports.length) throw new CareofError("malformed-port", "a port is listed twice");
+    for (const port of ports) {
+      requireInterfaceName(port.name);
+      port.homeAddresses.forEach(requireV4);
+      if (port.kind === "external" && !this.external.has(port.name)) throw noLink(port.name);
+      if (port.kind === "tap" && this.external.has(port.name)) throw new CareofError("not-ours", `interface ${port.name} exists and was not made by this host agent`);
+    }
+  }
+}
+
+function noLink(name: string): CareofError {
+  return new CareofError("no-link", `there is no interface "${name}"`, { retryable: true });
+}
