@@ -104,8 +104,11 @@ static size_t put_varint(uint8_t *at, uint64_t value)
 	return n;
 }
 
+/* proto3 leaves a zero out. */
 static size_t put_number(uint8_t *at, int field, uint64_t value)
 {
+	if (value == 0)
+		return 0;
 	at[0] = (uint8_t)(field << 3 | VARINT);
 	return 1 + put_varint(at + 1, value);
 }

@@ -99,6 +99,6 @@ export const fields = {
   mac: parsed(mac),
   prefix: parsed(prefix),
   endpoint: parsed(endpoint),
-  keyId: z.number().transform((value) => keyId(value)),
+  keyId: z.int().min(0).max(0xffff_ffff).transform((value) => keyId(value)),
   logLevel: z.enum(["trace", "debug", "info", "warn", "error", "silent"]),
 };
