@@ -1,0 +1,108 @@
+import { z } from "zod";
+import type { HostId, VmId } from "../../model/ids.js";
+
+/** Times are ISO 8601 in UTC with milliseconds; durations are milliseconds; what was not measured is `null`, never 0. */
+const time = z.iso.datetime();
+const measured = z.number().nullable();
+
+export const vmView = z.object({
+  vm: z.string(),
+  homeAddresses: z.array(z.string()),
+  host: z.string().nullable(),
+  careOf: z.string().nullable(),
+  state: z.enum(["bound", "moving", "stale", "expired", "lost"]),
+  epoch: z.number(),
+  since: time.nullable(),
+  lastHeartbeat: time.nullable(),
+  evidence: z.string(),
+});
+export type VmView = z.infer<typeof vmView>;
+
+export const historyView = z.object({
+  epoch: z.number(),
+  host: z.string(),
+  careOf: z.string().nullable(),
+  from: time,
+  until: time.nullable(),
+  cause: z.string(),
+  actor: z.string(),
+  pauseMs: measured,
+  gapDownMs: measured,
+  gapUpMs: measured,
+});
+export type HistoryView = z.infer<typeof historyView>;
+
+export const hostView = z.object({
+  name: z.string(),
+  careOf: z.array(z.string()),
+  state: z.enum(["connected", "gone"]),
+  since: time.nullable(),
+  capabilities: z.object({
+    ownsTap: z.boolean(), ownsStream: z.boolean(), canLead: z.boolean(), canHoldTarget: z.boolean(),
+    qemuVersion: z.string(), accelerator: z.enum(["kvm", "tcg", "none"]), dataPlane: z.string(), memoryBytes: z.number(),
+  }).nullable(),
+  software: z.string().nullable(),
+  vms: z.array(z.string()),
+});
+export type HostView = z.infer<typeof hostView>;
+
+export const migrationView = z.object({
+  migration: z.string(),
+  vm: z.string(),
+  from: z.string(),
+  to: z.string(),
+  phase: z.string(),
+  /** `null` while it lasts. */
+  result: z.enum(["completed", "failed", "cancelled", "lost"]).nullable(),
+  reason: z.string().nullable(),
+  startedAt: time,
+  totalMs: measured,
+  pauseMs: measured,
+  gapDownMs: measured,
+  gapUpMs: measured,
+  bytes: measured,
+  progress: z.object({
+    transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number(), dirtyBytesPerSecond: z.number(),
+  }).nullable(),
+});
+export type MigrationView = z.infer<typeof migrationView>;
+
+export const alarmView = z.object({ alarm: z.string(), vm: z.string(), hosts: z.array(z.string()), detail: z.string(), at: time });
+export type AlarmView = z.infer<typeof alarmView>;
+
+export type ApiEvent =
+  | { readonly event: "vm"; readonly data: VmView }
+  | { readonly event: "host"; readonly data: HostView }
+  | { readonly event: "migration"; readonly data: MigrationView }
+  | { readonly event: "alarm"; readonly data: AlarmView };
+
+/**
+ * What the API may ask of the home agent. Every refusal is a CareofError whose code is the reason (`unknown-vm`, `already-moving`, …) and has changed nothing.
+ * Reads are answered from memory.
+ */
+export interface Operations {
+  vms(): readonly VmView[];
+  /** @throws CareofError `unknown-vm` */
+  vm(vm: VmId): VmView;
+  /** Newest first. @throws CareofError `unknown-vm` */
+  history(vm: VmId): readonly HistoryView[];
+  hosts(): readonly HostView[];
+  /** Those under way and the latest that ended, newest first. */
+  migrations(): readonly MigrationView[];
+  /** @throws CareofError `unknown-migration` */
+  migration(id: string): MigrationView;
+  /** Resolves when the move is on disk and has begun. */
+  migrate(vm: VmId, host: HostId, actor: string): Promise<MigrationView>;
+  /** Resolves when that migration has a result. @throws CareofError `unknown-migration` */
+  migrationEnd(id: string): Promise<MigrationView>;
+  /** Resolves when the wish was taken; how it ends is the migration's result. @throws CareofError `not-permitted` when it is too late */
+  cancel(id: string): Promise<MigrationView>;
+  start(vm: VmId, host: HostId, actor: string): Promise<VmView>;
+  stop(vm: VmId, options: { readonly force: boolean }, actor: string): Promise<VmView>;
+  /** A person decides where a lost VM is. */
+  resolve(vm: VmId, host: HostId, actor: string): Promise<VmView>;
+  /** Returns the function that ends the subscription. The listener must not throw. */
+  subscribe(listener: (event: ApiEvent) => void): () => void;
+  /** Why the home agent cannot take requests now, `null` when it can. */
+  notReady(): string | null;
+}
