@@ -1,0 +1,180 @@
+#!/bin/bash
+# Every test of careof: set-up, types, lint, the BPF object, unit and contract tests, then the lab with real guests, one file after another.
+#
+#   npm test                        everything
+#   npm test -- --only unit|lab|lint
+#   npm test -- test/cli/api.test.ts ...    these files (built first)
+#   npm test -- --no-setup ...      on a machine that is set up already
+#
+# Every stage runs even when one before it failed, except that nothing runs without a set-up. Closes with one line `N passed, N failed, N skipped`: each check
+# counts as one, each assertion of a test as one. Exit 1 when anything failed, 2 on wrong usage.
+set -uo pipefail
+export LC_ALL=C
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$repo" || exit 1
+
+usage() {
+  echo "usage: npm test [-- [--no-setup] [--only unit|lab|lint | FILE.test.ts ...]]" >&2
+  exit 2
+}
+
+only=all
+setup=yes
+files=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --only)
+      [ $# -ge 2 ] || usage
+      only=$2
+      shift
+      ;;
+    --no-setup) setup=no ;;
+    --only=*) only=${1#--only=} ;;
+    -*) usage ;;
+    *) files+=("$1") ;;
+  esac
+  shift
+done
+case $only in all | unit | lab | lint) ;; *) usage ;; esac
+
+# built SOURCE: the compiled file that stands for test/x.test.ts. Made from the source's name, so that what is left of a deleted test never runs.
+built() {
+  local name=${1#"$repo"/}
+  name=${name#./}
+  name=${name#dist/}
+  name=${name%.ts}
+  echo "dist/${name%.js}.js"
+}
+
+for i in "${!files[@]}"; do
+  source=$(built "${files[i]}")
+  source=${source#dist/}
+  if [ ! -f "${source%.js}.ts" ]; then
+    echo "no such test: ${files[i]}" >&2
+    exit 2
+  fi
+  files[i]=${source%.js}.ts
+done
+
+work=$(mktemp -d)
+totals=$work/totals
+: >"$totals"
+mkfifo "$work/tap"
+running=
+# Ends what it started and gives it time to clean up.
+interrupted() {
+  trap '' INT TERM
+  if [ -n "$running" ]; then
+    kill -TERM "$running" 2>/dev/null
+    wait "$running"
+  fi
+  echo "interrupted" >&2
+  exit 130
+}
+trap 'rm -rf "$work"' EXIT
+trap interrupted INT TERM
+
+passed() { echo "1 0 0" >>"$totals"; }
+failed() { echo "0 1 0" >>"$totals"; }
+
+stage() { printf '\n== %s\n' "$1"; }
+
+# check NAME COMMAND...: one check; its output is shown only when it fails.
+check() {
+  local name=$1 start=$SECONDS
+  shift
+  if "$@" >"$work/check.log" 2>&1; then
+    echo "  ok   $name ($((SECONDS - start)) s)"
+    passed
+  else
+    local status=$?
+    echo "  FAIL $name (exit $status, $((SECONDS - start)) s)"
+    sed 's/^/    /' "$work/check.log"
+    failed
+  fi
+}
+
+# run_tap OPTION... -- SOURCE...: the tests through tap and the reader, whose counts go into the totals.
+run_tap() {
+  local options=() compiled=() before reader status source
+  while [ "$1" != -- ]; do
+    options+=("$1")
+    shift
+  done
+  shift
+  for source in "$@"; do compiled+=("$(built "$source")"); done
+  if [ "${#compiled[@]}" -eq 0 ]; then
+    echo "  FAIL there is not one test file"
+    failed
+    return
+  fi
+  before=$(wc -l <"$totals")
+  node test/closing-line.mjs "$totals" <"$work/tap" &
+  reader=$!
+  node_modules/.bin/tap --reporter=tap "${options[@]}" "${compiled[@]}" >"$work/tap" 2>"$work/stderr" &
+  running=$!
+  wait "$running"
+  status=$?
+  running=
+  wait "$reader"
+  if [ "$status" -ne 0 ]; then grep -v '^npm warn' "$work/stderr" | tail -n 40 | sed 's/^/    stderr: /'; fi
+  if [ "$(wc -l <"$totals")" -eq "$before" ]; then
+    echo "  FAIL the reader of the results broke (tap: exit $status)"
+    failed
+  elif [ "$status" -ne 0 ] && [ "$(tail -n 1 "$totals" | cut -d ' ' -f 2)" -eq 0 ]; then
+    echo "  FAIL tap ended with $status, although no test failed"
+    failed
+  fi
+}
+
+close() {
+  local good bad left
+  read -r good bad left < <(awk '{ good += $1; bad += $2; left += $3 } END { print good + 0, bad + 0, left + 0 }' "$totals")
+  if [ $((good + bad)) -eq 0 ]; then bad=1; fi
+  printf '\n%d passed, %d failed, %d skipped\n' "$good" "$bad" "$left"
+  [ "$bad" -eq 0 ]
+  exit
+}
+
+if [ "$setup" = yes ]; then
+  stage "set-up"
+  if bash deploy/setup/prepare.sh test; then
+    echo "  ok   set-up (${SECONDS} s)"
+    passed
+  else
+    echo "  FAIL set-up"
+    failed
+    close
+  fi
+fi
+
+if [ "${#files[@]}" -gt 0 ]; then
+  check "types" npm run --silent build
+  stage "chosen files"
+  run_tap --jobs=1 --timeout=900 -- "${files[@]}"
+  close
+fi
+
+if [ "$only" = all ] || [ "$only" = lint ]; then
+  stage "checks"
+  check "types" npm run --silent build
+  check "lint" node_modules/.bin/eslint --max-warnings 0 .
+  check "BPF object is what its source makes" bash net/bpf/build.sh --check
+else
+  check "types" npm run --silent build
+fi
+
+if [ "$only" = all ] || [ "$only" = unit ]; then
+  stage "unit and contract tests"
+  mapfile -t unit < <(find test -name '*.test.ts' -not -path 'test/lab/*' | sort)
+  run_tap -- "${unit[@]}"
+fi
+
+if [ "$only" = all ] || [ "$only" = lab ]; then
+  stage "lab: real guests in network namespaces"
+  mapfile -t lab < <(find test/lab -name '*.test.ts' 2>/dev/null | sort)
+  run_tap --jobs=1 --timeout=900 -- "${lab[@]}"
+fi
+
+close
