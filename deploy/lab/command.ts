@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
 import { CareofError } from "../../model/errors.js";
 
 export interface CommandResult {
@@ -15,15 +16,22 @@ export function inNamespace(namespace: string, words: readonly string[]): string
   return ["nsenter", `--net=/run/netns/${namespace}`, ...words];
 }
 
+export interface CommandOptions {
+  readonly input?: string;
+  readonly limitMs?: number;
+  /** Called for every line of standard error as it comes. */
+  readonly onStderr?: (line: string) => void;
+}
+
 /**
  * Runs a command to its end; an exit code is an answer, not an error.
  * @throws CareofError `no-command` (cannot be started), `timed-out` (killed after `limitMs`)
  */
-export async function command(words: readonly string[], options: { readonly input?: string; readonly limitMs?: number } = {}): Promise<CommandResult> {
+export async function command(words: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
   const limit = options.limitMs ?? 20_000;
   const [program = "", ...rest] = words;
   return new Promise((resolve, reject) => {
-    const child = spawn(program, rest, { stdio: ["pipe", "pipe", "pipe"] });
+    const child = spawn(program, rest, { stdio: ["pipe", "pipe", "pipe"], detached: true });
     const output = { stdout: "", stderr: "" };
     const timer = setTimeout(() => {
       child.kill("SIGKILL");
@@ -34,6 +42,8 @@ export async function command(words: readonly string[], options: { readonly inpu
         if (output[name].length < MAX_OUTPUT) output[name] += text;
       });
     }
+    const { onStderr } = options;
+    if (onStderr !== undefined) createInterface({ input: child.stderr }).on("line", onStderr);
     // A command that ends without reading its input breaks the pipe; its exit code tells.
     child.stdin.on("error", () => undefined);
     child.stdin.end(options.input ?? "");
@@ -49,7 +59,7 @@ export async function command(words: readonly string[], options: { readonly inpu
 }
 
 /** As `command`, but an exit code other than 0 is an error. @throws CareofError `command-failed` */
-export async function must(words: readonly string[], options: { readonly input?: string; readonly limitMs?: number } = {}): Promise<string> {
+export async function must(words: readonly string[], options: CommandOptions = {}): Promise<string> {
   const result = await command(words, options);
   if (result.code !== 0) {
     const said = (result.stderr.trim() === "" ? result.stdout : result.stderr).trim();

@@ -8,7 +8,7 @@ export interface Ended {
   readonly signal: NodeJS.Signals | null;
 }
 
-/** A process of the lab, with its output in a file. */
+/** A process of the lab, with its output in a file. In a process group of its own: Ctrl-C is for the program that looks after it. */
 export class Part {
   readonly name: string;
   readonly logFile: string;
@@ -22,7 +22,7 @@ export class Part {
     this.logFile = logFile;
     const log = openSync(logFile, "a");
     const [program = "", ...rest] = words;
-    this.#child = spawn(program, rest, { stdio: ["ignore", log, log] });
+    this.#child = spawn(program, rest, { stdio: ["ignore", log, log], detached: true });
     closeSync(log);
     this.ended = new Promise((resolve, reject) => {
       this.#child.on("error", (cause) => {
@@ -63,6 +63,11 @@ export class Part {
 
   signal(signal: NodeJS.Signals): void {
     if (this.running) this.#child.kill(signal);
+  }
+
+  /** Lets this program end while the part goes on. */
+  leave(): void {
+    this.#child.unref();
   }
 
   /** The last `lines` lines of its output. */

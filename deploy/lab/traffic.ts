@@ -91,7 +91,7 @@ export class Traffic {
       options.program, "run", "--to", options.to, "--pps-down", String(options.pps), "--pps-up", String(options.pps),
       "--bulk-mbit", String(options.bulkMbit), "--wait", String(options.waitS),
     ]);
-    this.#child = spawn(words[0] ?? "", words.slice(1), { stdio: ["pipe", "pipe", "pipe"] });
+    this.#child = spawn(words[0] ?? "", words.slice(1), { stdio: ["pipe", "pipe", "pipe"], detached: true });
     createInterface({ input: this.#child.stdout }).on("line", (text) => { this.#take(text); });
     this.#child.stderr.setEncoding("utf8").on("data", (text: string) => { this.#said = (this.#said + text).slice(-2000); });
     // Writing to a process that is gone: its end says why.

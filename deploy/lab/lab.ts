@@ -1,0 +1,243 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { z } from "zod";
+import { CareofError } from "../../model/errors.js";
+import { command, inNamespace, type CommandResult } from "./command.js";
+import { writeFiles, type GuestImage, type LabFiles } from "./files.js";
+import { Part } from "./part.js";
+import { HOSTS, labPlan, newRunId, PLAN, type HostName, type LabPlan, type Node } from "./plan.js";
+import { abandonedRuns, labDirectory, register, removeRun } from "./registry.js";
+import { makeTopology } from "./topology.js";
+import { REPOSITORY, Traffic, trafficProgram, type TrafficOptions } from "./traffic.js";
+
+export type PartName = "home-agent" | HostName;
+
+const hostsSchema = z.array(z.looseObject({ name: z.string(), state: z.string(), capabilities: z.looseObject({}).nullish() }));
+
+/** What `careof where --output json` says. */
+export const whereSchema = z.object({
+  vm: z.string(),
+  homeAddresses: z.array(z.string()),
+  host: z.string().nullable(),
+  careOf: z.string().nullable(),
+  state: z.enum(["bound", "moving", "stale", "expired", "lost"]),
+  epoch: z.number(),
+  since: z.string().nullable(),
+  lastHeartbeat: z.string().nullable(),
+  evidence: z.string().nullable(),
+});
+
+/** What `careof migrate --output json` says. */
+export const moveSchema = z.object({
+  migration: z.string(),
+  vm: z.string(),
+  from: z.string(),
+  to: z.string(),
+  result: z.enum(["completed", "failed", "cancelled", "lost"]),
+  reason: z.string(),
+  totalMs: z.number().nullable(),
+  pauseMs: z.number().nullable(),
+  gapDownMs: z.number().nullable(),
+  gapUpMs: z.number().nullable(),
+  bytes: z.number().nullable(),
+});
+
+export type Move = z.infer<typeof moveSchema>;
+export type Where = z.infer<typeof whereSchema>;
+
+export interface LabOptions {
+  /** Laid over the generated files, by their top-level keys. */
+  readonly homeAgent?: Readonly<Record<string, unknown>>;
+  readonly agent?: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * The product as an operator sets it up, in namespaces of one machine: a home agent and two host agents as processes of their own, from
+ * ordinary configuration files. `close` removes everything, whatever state it is in.
+ */
+export class Lab {
+  readonly run: string;
+  readonly directory: string;
+  readonly plan: LabPlan;
+  readonly files: LabFiles;
+  readonly #parts = new Map<PartName, Part>();
+  readonly #deaths: ((part: Part) => void)[] = [];
+  readonly #expected = new WeakSet<Part>();
+  #closed = false;
+
+  private constructor(plan: LabPlan, files: LabFiles) {
+    this.run = plan.run;
+    this.plan = plan;
+    this.directory = labDirectory(plan.run);
+    this.files = files;
+  }
+
+  /** Network and files; no part runs yet. Removes what abandoned runs left. @throws CareofError with what is missing on this machine */
+  static async make(options: LabOptions = {}): Promise<Lab> {
+    const image = guestImage();
+    await cleanAbandoned();
+    const run = newRunId();
+    register(run);
+    try {
+      const plan = labPlan(run);
+      await makeTopology(plan);
+      return new Lab(plan, writeFiles({ directory: labDirectory(run), image, ...options }));
+    } catch (thrown) {
+      await removeRun(run);
+      throw thrown;
+    }
+  }
+
+  /** `make`, and all parts up and connected. */
+  static async start(options: LabOptions = {}): Promise<Lab> {
+    const lab = await Lab.make(options);
+    try {
+      lab.startPart("home-agent");
+      for (const host of HOSTS) lab.startPart(host);
+      await lab.connected(HOSTS, 20_000);
+      return lab;
+    } catch (thrown) {
+      await lab.close();
+      throw thrown;
+    }
+  }
+
+  namespace(node: Node): string {
+    return this.plan.namespaces[node];
+  }
+
+  startPart(name: PartName): Part {
+    const running = this.#parts.get(name);
+    if (running?.running === true) return running;
+    const [node, file, kind]: readonly [Node, string, string] = name === "home-agent" ? ["h", this.files.homeAgent, "home-agent"] : [PLAN.hosts[name].node, this.files.agents[name], "agent"];
+    const part = new Part(name, inNamespace(this.namespace(node), [...executable(), kind, "--config", file]), join(this.files.logs, `${name}.log`));
+    this.#parts.set(name, part);
+    const died = (): void => {
+      if (!this.#expected.has(part)) for (const tell of this.#deaths) tell(part);
+    };
+    part.ended.then(died, died);
+    return part;
+  }
+
+  /** @throws CareofError `no-part` if it was never started */
+  part(name: PartName): Part {
+    const part = this.#parts.get(name);
+    if (part === undefined) throw new CareofError("no-part", `${name} was not started`);
+    return part;
+  }
+
+  /** Ends a part on purpose: SIGTERM lets it close cleanly, SIGKILL is a crash. */
+  async endPart(name: PartName, signal: "SIGTERM" | "SIGKILL"): Promise<void> {
+    const part = this.part(name);
+    this.#expected.add(part);
+    await part.stop(signal);
+  }
+
+  /** Calls back when a part ends that nobody wanted to end. */
+  onDeath(tell: (part: Part) => void): void {
+    this.#deaths.push(tell);
+  }
+
+  /** Waits until the home agent says that these hosts are connected. @throws CareofError `part-died`, `timed-out` with the logs' ends */
+  async connected(hosts: readonly HostName[], limitMs: number): Promise<void> {
+    await this.until("the hosts are connected", limitMs, async () => {
+      for (const [name, part] of this.#parts) {
+        if (!part.running && !this.#expected.has(part)) throw new CareofError("part-died", `${name} ended while it was started:\n${part.tail(8)}`);
+      }
+      const answer = await this.careof(["hosts", "--output", "json"]);
+      if (answer.code !== 0) return false;
+      const known = hostsSchema.parse(JSON.parse(answer.stdout));
+      return hosts.every((host) => known.some((each) => each.name === host && each.state === "connected"));
+    });
+  }
+
+  /** Runs `careof` where the operator's API listens. */
+  async careof(words: readonly string[], limitMs = 60_000, onStderr?: (line: string) => void): Promise<CommandResult> {
+    return command(inNamespace(this.namespace("h"), [...executable(), ...words]), { limitMs, ...(onStderr === undefined ? {} : { onStderr }) });
+  }
+
+  /** @throws CareofError `careof-failed` with what it said on standard error */
+  async json<T>(schema: z.ZodType<T>, words: readonly string[], limitMs = 60_000): Promise<T> {
+    const answer = await this.careof([...words, "--output", "json"], limitMs);
+    if (answer.code !== 0) throw new CareofError("careof-failed", `careof ${words.join(" ")} ended with ${String(answer.code)}: ${answer.stderr.trim()} ${answer.stdout.trim()}`);
+    return schema.parse(JSON.parse(answer.stdout));
+  }
+
+  async where(vm: string = PLAN.guest.name): Promise<Where> {
+    return this.json(whereSchema, ["where", vm]);
+  }
+
+  /** `onProgress` hears what the command says for people meanwhile. @throws CareofError `careof-failed` unless it completed */
+  async migrate(host: HostName, onProgress: (line: string) => void = () => undefined): Promise<Move> {
+    const answer = await this.careof(["migrate", PLAN.guest.name, host, "--output", "json"], 120_000, onProgress);
+    if (answer.code !== 0) throw new CareofError("careof-failed", `careof migrate ${PLAN.guest.name} ${host} ended with ${String(answer.code)}: ${answer.stderr.trim().split("\n").at(-1) ?? ""} ${answer.stdout.trim()}`);
+    return moveSchema.parse(JSON.parse(answer.stdout));
+  }
+
+  /** Starts the guest; resolves when its host says that it runs, which is before it listens. */
+  async startGuest(host: HostName): Promise<void> {
+    const answer = await this.careof(["start", PLAN.guest.name, host], 90_000);
+    if (answer.code !== 0) throw new CareofError("careof-failed", `the guest did not start: ${answer.stderr.trim()}`);
+  }
+
+  /** The correspondent, with all its sessions to the guest. */
+  async traffic(options: Pick<TrafficOptions, "pps" | "bulkMbit"> & Partial<Pick<TrafficOptions, "onSample">>): Promise<Traffic> {
+    const program = await trafficProgram();
+    const traffic = new Traffic({ program, namespace: this.namespace("c"), to: PLAN.guest.address, waitS: 40, ...options });
+    try {
+      await traffic.ready(60_000);
+    } catch (thrown) {
+      traffic.kill();
+      throw thrown;
+    }
+    return traffic;
+  }
+
+  /** Polls. @throws CareofError `timed-out` with the ends of all logs */
+  async until(what: string, limitMs: number, check: () => Promise<boolean>): Promise<void> {
+    const end = Date.now() + limitMs;
+    while (!(await check())) {
+      if (this.#closed) throw new CareofError("lab-closed", `the lab was closed before ${what}`);
+      if (Date.now() > end) throw new CareofError("timed-out", `not within ${String(limitMs)} ms: ${what}\n${this.logs(6)}`);
+      await sleep(100);
+    }
+  }
+
+  /** The last lines of every part's log. */
+  logs(lines: number): string {
+    return [...this.#parts].map(([name, part]) => `--- ${name}${part.running ? "" : " (ended)"}\n${part.tail(lines)}`).join("\n");
+  }
+
+  /** Lets this program end while the lab goes on; the next one that is made removes it. */
+  leave(): void {
+    for (const part of this.#parts.values()) part.leave();
+  }
+
+  /** Ends and removes everything, and says what is left: nothing, unless the kernel refuses. Idempotent. */
+  async close(): Promise<string[]> {
+    this.#closed = true;
+    for (const part of this.#parts.values()) this.#expected.add(part);
+    return removeRun(this.run);
+  }
+}
+
+/** Removes what runs that crashed left behind; says which. */
+export async function cleanAbandoned(): Promise<string[]> {
+  const runs = abandonedRuns();
+  for (const run of runs) await removeRun(run);
+  return runs;
+}
+
+function executable(): string[] {
+  return [process.execPath, join(REPOSITORY, "dist", "cli", "main.js")];
+}
+
+/** @throws CareofError `no-guest-image` */
+function guestImage(): GuestImage {
+  const image = { kernel: join(REPOSITORY, ".cache", "guest", "vmlinuz"), initrd: join(REPOSITORY, ".cache", "guest", "initramfs.gz") };
+  if (!existsSync(image.kernel) || !existsSync(image.initrd)) {
+    throw new CareofError("no-guest-image", "the guest image is missing: run `bash deploy/setup/prepare.sh demo` first");
+  }
+  return image;
+}
