@@ -34,7 +34,7 @@ interface Section {
   readonly bytes: Buffer;
 }
 
-interface Symbol {
+interface SymbolEntry {
   readonly name: string;
   readonly kind: number;
   readonly section: number;
@@ -134,7 +134,7 @@ function readSections(bytes: Buffer): Section[] {
   return raw.map(({ nameOffset, ...section }) => ({ ...section, name: section.type === 0 ? "" : stringAt(names, nameOffset) }));
 }
 
-function readSymbols(sections: readonly Section[]): Symbol[] {
+function readSymbols(sections: readonly Section[]): SymbolEntry[] {
   const table = sections.find(({ type }) => type === SHT_SYMTAB);
   if (table === undefined) throw malformed("it has no symbol table");
   const strings = sections[table.link]?.bytes;
@@ -151,7 +151,7 @@ function readSymbols(sections: readonly Section[]): Symbol[] {
   });
 }
 
-function readMap(symbol: Symbol, bytes: Buffer): MapDefinition {
+function readMap(symbol: SymbolEntry, bytes: Buffer): MapDefinition {
   if (symbol.size !== MAP_DEFINITION) throw malformed(`map ${symbol.name} is not defined by ${String(MAP_DEFINITION)} bytes`);
   const fields = slice(bytes, symbol.value, MAP_DEFINITION, `map ${symbol.name}`);
   return {
@@ -164,7 +164,7 @@ function readMap(symbol: Symbol, bytes: Buffer): MapDefinition {
   };
 }
 
-function readReferences(sections: readonly Section[], codeSection: number, symbols: readonly Symbol[], mapSection: number): ReadonlyMap<number, string> {
+function readReferences(sections: readonly Section[], codeSection: number, symbols: readonly SymbolEntry[], mapSection: number): ReadonlyMap<number, string> {
   const found = new Map<number, string>();
   for (const { bytes, info, type } of sections) {
     if (type !== SHT_REL || info !== codeSection) continue;
@@ -181,7 +181,7 @@ function readReferences(sections: readonly Section[], codeSection: number, symbo
   return found;
 }
 
-function readProgram(symbol: Symbol, code: Buffer, references: ReadonlyMap<number, string>): ProgramDefinition {
+function readProgram(symbol: SymbolEntry, code: Buffer, references: ReadonlyMap<number, string>): ProgramDefinition {
   if (symbol.size === 0 || symbol.size % INSTRUCTION !== 0 || symbol.value % INSTRUCTION !== 0) throw malformed(`program ${symbol.name} is cut off`);
   const instructions = slice(code, symbol.value, symbol.size, `program ${symbol.name}`);
   const mapReferences: { offset: number; map: string }[] = [];

@@ -61,6 +61,7 @@ export class BpfMap {
   /** Idempotent. */
   delete(key: Uint8Array): void {
     this.#key.set(key);
+    this.#attributes.fill(0, 16);
     const result = bpf(MAP_DELETE, this.#attributes);
     if (result < 0 && result !== -ENOENT) throw refused(`to remove from map ${this.definition.name}`, -result, "BPF_MAP_DELETE_ELEM");
   }
@@ -68,8 +69,8 @@ export class BpfMap {
   /** Sorted. */
   keys(): Buffer[] {
     const found: Buffer[] = [];
-    const attributes = Buffer.from(this.#attributes);
-    attributes.writeBigUInt64LE(0n, 8);
+    const attributes = Buffer.alloc(32);
+    attributes.writeUInt32LE(this.fd, 0);
     attributes.writeBigUInt64LE(addressOf(this.#nextKey), 16);
     for (;;) {
       const result = bpf(MAP_NEXT_KEY, attributes);
