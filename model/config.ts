@@ -83,7 +83,7 @@ export interface Endpoint {
 
 /** `192.0.2.1:4434`, `[::]:4434`. @throws CareofError `malformed-endpoint` */
 export function endpoint(text: string): Endpoint {
-  const match = /^(?:\[([^\]]+)\]|([^:]+)):([0-9]{1,5})$/.exec(text);
+  const match = /^(?:\[([^\]]+)\]|([^:[\]\s]+)):([0-9]{1,5})$/.exec(text);
   const port = Number(match?.[3]);
   const address = match?.[1] ?? match?.[2];
   if (address === undefined || !(port <= 65535)) throw new CareofError("malformed-endpoint", `"${text.slice(0, 80)}" is not address:port`);
