@@ -33,12 +33,14 @@ export async function openTargetRelay(options: TargetRelayOptions): Promise<Targ
 
 class Relay implements TargetRelay {
   readonly closed: Promise<CareofError | null>;
+  readonly connected: Promise<void>;
   readonly released: Promise<Release>;
   readonly address: string;
   port = 0;
   readonly #options: TargetRelayOptions;
   readonly #server: Server;
   #settle: (cause: CareofError | null) => void = () => undefined;
+  #greeted: () => void = () => undefined;
   #give: (release: Release) => void = () => undefined;
   #connection: RelayConnection | null = null;
   #hypervisor: Socket | null = null;
@@ -49,6 +51,7 @@ class Relay implements TargetRelay {
     this.#options = options;
     this.address = options.address;
     this.closed = new Promise((resolve) => { this.#settle = resolve; });
+    this.connected = new Promise((resolve) => { this.#greeted = resolve; });
     this.released = new Promise((resolve) => { this.#give = resolve; });
     this.#server = createServer({
       ...RELAY_TLS, dhparam: "auto",
@@ -103,6 +106,7 @@ class Relay implements TargetRelay {
         if (frame.version !== RELAY_VERSION || frame.migration !== this.#options.migration) throw new CareofError("relay-failed", `a relay of version ${String(frame.version)} for ${frame.migration} came`);
         if (this.#hypervisor !== null) throw new CareofError("malformed-relay", "a second hello");
         this.#connectHypervisor();
+        this.#greeted();
         this.#connection?.send({ type: "hello", version: RELAY_VERSION, migration: this.#options.migration });
         return;
       case "data":

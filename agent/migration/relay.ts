@@ -48,6 +48,8 @@ export interface TargetRelay {
   readonly address: string;
   readonly port: number;
   readonly closed: Promise<CareofError | null>;
+  /** Resolves when the source has authenticated and said hello; never, if none does. */
+  readonly connected: Promise<void>;
   /** Resolves with the source's RELEASE; never, if there is none before the end. */
   readonly released: Promise<Release>;
   /** The difference of both hosts' clocks as known now; `null` before the first comparison. */

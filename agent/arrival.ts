@@ -1,0 +1,158 @@
+import { join } from "node:path";
+import { CareofError } from "../model/errors.js";
+import { millis, type Epoch } from "../model/ids.js";
+import type { Reason } from "../model/reasons.js";
+import type { Body, VmReport } from "../proto/messages.js";
+import type { MigrationContext } from "./departure.js";
+import { guestSpec } from "./guests.js";
+import type { Guest, GuestIdentity, HypervisorDriver } from "./hypervisor/driver.js";
+import { openTargetRelay } from "./migration/relay-target.js";
+import type { TargetRelay } from "./migration/relay.js";
+import { TargetRun } from "./migration/run-target.js";
+import { beginTarget, recoverTarget, type TargetStep } from "./migration/target.js";
+import type { MigrationFile } from "./record-shapes.js";
+
+/** The old host's stragglers are let in for so long; it forwards for a shorter time. */
+const STRAGGLERS_MS = millis(5000);
+
+export interface ArrivalContext extends MigrationContext {
+  readonly driver: HypervisorDriver;
+  readonly relayListen: { readonly address: string; readonly port: number };
+}
+
+interface Owned {
+  readonly guest?: Guest;
+  readonly relay?: TargetRelay;
+}
+
+/** A guest that comes to this host: the target machine with this host's disk, network and home agent around it. */
+export class Arrival {
+  readonly side = "target";
+  readonly #context: ArrivalContext;
+  readonly #settled: () => void;
+  readonly #run: TargetRun;
+  #file: MigrationFile;
+  #relayPort = 0;
+
+  constructor(context: ArrivalContext, file: MigrationFile, first: TargetStep, guest: Guest | null, body: Body<"prepare"> | null, canLead: boolean, settled: () => void) {
+    this.#context = context;
+    this.#file = file;
+    this.#settled = settled;
+    const { network, guests, clock, log } = context;
+    const { vm } = file.spec;
+    this.#run = new TargetRun(first, {
+      clock, log,
+      prepare: async (owned) => { if (body !== null) await this.#ready(body, canLead, owned); },
+      record: (state) => { this.#write({ state }); },
+      stamps: () => network.stamps(vm),
+      sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
+      report: (report) => { this.#report(report); },
+      runs: (arrived) => { if (guests.get(vm) === undefined) guests.arrived(file.spec, file.epoch, arrived); },
+      undo: () => network.detach(vm),
+    }, guest);
+  }
+
+  /** The record is on disk when this returns; nothing else has happened. */
+  static begin(context: ArrivalContext, body: Body<"prepare">, canLead: boolean, settled: () => void): Arrival {
+    const file: MigrationFile = {
+      migration: body.migration, side: "target", state: "prepared", epoch: body.epoch, peer: body.source, peerLocator: body.sourceLocator, spec: body.spec,
+      identity: null, stopAt: null, markerAt: null, bytes: 0,
+    };
+    context.records.write(body.spec.vm, file);
+    return new Arrival(context, file, beginTarget({ migration: body.migration, vm: body.spec.vm, epoch: body.epoch }), null, body, canLead, settled);
+  }
+
+  static recover(context: ArrivalContext, file: MigrationFile, guest: Guest | null, settled: () => void): Arrival {
+    const state = file.state === "continued" || file.state === "never-ran" ? file.state : "prepared";
+    return new Arrival(context, file, recoverTarget({ migration: file.migration, vm: file.spec.vm, epoch: file.epoch }, state), guest, null, false, settled);
+  }
+
+  get file(): MigrationFile {
+    return this.#file;
+  }
+
+  get reported(): VmReport["state"] {
+    switch (this.#run.state.phase) {
+      case "running": return "runs";
+      case "burying": case "buried": case "died": return "absent";
+      default: return "incoming";
+    }
+  }
+
+  get ownsDeath(): boolean {
+    return this.#run.state.phase !== "running";
+  }
+
+  get finished(): boolean {
+    const { phase } = this.#run.state;
+    return phase === "running" || phase === "buried" || phase === "died";
+  }
+
+  /** Everything that has to be there before anything moves. Resolves with the relay's port. @throws CareofError why it could not be made; it is undone then */
+  async prepare(): Promise<number> {
+    await this.#run.prepare();
+    const { phase, reason, detail } = this.#run.state;
+    if (phase === "waiting") return this.#relayPort;
+    throw new CareofError(reason === "accepted" ? "prepare-failed" : reason, detail);
+  }
+
+  abort(reason: Reason): Reason {
+    return this.#run.take({ kind: "abort", reason });
+  }
+
+  /** The home agent passes the source's RELEASE on (or a person decided so). */
+  grant(epoch: Epoch): void {
+    this.#run.take({ kind: "release", epoch, stopAt: null });
+  }
+
+  uplinkSeen(token: number): void {
+    this.#run.uplinkSeen(token);
+  }
+
+  close(): void {
+    this.#run.close();
+  }
+
+  async #ready(body: Body<"prepare">, canLead: boolean, owned: (part: Owned) => void): Promise<void> {
+    const { network, driver, runDir, clock, log, relayListen } = this.#context;
+    const { vm } = body.spec;
+    const port = await network.attach(body.spec, [body.sourceLocator.address]);
+    network.clearStamps(vm);
+    const guest = await driver.incoming(guestSpec(body.spec, body.epoch, port));
+    owned({ guest });
+    this.#write({ identity: guest.identity });
+    const socket = join(runDir, `in-${vm}.sock`);
+    await guest.receive({ socket, lead: body.parameters.lead && canLead, maxBandwidth: 0, downtimeLimitMs: body.parameters.downtimeLimitMs });
+    network.prime(vm);
+    const relay = await openTargetRelay({
+      migration: body.migration, secret: body.secret, address: relayListen.address, port: relayListen.port, socket, clock,
+      onIntruder: (detail) => { log.warn({ migration: body.migration, reason: "bad-token", detail }, "somebody without the move's secret knocked at the relay"); },
+    });
+    this.#relayPort = relay.port;
+    owned({ relay });
+  }
+
+  #write(change: { readonly state?: "continued" | "never-ran"; readonly identity?: GuestIdentity }): void {
+    const next = { ...this.#file, ...change };
+    this.#context.records.write(this.#file.spec.vm, next);
+    this.#file = next;
+  }
+
+  #report(body: Body<"running"> | Body<"targetEnded">): void {
+    const topic = this.#file.migration;
+    const key = body.kind === "targetEnded" ? "ended" : body.final ? "running-final" : "running";
+    this.#context.outbox.put({ key: `${topic}/${key}`, topic, body, answered: () => { this.#answered(body); } });
+  }
+
+  #answered(body: Body<"running"> | Body<"targetEnded">): void {
+    const { guests, network, clock } = this.#context;
+    const { spec, epoch } = this.#file;
+    if (body.kind === "targetEnded") {
+      if (guests.get(spec.vm) === undefined) guests.bury(spec, epoch);
+      this.#settled();
+    } else if (body.final && guests.get(spec.vm) !== undefined) { // without the VM's own record the migration's still speaks for the guest
+      clock.after("stragglers", STRAGGLERS_MS, () => { if (guests.get(spec.vm)?.epoch === epoch) network.settle(spec.vm); });
+      this.#settled();
+    }
+  }
+}

@@ -1,0 +1,180 @@
+import { join } from "node:path";
+import type { Clock } from "../model/clock.js";
+import { CareofError } from "../model/errors.js";
+import { millis, type Epoch, type Millis } from "../model/ids.js";
+import type { Logger } from "../model/log.js";
+import type { Reason } from "../model/reasons.js";
+import type { Body, VmReport } from "../proto/messages.js";
+import type { Guests } from "./guests.js";
+import type { Guest } from "./hypervisor/driver.js";
+import { openSourceRelay } from "./migration/relay-source.js";
+import { SourceRun } from "./migration/run-source.js";
+import { beginSource, ended, recoverSource, type SourceStep } from "./migration/source.js";
+import type { Outbox } from "./outbox.js";
+import type { MigrationFile } from "./record-shapes.js";
+import type { Records } from "./records.js";
+import type { VmNetwork } from "./vm-network.js";
+
+export interface MigrationContext {
+  readonly runDir: string;
+  readonly guests: Guests;
+  readonly network: VmNetwork;
+  readonly records: Records<MigrationFile>;
+  readonly outbox: Outbox;
+  readonly say: (body: Body) => void;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** A guest that leaves this host: the source machine with this host's disk, network and home agent around it. */
+export class Departure {
+  readonly side = "source";
+  readonly #context: MigrationContext;
+  readonly #settled: () => void;
+  readonly #run: SourceRun;
+  #file: MigrationFile;
+  /** Given with Resume: the guest runs on under it. */
+  #epochAfter: Epoch | null = null;
+
+  /** `settled`: the home agent has heard the last word, or everything has been removed; the record may go. */
+  constructor(context: MigrationContext, file: MigrationFile, first: SourceStep, guest: Guest | null, body: Body<"migrate"> | null, settled: () => void) {
+    this.#context = context;
+    this.#file = file;
+    this.#settled = settled;
+    const { network, records, clock, log, runDir, say } = context;
+    const { vm } = file.spec;
+    this.#run = new SourceRun(first, {
+      clock, log, guest, say,
+      stream: { lead: first.state.plan.lead, maxBandwidth: body?.parameters.maxBandwidth ?? 0, downtimeLimitMs: body?.parameters.downtimeLimitMs ?? millis(0) },
+      openRelay: async () => {
+        if (body === null) throw new CareofError("relay-failed", "the source agent was restarted");
+        return openSourceRelay({ migration: file.migration, address: body.relayAddress, port: body.relayPort, secret: body.secret, socket: join(runDir, `out-${vm}.sock`), clock });
+      },
+      record: (state, machine) => {
+        const next = { ...this.#file, state, stopAt: machine.stopAt, markerAt: machine.markerAt, bytes: machine.bytes };
+        records.write(vm, next);
+        this.#file = next;
+      },
+      stamps: () => network.stamps(vm),
+      clearStamps: () => { network.clearStamps(vm); },
+      forward: () => { network.forward(vm, file.peerLocator.address); },
+      deliver: () => { network.deliver(vm); },
+      report: (event) => { this.#report(event); },
+      destroyed: () => { context.guests.bury(file.spec, file.epoch); },
+    });
+  }
+
+  static begin(context: MigrationContext, file: MigrationFile, guest: Guest, body: Body<"migrate">, lead: boolean, settled: () => void): Departure {
+    const { holdMaxMs, timeoutMs } = body.parameters;
+    const first = beginSource({ migration: body.migration, vm: body.vm, epoch: body.epoch, lead, holdMaxMs, timeoutMs });
+    return new Departure(context, file, first, guest, body, settled);
+  }
+
+  static recover(context: MigrationContext, file: MigrationFile, guest: Guest | null, settled: () => void): Departure {
+    const plan = { migration: file.migration, vm: file.spec.vm, epoch: file.epoch, lead: false, holdMaxMs: millis(0), timeoutMs: millis(0) };
+    const state = file.state === "released" || file.state === "resumed" ? file.state : "active";
+    const first = recoverSource(plan, state, { stopAt: file.stopAt, markerAt: file.markerAt, bytes: file.bytes });
+    if (state === "released") {
+      context.network.forward(file.spec.vm, file.peerLocator.address);
+      context.log.warn({ migration: file.migration, vm: file.spec.vm }, "the guest was released before the restart: it stands until the home agent decides");
+    }
+    return new Departure(context, file, first, guest, null, settled);
+  }
+
+  get file(): MigrationFile {
+    return this.#file;
+  }
+
+  /** How the guest looks from outside. */
+  get reported(): VmReport["state"] {
+    switch (this.#run.state.phase) {
+      case "releasing": case "released": case "reclaiming": return "released";
+      case "stopped": return "paused";
+      case "revoked": case "gone": return "absent";
+      default: return "runs";
+    }
+  }
+
+  /** A guest's end is the machine's matter until that has ended. */
+  get ownsDeath(): boolean {
+    return this.#run.state.phase !== "runs";
+  }
+
+  get finished(): boolean {
+    return ended(this.#run.state);
+  }
+
+  get released(): boolean {
+    return this.#run.state.phase === "released";
+  }
+
+  lead(token: number): Reason {
+    return this.#run.take({ kind: "lead", token });
+  }
+
+  abort(reason: Reason): Reason {
+    return this.#run.take({ kind: "abort", reason });
+  }
+
+  resume(epoch: Epoch): Reason {
+    const decision = this.#run.take({ kind: "resume" });
+    if (decision === "accepted") this.#epochAfter = epoch;
+    return decision;
+  }
+
+  /** The guest is destroyed at once, its network after `grace`, in which stragglers go to the new host. */
+  revoke(body: Body<"revoke">): Reason {
+    const decision = this.#run.take({ kind: "revoke" });
+    if (decision !== "accepted") return decision;
+    const { clock, network } = this.#context;
+    if (body.forwardTo !== null) network.forward(body.vm, body.forwardTo.address);
+    clock.after("revoked", body.graceMs, () => {
+      this.dismantle().catch((thrown: unknown) => { this.#context.log.error({ vm: body.vm, err: thrown }, "what a VM left here could not be removed"); });
+    });
+    return decision;
+  }
+
+  /** Everything of the guest goes now. */
+  async dismantle(): Promise<void> {
+    const { guests, network } = this.#context;
+    const { spec, epoch } = this.#file;
+    this.#run.take({ kind: "revoke" });
+    if (this.#run.state.phase !== "revoked") return;
+    await guests.get(spec.vm)?.guest?.destroy();
+    guests.bury(spec, epoch);
+    await network.detach(spec.vm);
+    this.#settled();
+  }
+
+  close(): void {
+    this.#run.close();
+  }
+
+  #report(event: Body<"released"> | Body<"sourceEnded">): void {
+    const { outbox } = this.#context;
+    const topic = this.#file.migration;
+    if (event.kind === "released") outbox.put({ key: `${topic}/released`, topic, body: event, answered: () => undefined });
+    else outbox.put({ key: `${topic}/ended`, topic, body: event, answered: (decision) => { this.#endAnswered(event, decision.epoch); } });
+  }
+
+  #endAnswered(event: Body<"sourceEnded">, epoch: Epoch): void {
+    const { guests, network, log } = this.#context;
+    const { spec } = this.#file;
+    if (event.result === "source-gone") {
+      guests.bury(spec, this.#file.epoch);
+      network.detach(spec.vm).catch((thrown: unknown) => { log.error({ vm: spec.vm, err: thrown }, "what a VM left here could not be removed"); });
+    } else {
+      guests.rebase(spec.vm, Math.max(epoch, this.#epochAfter ?? 0) as Epoch);
+    }
+    this.#settled();
+  }
+}
+
+/** What `Migrate` says, as a record. */
+export function departureFile(body: Body<"migrate">, spec: MigrationFile["spec"], guest: Guest): MigrationFile {
+  const unknown: Millis | null = null;
+  return {
+    migration: body.migration, side: "source", state: "active", epoch: body.epoch, peer: body.target, peerLocator: body.targetLocator, spec, identity: guest.identity,
+    stopAt: unknown, markerAt: unknown, bytes: 0,
+  };
+}

@@ -1,0 +1,214 @@
+import type { Clock } from "../model/clock.js";
+import { CareofError, toCareofError } from "../model/errors.js";
+import { millis, NEVER_BOUND, type Epoch, type Millis, type VmId } from "../model/ids.js";
+import type { Logger } from "../model/log.js";
+import type { VmSpec } from "../proto/messages.js";
+import type { Guest, GuestIdentity, GuestSpec, HypervisorDriver } from "./hypervisor/driver.js";
+import type { VmRecord } from "./record-shapes.js";
+import type { Records } from "./records.js";
+import type { VmNetwork } from "./vm-network.js";
+
+/** A QEMU that was just left by the agent's earlier life may still be closing that connection. */
+const ADOPT_TRIES = 5;
+const ADOPT_PAUSE = millis(300);
+
+/**
+ * A guest that this host is the owner of, or was until it released it:
+ * `starting` → `runs` → `stopping`; a migration keeps its source's guest `runs` until the revocation.
+ */
+export interface Resident {
+  readonly spec: VmSpec;
+  epoch: Epoch;
+  state: "starting" | "runs" | "stopping";
+  guest: Guest | null;
+}
+
+export interface GuestsOptions {
+  readonly driver: HypervisorDriver;
+  readonly network: VmNetwork;
+  readonly records: Records<VmRecord>;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** A guest's process ended without having been told to. */
+  readonly died: (resident: Resident, detail: string) => void;
+}
+
+/** The guests of this host, each with its record on disk. What is not on disk does not run: the record is written before the process is started. */
+export class Guests {
+  readonly #options: GuestsOptions;
+  readonly #residents = new Map<VmId, Resident>();
+  readonly #epochs = new Map<VmId, Epoch>();
+
+  constructor(options: GuestsOptions) {
+    this.#options = options;
+  }
+
+  get(vm: VmId): Resident | undefined {
+    return this.#residents.get(vm);
+  }
+
+  all(): readonly Resident[] {
+    return [...this.#residents.values()];
+  }
+
+  /** Nothing up to this epoch is new here; 0 for a VM that was never here. */
+  lastEpoch(vm: VmId): Epoch {
+    return this.#epochs.get(vm) ?? NEVER_BOUND;
+  }
+
+  /**
+   * After the agent's restart: finds the processes of the records again. `arriving` are guests that their migration's record speaks for. Returns the VMs whose
+   * guest is gone.
+   */
+  async recover(): Promise<readonly Resident[]> {
+    const { records, network } = this.#options;
+    const gone: Resident[] = [];
+    for (const record of records.all().values()) {
+      const { vm } = record.spec;
+      this.#epochs.set(vm, record.epoch);
+      if (record.state === "ended") continue;
+      const guest = record.identity === null ? null : await this.adopt(vm, record.identity);
+      const resident: Resident = { spec: record.spec, epoch: record.epoch, state: "runs", guest };
+      if (guest === null) {
+        gone.push(resident);
+        continue;
+      }
+      this.#keep(resident, guest);
+      network.expect(record.spec);
+    }
+    return gone;
+  }
+
+  /** @throws CareofError `adopt-failed`: the process lives and does not answer. It is left alone: another agent may be its master. */
+  async adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#options.driver.adopt(vm, identity);
+      } catch (cause) {
+        if (tries >= ADOPT_TRIES) throw new CareofError("adopt-failed", `process ${String(identity.pid)} of ${vm} lives and does not answer on ${identity.control}: is another agent running?`, { cause });
+        await this.#pause(ADOPT_PAUSE);
+      }
+    }
+  }
+
+  /** @throws CareofError `already-running`, `stale-epoch`, `unsupported`, `start-failed` */
+  async start(spec: VmSpec, epoch: Epoch): Promise<void> {
+    const { vm } = spec;
+    const here = this.#residents.get(vm);
+    if (here !== undefined) {
+      if (here.epoch === epoch && here.state === "runs") return;
+      throw new CareofError("already-running", `${vm} runs here under epoch ${String(here.epoch)}`);
+    }
+    if (epoch <= this.lastEpoch(vm)) throw new CareofError("stale-epoch", `${vm} was here under epoch ${String(this.lastEpoch(vm))}`);
+    const resident: Resident = { spec, epoch, state: "starting", guest: null };
+    this.#residents.set(vm, resident);
+    try {
+      this.#write(resident, null);
+      const port = await this.#options.network.attach(spec, []);
+      const guest = await this.#options.driver.start(guestSpec(spec, epoch, port));
+      this.#write(resident, guest.identity);
+      resident.state = "runs";
+      this.#keep(resident, guest);
+    } catch (thrown) {
+      await this.#leave(resident);
+      const error = toCareofError(thrown);
+      throw error.code === "unsupported" ? error : new CareofError("start-failed", error.message, { cause: error });
+    }
+  }
+
+  /** Asks the guest to go, then makes it. @throws CareofError `not-running`, `stop-failed` */
+  async stop(vm: VmId, how: { readonly force: boolean; readonly patience: Millis }): Promise<void> {
+    const resident = this.#residents.get(vm);
+    if (resident?.guest === null || resident === undefined) throw new CareofError("not-running", `${vm} does not run here`);
+    const { guest } = resident;
+    resident.state = "stopping";
+    try {
+      if (!how.force) await this.#askToGo(guest, how.patience);
+      await guest.destroy();
+    } catch (cause) {
+      resident.state = "runs";
+      throw new CareofError("stop-failed", toCareofError(cause).message, { cause });
+    }
+    await this.#leave(resident);
+  }
+
+  /** A migration brought it. Its record is written before the migration's is removed. */
+  arrived(spec: VmSpec, epoch: Epoch, guest: Guest): void {
+    const resident: Resident = { spec, epoch, state: "runs", guest };
+    this.#write(resident, guest.identity);
+    this.#keep(resident, guest);
+  }
+
+  /** The home agent calls this host the owner under that epoch. */
+  rebase(vm: VmId, epoch: Epoch): void {
+    const resident = this.#residents.get(vm);
+    if (resident?.state !== "runs" || resident.guest === null || epoch <= resident.epoch) return;
+    resident.epoch = epoch;
+    this.#write(resident, resident.guest.identity);
+  }
+
+  /** The guest is not this host's any more (its process is gone): a tombstone stays, the network is the caller's. */
+  bury(spec: VmSpec, epoch: Epoch): void {
+    const last = Math.max(epoch, this.lastEpoch(spec.vm)) as Epoch;
+    this.#residents.delete(spec.vm);
+    this.#epochs.set(spec.vm, last);
+    this.#options.records.write(spec.vm, { state: "ended", epoch: last, spec, identity: null });
+  }
+
+  /** A start or an arrival under an epoch up to this one is refused from now on. */
+  forbid(vm: VmId, epoch: Epoch): void {
+    if (!this.#residents.has(vm) && epoch > this.lastEpoch(vm)) this.#epochs.set(vm, epoch);
+  }
+
+  async release(): Promise<void> {
+    await Promise.all(this.all().map(async ({ guest }) => guest?.release()));
+  }
+
+  #keep(resident: Resident, guest: Guest): void {
+    resident.guest = guest;
+    const { vm } = resident.spec;
+    this.#residents.set(vm, resident);
+    this.#epochs.set(vm, resident.epoch);
+    guest.subscribe((event) => {
+      if (event.kind === "gone" && this.#residents.get(vm) === resident && resident.state === "runs") this.#options.died(resident, event.detail);
+    });
+  }
+
+  async #askToGo(guest: Guest, patience: Millis): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      const timer = this.#options.clock.after("power-down", patience, done);
+      const unsubscribe = guest.subscribe((event) => { if (event.kind === "gone") done(); });
+      function done(): void {
+        timer.cancel();
+        unsubscribe();
+        resolve();
+      }
+      guest.powerDown().catch((thrown: unknown) => {
+        done();
+        reject(toCareofError(thrown));
+      });
+    }).catch((thrown: unknown) => {
+      // It cannot be asked: it is made to go.
+      this.#options.log.warn({ vm: guest.vm, reason: toCareofError(thrown).code }, "the guest could not be asked to power down");
+    });
+  }
+
+  async #leave(resident: Resident): Promise<void> {
+    this.bury(resident.spec, resident.epoch);
+    await this.#options.network.detach(resident.spec.vm);
+  }
+
+  #write(resident: Resident, identity: GuestIdentity | null): void {
+    this.#options.records.write(resident.spec.vm, { state: "owner", epoch: resident.epoch, spec: resident.spec, identity });
+  }
+
+  #pause(delay: Millis): Promise<void> {
+    return new Promise((resolve) => { this.#options.clock.after("adopt", delay, resolve); });
+  }
+}
+
+/** @throws CareofError `unsupported` for a VM that this host's hypervisor does not start */
+export function guestSpec(spec: VmSpec, epoch: Epoch, port: string | null): GuestSpec {
+  if (spec.driver !== "qemu" || spec.qemu === null) throw new CareofError("unsupported", `${spec.vm} has driver ${spec.driver}: its guest is not started by careof`);
+  return { vm: spec.vm, epoch, mac: spec.mac, port, qemu: spec.qemu };
+}

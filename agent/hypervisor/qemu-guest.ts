@@ -1,0 +1,203 @@
+import { statSync, truncateSync } from "node:fs";
+import { z } from "zod";
+import type { Clock, Timer } from "../../model/clock.js";
+import { CareofError } from "../../model/errors.js";
+import { millis, type VmId } from "../../model/ids.js";
+import type { Logger } from "../../model/log.js";
+import type { Guest, GuestEvent, GuestIdentity, GuestStatus, StreamOptions, StreamProgress, StreamStatus } from "./driver.js";
+import { endProcess, isAlive, pause } from "./process.js";
+import type { Qmp, QmpEvent } from "./qmp.js";
+
+const COMMAND_LIMIT = millis(3000);
+/** After its QMP connection broke, a process is looked at for so long before it is ended: nothing could ever be asked of it again. */
+const LINGER_MS = 2000;
+const CONSOLE_LOOK_MS = millis(10_000);
+const CONSOLE_MAX_BYTES = 1024 * 1024;
+/** `max-bandwidth` for "unlimited": above what any link carries, below where QEMU's arithmetic ends. */
+const UNLIMITED_BANDWIDTH = 4 * 1024 ** 3;
+
+const STREAM: Readonly<Record<string, StreamStatus>> = {
+  none: "none", setup: "setup", active: "active", "pre-switchover": "pre-switchover", device: "device", completed: "completed", failed: "failed", cancelling: "cancelling", cancelled: "cancelled",
+};
+const runState = z.looseObject({ status: z.string(), running: z.boolean() });
+const migration = z.looseObject({
+  status: z.string().optional(),
+  "error-desc": z.string().optional(),
+  ram: z.looseObject({
+    transferred: z.number(), remaining: z.number(), total: z.number(), "dirty-sync-count": z.number(), mbps: z.number(),
+    "dirty-pages-rate": z.number().optional(), "page-size": z.number().optional(),
+  }).optional(),
+});
+
+export interface QemuGuestOptions {
+  readonly vm: VmId;
+  readonly identity: GuestIdentity;
+  readonly qmp: Qmp;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** How the process ended, where this process is its parent. */
+  readonly ended: Promise<string> | null;
+  /** Removes the files of a guest that is gone. */
+  forget(): void;
+}
+
+/** One QEMU process and its QMP connection. */
+export class QemuGuest implements Guest {
+  readonly vm: VmId;
+  readonly identity: GuestIdentity;
+  readonly #options: QemuGuestOptions;
+  readonly #qmp: Qmp;
+  readonly #listeners = new Set<(event: GuestEvent) => void>();
+  readonly #gone: Promise<string>;
+  #isGone = false;
+  #released = false;
+  #consoleTimer: Timer | null = null;
+
+  constructor(options: QemuGuestOptions) {
+    this.vm = options.vm;
+    this.identity = options.identity;
+    this.#options = options;
+    this.#qmp = options.qmp;
+    this.#qmp.subscribe((event) => { this.#take(event); });
+    this.#gone = this.#watch();
+    this.#boundConsole();
+  }
+
+  subscribe(listener: (event: GuestEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => { this.#listeners.delete(listener); };
+  }
+
+  async status(): Promise<GuestStatus> {
+    try {
+      const { status, running } = runState.parse(await this.#execute("query-status", {}));
+      if (running) return "running";
+      if (status === "postmigrate") return "handed-over";
+      if (status !== "inmigrate" && status !== "prelaunch" && status !== "paused") return "halted";
+      // With -S an incoming guest says `inmigrate` until it has everything, and then `paused`.
+      if (status === "inmigrate") return "incoming";
+      return (await this.progress()).status === "completed" ? "loaded" : "halted";
+    } catch (thrown) {
+      if (!isAlive(this.identity)) return "gone";
+      throw thrown;
+    }
+  }
+
+  async progress(): Promise<StreamProgress> {
+    const answer = migration.parse(await this.#execute("query-migrate", {}));
+    const { ram } = answer;
+    return {
+      status: STREAM[answer.status ?? "none"] ?? "active",
+      transferred: ram?.transferred ?? 0,
+      remaining: ram?.remaining ?? 0,
+      total: ram?.total ?? 0,
+      passes: ram?.["dirty-sync-count"] ?? 0,
+      bytesPerSecond: ((ram?.mbps ?? 0) * 1e6) / 8,
+      dirtyBytesPerSecond: (ram?.["dirty-pages-rate"] ?? 0) * (ram?.["page-size"] ?? 4096),
+      error: answer["error-desc"] ?? "",
+    };
+  }
+
+  async receive(options: StreamOptions): Promise<void> {
+    await this.#capabilities({ lead: options.lead, source: false });
+    await this.#execute("migrate-incoming", { uri: `unix:${options.socket}` });
+  }
+
+  async send(options: StreamOptions): Promise<void> {
+    await this.#capabilities({ lead: options.lead, source: true });
+    await this.#execute("migrate-set-parameters", {
+      "max-bandwidth": options.maxBandwidth === 0 ? UNLIMITED_BANDWIDTH : options.maxBandwidth,
+      "downtime-limit": Math.round(options.downtimeLimitMs),
+    });
+    await this.#execute("migrate", { uri: `unix:${options.socket}` });
+  }
+
+  async continueSwitchover(): Promise<void> {
+    await this.#execute("migrate-continue", { state: "pre-switchover" });
+  }
+
+  async cancelSend(): Promise<void> {
+    await this.#execute("migrate_cancel", {});
+  }
+
+  async resume(): Promise<void> {
+    await this.#execute("cont", {});
+  }
+
+  async powerDown(): Promise<void> {
+    await this.#execute("system_powerdown", {});
+  }
+
+  async destroy(): Promise<void> {
+    await endProcess(this.identity, this.#options.clock);
+    this.#qmp.close();
+    await this.#gone;
+  }
+
+  async release(): Promise<void> {
+    this.#released = true;
+    this.#consoleTimer?.cancel();
+    this.#listeners.clear();
+    this.#qmp.close();
+    await this.#gone;
+  }
+
+  /** All four are set each time: a guest that arrived as a target keeps what it was told then. */
+  async #capabilities(wish: { readonly lead: boolean; readonly source: boolean }): Promise<void> {
+    const wanted: Readonly<Record<string, boolean>> = { events: true, "return-path": true, "switchover-ack": wish.lead, "pause-before-switchover": wish.source };
+    const { version } = this.#qmp;
+    const old = version.startsWith("7.") || version.startsWith("8.0.");
+    const capabilities = Object.entries(wanted).filter(([capability]) => !(old && capability === "switchover-ack")).map(([capability, state]) => ({ capability, state }));
+    await this.#execute("migrate-set-capabilities", { capabilities });
+  }
+
+  async #execute(command: string, parameters: Readonly<Record<string, unknown>>): Promise<unknown> {
+    try {
+      return await this.#qmp.execute(command, parameters, COMMAND_LIMIT);
+    } catch (cause) {
+      if (this.#isGone || !isAlive(this.identity)) throw new CareofError("guest-gone", `${this.vm} has no QEMU any more`, { cause });
+      throw cause;
+    }
+  }
+
+  #take(event: QmpEvent): void {
+    if (event.name === "STOP") this.#emit({ kind: "stopped", at: event.at });
+    else if (event.name === "RESUME") this.#emit({ kind: "resumed", at: event.at });
+    else if (event.name === "MIGRATION") {
+      const status = typeof event.data["status"] === "string" ? STREAM[event.data["status"]] : undefined;
+      if (status !== undefined) this.#emit({ kind: "stream", status });
+    }
+  }
+
+  #emit(event: GuestEvent): void {
+    for (const listener of [...this.#listeners]) listener(event);
+  }
+
+  /** Waits for the connection's end, then for the process's. A QEMU that lives on without QMP (its socket broke) is unreachable for good and ended. */
+  async #watch(): Promise<string> {
+    const error = await this.#qmp.closed;
+    if (this.#released) return "released";
+    const { clock, identity, log, ended } = this.#options;
+    const end = clock.monotonic() + LINGER_MS;
+    while (isAlive(identity) && clock.monotonic() < end) await pause(clock);
+    if (isAlive(identity)) {
+      log.error({ vm: this.vm, pid: identity.pid, reason: error.code }, "the guest's QMP connection broke and its process lives on: it is ended");
+      await endProcess(identity, clock);
+    }
+    const detail = ended === null ? "the process is gone" : await ended;
+    this.#isGone = true;
+    this.#consoleTimer?.cancel();
+    this.#options.forget();
+    this.#emit({ kind: "gone", detail });
+    return detail;
+  }
+
+  /** A guest that writes without end must not fill the disk; the file is opened for appending, so it may be cut under QEMU's hands. */
+  #boundConsole(): void {
+    this.#consoleTimer = this.#options.clock.after("console-bound", CONSOLE_LOOK_MS, () => {
+      const { console: file } = this.identity;
+      if ((statSync(file, { throwIfNoEntry: false })?.size ?? 0) > CONSOLE_MAX_BYTES) truncateSync(file);
+      this.#boundConsole();
+    });
+  }
+}

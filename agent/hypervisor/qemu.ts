@@ -1,0 +1,156 @@
+import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import type { Clock } from "../../model/clock.js";
+import { CareofError } from "../../model/errors.js";
+import { millis } from "../../model/ids.js";
+import type { VmId } from "../../model/ids.js";
+import type { Logger } from "../../model/log.js";
+import { chooseAccelerator, type AcceleratorChoice, type AcceleratorWish } from "./accelerator.js";
+import type { DriverFacts, Guest, GuestIdentity, GuestSpec, HypervisorDriver } from "./driver.js";
+import { commandLine, endProcess, identifyProcess, isAlive, pause, spawnDetached, tail, type Spawned } from "./process.js";
+import { qemuArgs, type QemuFiles } from "./qemu-args.js";
+import { QemuGuest } from "./qemu-guest.js";
+import { Qmp } from "./qmp.js";
+
+/** From exec to QMP's greeting; QEMU allocates the guest's memory before. */
+const START_LIMIT_MS = 10_000;
+const CONNECT_LIMIT = millis(2000);
+
+export interface QemuOptions {
+  readonly binary: string;
+  readonly accel: AcceleratorWish;
+  /** A kernel that the KVM probe may boot; `null` looks in /boot. */
+  readonly probeKernel: string | null;
+  /** Sockets, pid files and consoles of the guests; belongs to this agent alone. */
+  readonly directory: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** QEMU processes, driven by QMP. They are detached: the agent's end is not theirs. */
+export class QemuDriver implements HypervisorDriver {
+  readonly name = "qemu";
+  readonly #options: QemuOptions;
+  #facts: Promise<DriverFacts> | null = null;
+
+  constructor(options: QemuOptions) {
+    this.#options = options;
+    mkdirSync(options.directory, { recursive: true, mode: 0o700 });
+  }
+
+  facts(): Promise<DriverFacts> {
+    this.#facts ??= this.#probe().catch((thrown: unknown) => { this.#facts = null; throw thrown; });
+    return this.#facts;
+  }
+
+  start(spec: GuestSpec): Promise<Guest> {
+    return this.#launch(spec, false);
+  }
+
+  incoming(spec: GuestSpec): Promise<Guest> {
+    return this.#launch(spec, true);
+  }
+
+  async adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null> {
+    if (!isAlive(identity)) {
+      this.#forget(identity.control);
+      return null;
+    }
+    const qmp = await Qmp.connect(identity.control, this.#options.clock, CONNECT_LIMIT);
+    return new QemuGuest({ vm, identity, qmp, clock: this.#options.clock, log: this.#options.log, ended: null, forget: () => { this.#forget(identity.control); } });
+  }
+
+  async cleanUp(keep: readonly GuestIdentity[]): Promise<readonly string[]> {
+    const kept = new Set(keep.map((identity) => identity.control));
+    const ended: string[] = [];
+    const names = readdirSync(this.#options.directory).filter((name) => name.endsWith(".pid")).map((name) => name.slice(0, -4));
+    for (const name of names) {
+      const files = this.#files(name);
+      if (kept.has(files.control)) continue;
+      const pid = Number(readFileSync(files.pidFile, "utf8").trim());
+      // The number may have gone to somebody else: only a process with our socket in its arguments is ours.
+      const ours = Number.isSafeInteger(pid) && pid > 1 && commandLine(pid).some((word) => word === files.pidFile);
+      const identity = ours ? identifyProcess(pid) : null;
+      if (identity !== null) {
+        await endProcess(identity, this.#options.clock);
+        ended.push(name);
+      }
+      this.#forget(files.control);
+    }
+    return ended;
+  }
+
+  async #launch(spec: GuestSpec, incoming: boolean): Promise<Guest> {
+    const { binary, clock, log } = this.#options;
+    const { accelerator } = await this.facts();
+    if (accelerator === "none") throw new CareofError("start-failed", "no accelerator");
+    const name = `${spec.vm}@${String(spec.epoch)}`;
+    const files = this.#files(name);
+    await this.cleanUp(await this.#others(name));
+    const args = qemuArgs(spec, files, { accelerator, incoming });
+    const spawned = await spawnDetached(binary, args, `${files.console}.qemu`);
+    const identity: GuestIdentity = { ...spawned.identity, control: files.control, console: files.console };
+    try {
+      const qmp = await this.#connect(spawned, files);
+      log.info({ vm: spec.vm, epoch: spec.epoch, pid: identity.pid, accelerator, incoming }, "guest process started");
+      return new QemuGuest({ vm: spec.vm, identity, qmp, clock, log, ended: spawned.ended, forget: () => { this.#forget(files.control); } });
+    } catch (cause) {
+      await endProcess(identity, clock);
+      const words = tail(`${files.console}.qemu`);
+      this.#forget(files.control);
+      throw new CareofError("start-failed", `QEMU does not start for ${spec.vm}: ${words === "" ? String(cause) : words}`, { cause });
+    }
+  }
+
+  /** Every guest of the directory but `name`, so that a left-over of this very name is cleaned up and no other. */
+  async #others(name: string): Promise<readonly GuestIdentity[]> {
+    const others = readdirSync(this.#options.directory).filter((file) => file.endsWith(".pid") && file !== `${name}.pid`);
+    return Promise.resolve(others.map((file) => ({ ...this.#files(file.slice(0, -4)), pid: 0, startTicks: "", bootId: "" })));
+  }
+
+  async #connect(spawned: Spawned, files: QemuFiles): Promise<Qmp> {
+    const { clock } = this.#options;
+    const end = clock.monotonic() + START_LIMIT_MS;
+    for (;;) {
+      try {
+        return await Qmp.connect(files.control, clock, CONNECT_LIMIT);
+      } catch (cause) {
+        if (!isAlive(spawned.identity)) throw new CareofError("start-failed", `QEMU ended: ${await spawned.ended}`, { cause });
+        if (clock.monotonic() > end) throw new CareofError("start-failed", `QEMU does not answer within ${String(START_LIMIT_MS)} ms`, { cause });
+        await pause(clock);
+      }
+    }
+  }
+
+  #files(name: string): QemuFiles {
+    const base = join(this.#options.directory, name);
+    return { control: `${base}.qmp`, pidFile: `${base}.pid`, console: `${base}.log` };
+  }
+
+  /** Socket and pid file go; console and QEMU's words stay until the VM's next life here, for whoever asks why it died. */
+  #forget(control: string): void {
+    rmSync(control, { force: true });
+    rmSync(control.replace(/\.qmp$/, ".pid"), { force: true });
+  }
+
+  async #probe(): Promise<DriverFacts> {
+    const { binary, accel, probeKernel, directory, clock, log } = this.#options;
+    const version = await qemuVersion(binary, directory);
+    const choice: AcceleratorChoice = await chooseAccelerator({ binary, wish: accel, kernel: probeKernel, directory, clock });
+    const major = Number(version.split(".")[0]);
+    if (choice.accelerator === "tcg" && major < 9) log.warn({ version }, "QEMU before 9 can corrupt a guest that migrates under TCG: install a newer one");
+    log.info({ version, accelerator: choice.accelerator, why: choice.reason }, "hypervisor");
+    // switchover-ack came with QEMU 8.1.
+    const canLead = major > 8 || version.startsWith("8.1.") || version.startsWith("8.2.");
+    return { ownsTap: true, ownsStream: true, canLead, canHoldTarget: true, version, accelerator: choice.accelerator, acceleratorReason: choice.reason };
+  }
+}
+
+async function qemuVersion(binary: string, directory: string): Promise<string> {
+  const logFile = join(directory, "version.out");
+  const { ended } = await spawnDetached(binary, ["--version"], logFile);
+  await ended;
+  const match = /version ([0-9]+\.[0-9]+\.[0-9]+)/.exec(readFileSync(logFile, "utf8"));
+  if (match?.[1] === undefined) throw new CareofError("unsupported", `${binary} --version says: ${tail(logFile)}`);
+  return match[1];
+}

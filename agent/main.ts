@@ -1,0 +1,108 @@
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { freemem, totalmem } from "node:os";
+import { join } from "node:path";
+import { z } from "zod";
+import { ipv4, type Ipv4 } from "../model/address.js";
+import { SystemClock } from "../model/clock.js";
+import { fields } from "../model/config.js";
+import { CareofError, toCareofError } from "../model/errors.js";
+import { createLogger } from "../model/log.js";
+import { openHostTunnel } from "../net/data-plane.js";
+import { LinuxVmPorts } from "../net/vm-port-linux.js";
+import { HostAgent } from "./agent.js";
+import { readAgentConfig, relayEndpoint, type AgentConfig } from "./config.js";
+import { Guests } from "./guests.js";
+import { HeartbeatRelay } from "./heartbeat-relay.js";
+import { QemuDriver } from "./hypervisor/qemu.js";
+import { Migrations } from "./migrations.js";
+import { Outbox } from "./outbox.js";
+import { migrationFile, vmRecord } from "./record-shapes.js";
+import { nextRestartCounter, Records } from "./records.js";
+import { ASK_LIMIT, Session } from "./session.js";
+import { VmNetwork } from "./vm-network.js";
+
+/** RFC 2003 §3.1: one IPv4 header. */
+const TUNNEL_HEADER = 20;
+const tunnelEnds = z.strictObject({ addresses: z.array(fields.ipv4) });
+
+/**
+ * Runs the host agent until `signal` says so; then guests, ports and tunnels are left as they are and the promise resolves.
+ * @throws CareofError `config-…`, `token-unreadable`, `record-unreadable`, `adopt-failed`, `unsupported`, `no-link`
+ */
+export async function runAgent(configFile: string, signal: AbortSignal): Promise<void> {
+  const config = readAgentConfig(configFile);
+  const log = createLogger("agent", config.log.level).child({ host: config.name });
+  const clock = new SystemClock({ keepAlive: true });
+  mkdirSync(config.runDir, { recursive: true, mode: 0o700 });
+  const restartCounter = nextRestartCounter(config.stateDir, clock.now());
+  const ends = new Records(join(config.stateDir, "home-agent"), tunnelEnds);
+  const pathMtu = config.tunnel.pathMtu === 0 ? uplinkMtu(config.uplink) : config.tunnel.pathMtu;
+
+  const driver = new QemuDriver({ binary: config.qemu.binary, accel: config.qemu.accel, probeKernel: config.qemu.probeKernel ?? null, directory: join(config.runDir, "guests"), clock, log });
+  await driver.facts();
+  const ports = new LinuxVmPorts({ uplink: config.uplink, gateway: config.gateway, table: config.ports.table, pathMtu });
+  const network = new VmNetwork({ ports, queueLength: config.ports.queueLength, guestMtu: config.ports.mtu === 0 ? pathMtu - TUNNEL_HEADER : config.ports.mtu });
+  const session: Session = new Session({
+    url: config.homeAgent, host: config.name, token: readToken(config.tokenFile), clock, log, random: Math.random,
+    register: () => agent.registration(),
+    registered: (answer) => { agent.registered(answer); },
+    lost: (error) => { agent.lost(error); },
+    request: (body, answer) => { agent.request(body, answer); },
+  });
+  const outbox = new Outbox({ ask: (body) => session.ask(body, "decision", ASK_LIMIT), get registered() { return session.registered; } }, clock, log);
+  const guests: Guests = new Guests({
+    driver, network, clock, log, records: new Records(join(config.stateDir, "vms"), vmRecord), died: (resident, detail) => { agent.guestDied(resident, detail); },
+  });
+  const migrations = new Migrations({
+    host: config.name, careOf: config.careOf, relayListen: relayEndpoint(config), runDir: config.runDir, driver, guests, network, outbox, clock, log,
+    records: new Records(join(config.stateDir, "migrations"), migrationFile), say: (body) => { session.tell(body); },
+  });
+  const heartbeats = new HeartbeatRelay({
+    address: config.gateway.address, port: config.heartbeats.port, perVmPerSecond: config.heartbeats.perVmPerSecond, clock, log,
+    owners: () => network.owners(), say: (body) => { session.tell(body); },
+  });
+  const agent: HostAgent = new HostAgent({
+    host: config.name, careOf: config.careOf, pathMtu, memoryBytes: totalmem(), restartCounter, driver, network, guests, migrations, outbox, session, heartbeats, clock, log,
+    openTunnel: (homeAgents) => {
+      const { tunnel, reason } = openHostTunnel(config.tunnel.dataPlane, {
+        uplink: config.uplink, careOf: config.careOf, homeAgents, pathMtu, gateway: config.gateway, runDir: config.runDir, maxEntries: config.tunnel.maxEntries,
+      });
+      log.info({ driver: tunnel.driver, reason, freeMemory: freemem() }, "data plane");
+      return tunnel;
+    },
+    knownTunnelEnds: ends.all().get("tunnel")?.addresses ?? config.homeAgents ?? addressOf(config),
+    rememberTunnelEnds: (addresses) => { ends.write("tunnel", { addresses: [...addresses] }); },
+  });
+  await agent.start();
+  await new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => { resolve(); }, { once: true });
+  });
+  log.info("host agent ends; guests and tunnels stay");
+  await agent.close();
+  await ports.close({ keep: true });
+}
+
+function readToken(file: string): string {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (cause) {
+    throw new CareofError("token-unreadable", `cannot read the token file ${file}: ${toCareofError(cause).message}`, { cause });
+  }
+  const token = text.split("\n")[0]?.trim() ?? "";
+  if (!/^[\x21-\x7e]{16,512}$/.test(token)) throw new CareofError("token-unreadable", `the first line of ${file} is not a token (16 to 512 printable characters)`);
+  return token;
+}
+
+/** The home agent's own address, where its URL has one: its tunnels end there unless it says otherwise. */
+function addressOf(config: AgentConfig): readonly Ipv4[] {
+  const { hostname } = new URL(config.homeAgent);
+  return /^[0-9.]+$/.test(hostname) ? [ipv4(hostname)] : [];
+}
+
+function uplinkMtu(uplink: string): number {
+  const file = `/sys/class/net/${uplink}/mtu`;
+  if (!/^[^/]+$/.test(uplink) || !existsSync(file)) throw new CareofError("no-link", `there is no interface ${uplink}`);
+  return Number(readFileSync(file, "utf8").trim());
+}

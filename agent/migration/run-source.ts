@@ -1,0 +1,287 @@
+import type { Clock, Timer } from "../../model/clock.js";
+import { CareofError, toCareofError } from "../../model/errors.js";
+import { millis, type Millis } from "../../model/ids.js";
+import type { Logger } from "../../model/log.js";
+import type { Reason } from "../../model/reasons.js";
+import type { Stamps } from "../../net/tunnel.js";
+import type { Body, MigrationPhase } from "../../proto/messages.js";
+import type { Guest, GuestEvent, StreamOptions } from "../hypervisor/driver.js";
+import type { SourceRelay } from "./relay.js";
+import { stepSource, type SourceEffect, type SourceEvent, type SourceState, type SourceStep } from "./source.js";
+
+/** The gate's moment is found by looking: with it held, the hypervisor spins until it is opened. */
+const POLL_MS = millis(20);
+const PROGRESS_MS = 200;
+const MARKER_LOOK_MS = millis(1);
+/** How long a marker that follows the stop is waited for, to be told with the release. */
+const LATE_MARKER_MS = 300;
+
+/** What a source's migration needs of the host around it. */
+export interface SourceRim {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly guest: Guest | null;
+  readonly stream: Omit<StreamOptions, "socket">;
+  openRelay(): Promise<SourceRelay>;
+  /** Durable when it returns. @throws CareofError */
+  record(state: "active" | "released" | "resumed", machine: SourceState): void;
+  stamps(): Stamps | null;
+  clearStamps(): void;
+  forward(): void;
+  deliver(): void;
+  /** To the home agent: `say` once, if it is there; `report` until it is answered. */
+  say(body: Body): void;
+  report(body: Body<"released"> | Body<"sourceEnded">): void;
+  destroyed(): void;
+}
+
+/** Executes the source machine's effects on the hypervisor, the relay, the tunnel and the disk. */
+export class SourceRun {
+  readonly #rim: SourceRim;
+  readonly #timers = new Map<string, Timer>();
+  readonly #events: SourceEvent[] = [];
+  #state: SourceState;
+  #busy = false;
+  #relay: SourceRelay | null = null;
+  #cut = false;
+  #commands: Promise<void> = Promise.resolve();
+  #polling = false;
+  #toldAt = 0;
+  #stopWatching: () => void = () => undefined;
+  #closed = false;
+
+  constructor(first: SourceStep, rim: SourceRim) {
+    this.#rim = rim;
+    this.#state = first.state;
+    if (rim.guest !== null) this.#stopWatching = rim.guest.subscribe((event) => { this.#guestEvent(event); });
+    this.#run(first.effects);
+    this.#drain();
+  }
+
+  get state(): SourceState {
+    return this.#state;
+  }
+
+  /** Returns the machine's decision on a request. */
+  take(event: SourceEvent): Reason {
+    const { state, effects, decision } = stepSource(this.#state, event);
+    if (state.phase !== this.#state.phase) {
+      this.#rim.log.info({ migration: state.plan.migration, vm: state.plan.vm, from: this.#state.phase, to: state.phase, cause: event.kind, reason: state.reason, detail: state.detail }, "source");
+    }
+    this.#state = state;
+    this.#run(effects);
+    return decision;
+  }
+
+  /** Lets go: the agent ends. The guest and its migration are left as they are. */
+  close(): void {
+    this.#closed = true;
+    this.#stopWatching();
+    for (const timer of this.#timers.values()) timer.cancel();
+    this.#cutRelay("shutting-down");
+  }
+
+  /** Events that effects cause are taken after the effects, in order. */
+  #later(event: SourceEvent): void {
+    this.#events.push(event);
+    if (!this.#busy) this.#drain();
+  }
+
+  #drain(): void {
+    for (let event = this.#events.shift(); event !== undefined && !this.#closed; event = this.#events.shift()) this.take(event);
+  }
+
+  #run(effects: readonly SourceEffect[]): void {
+    const outer = this.#busy;
+    this.#busy = true;
+    for (const effect of effects) this.#safely(effect);
+    this.#busy = outer;
+    if (!outer) this.#drain();
+  }
+
+  /** An effect that fails (a kernel that refuses, say) must not stop the ones behind it: the machine's next event may be what saves the guest. */
+  #safely(effect: SourceEffect): void {
+    try {
+      this.#execute(effect);
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      this.#rim.log.error({ migration: this.#state.plan.migration, effect: effect.kind, reason: error.code, err: error }, "a step of a migration failed");
+    }
+  }
+
+  #execute(effect: SourceEffect): void {
+    const { guest, log } = this.#rim;
+    const { migration } = this.#state.plan;
+    switch (effect.kind) {
+      case "record": { this.#record(effect.state); return; }
+      case "connect": { this.#connect(); return; }
+      case "send": {
+        const socket = this.#relay?.socket ?? "";
+        this.#rim.clearStamps();
+        this.#command("send", () => guest?.send({ ...this.#rim.stream, socket }));
+        this.#poll();
+        return;
+      }
+      case "open-gate": {
+        const held = this.#relay?.open() ?? 0;
+        log.debug({ migration, held }, "gate opened");
+        return;
+      }
+      case "cut": { this.#cutRelay("given up"); return; }
+      case "watch-marker": { this.#watchMarker(effect.token); return; }
+      case "forward": { this.#rim.forward(); return; }
+      case "deliver": { this.#rim.deliver(); return; }
+      case "continue-switchover": { this.#command("continue-switchover", () => guest?.continueSwitchover()); return; }
+      case "cancel-send": { this.#command("cancel-send", () => guest?.cancelSend()); return; }
+      case "resume-guest": { this.#command("resume-guest", () => guest?.resume()); return; }
+      case "look": { this.#look(); return; }
+      case "send-release": { this.#sendRelease(); return; }
+      case "destroy-guest": {
+        this.#command("destroy-guest", async () => { await guest?.destroy(); this.#rim.destroyed(); });
+        return;
+      }
+      case "tell-lead-ready": { this.#rim.say({ kind: "leadReady", migration }); return; }
+      case "tell-switch-over": {
+        const { stopAt, markerAt, hold } = this.#state;
+        if (stopAt !== null) this.#rim.say({ kind: "switchOver", migration, stopAt, markerAt, hold });
+        return;
+      }
+      case "report-released": { this.#reportReleased(); return; }
+      case "report-ended": {
+        const { reason, detail } = this.#state;
+        this.#rim.report({ kind: "sourceEnded", migration, result: effect.result, reason, detail });
+        return;
+      }
+      case "timer": { this.#timer(effect.name, effect.delay, () => { this.take({ kind: "timer", name: effect.name }); }); return; }
+      case "stop-timer": { this.#timers.get(effect.name)?.cancel(); return; }
+    }
+  }
+
+  #record(state: "active" | "released" | "resumed"): void {
+    this.#state = { ...this.#state, bytes: Math.max(this.#state.bytes, this.#relay?.bytes ?? 0) };
+    try {
+      this.#rim.record(state, this.#state);
+      this.#later({ kind: "recorded", state });
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      this.#rim.log.error({ migration: this.#state.plan.migration, reason: error.code, err: error }, "a record could not be written");
+      this.#later({ kind: "record-failed", detail: error.message });
+    }
+  }
+
+  #connect(): void {
+    this.#rim.openRelay().then(
+      (relay) => {
+        this.#relay = relay;
+        if (this.#cut || this.#closed) {
+          this.#cutRelay("given up");
+          return;
+        }
+        if (this.#state.plan.lead) relay.hold();
+        relay.closed.then((cause) => { this.#later({ kind: "relay-lost", detail: cause?.message ?? "ended" }); }, () => undefined);
+        this.#later({ kind: "relay-ready" });
+      },
+      (thrown: unknown) => { this.#later({ kind: "relay-lost", detail: toCareofError(thrown).message }); },
+    );
+  }
+
+  #cutRelay(why: string): void {
+    this.#cut = true;
+    this.#relay?.cut(new CareofError("relay-failed", why));
+  }
+
+  /** One after the other, so that a look sees what the command before it did. */
+  #command(name: string, run: () => Promise<void> | undefined): void {
+    this.#commands = this.#commands.then(run).catch((thrown: unknown) => {
+      const error = toCareofError(thrown);
+      this.#rim.log.debug({ migration: this.#state.plan.migration, command: name, reason: error.code, detail: error.message }, "command failed");
+      this.#later({ kind: "command-failed", command: name, detail: error.message });
+    });
+  }
+
+  #look(): void {
+    this.#command("look", async () => {
+      const { guest } = this.#rim;
+      const status = guest === null ? "gone" : await guest.status();
+      const stream = guest === null || status === "gone" ? "none" : (await guest.progress()).status;
+      this.#later({ kind: "guest", status, stream });
+    });
+  }
+
+  #sendRelease(): void {
+    const { plan, stopAt } = this.#state;
+    this.#relay?.release({ migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? this.#rim.clock.monotonic() }).catch((thrown: unknown) => {
+      this.#rim.log.warn({ migration: plan.migration, reason: toCareofError(thrown).code }, "RELEASE did not leave by the relay; the home agent passes it on");
+    });
+  }
+
+  /** A marker that comes behind the stop (no lead) is still worth telling: without it the gap is unmeasured. */
+  #reportReleased(): void {
+    const { plan } = this.#state;
+    const tell = (markerAt: Millis | null): void => {
+      const { stopAt, bytes } = this.#state;
+      this.#rim.report({ kind: "released", migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? millis(0), markerAt, bytes });
+    };
+    const known = this.#state.markerAt ?? this.#rim.stamps()?.marker?.at ?? null;
+    tell(known);
+    if (known === null && this.#state.stopAt !== null) this.#awaitMarker(() => true, LATE_MARKER_MS, tell);
+  }
+
+  #watchMarker(token: number): void {
+    this.#awaitMarker((seen) => seen === token, this.#state.plan.holdMaxMs, (at) => { this.#later({ kind: "marker", at }); });
+  }
+
+  #awaitMarker(wanted: (token: number) => boolean, limit: number, found: (at: Millis) => void): void {
+    const end = this.#rim.clock.monotonic() + limit;
+    const look = (): void => {
+      const marker = this.#rim.stamps()?.marker ?? null;
+      if (marker !== null && wanted(marker.token)) found(marker.at);
+      else if (this.#rim.clock.monotonic() < end) this.#timer("marker", MARKER_LOOK_MS, look);
+    };
+    look();
+  }
+
+  #guestEvent(event: GuestEvent): void {
+    switch (event.kind) {
+      case "stopped": this.#later({ kind: "stopped", at: event.at }); return;
+      case "resumed": this.#later({ kind: "resumed" }); return;
+      case "stream": this.#later({ kind: "stream", status: event.status }); return;
+      case "gone": this.#later({ kind: "guest", status: "gone", stream: "none" }); return;
+    }
+  }
+
+  #poll(): void {
+    if (this.#closed || PROGRESS_PHASE[this.#state.phase] === undefined) return;
+    this.#pollOnce();
+    this.#timer("poll", POLL_MS, () => { this.#poll(); });
+  }
+
+  #pollOnce(): void {
+    const { guest, clock, log } = this.#rim;
+    const now = clock.monotonic();
+    if (guest === null || this.#polling || PROGRESS_PHASE[this.#state.phase] === undefined) return;
+    this.#polling = true;
+    guest.progress().then((progress) => {
+      this.#polling = false;
+      this.#later({ kind: "progress", passes: progress.passes, remaining: progress.remaining, transferred: progress.transferred });
+      const phase = PROGRESS_PHASE[this.#state.phase];
+      if (phase === undefined || now - this.#toldAt < PROGRESS_MS) return;
+      this.#toldAt = now;
+      const { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond } = progress;
+      this.#rim.say({ kind: "progress", migration: this.#state.plan.migration, phase, transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond });
+    }, (thrown: unknown) => {
+      this.#polling = false;
+      log.debug({ migration: this.#state.plan.migration, reason: toCareofError(thrown).code }, "progress is not known");
+    });
+  }
+
+  #timer(name: string, delay: Millis, run: () => void): void {
+    this.#timers.get(name)?.cancel();
+    this.#timers.set(name, this.#rim.clock.after(`source-${name}`, delay, () => { if (!this.#closed) run(); }));
+  }
+}
+
+/** The home agent's word for each phase in which bytes are copied. */
+const PROGRESS_PHASE: Readonly<Partial<Record<SourceState["phase"], MigrationPhase>>> = {
+  copying: "copy", leading: "lead", awaiting: "lead", opened: "lead", stopped: "stop",
+};

@@ -1,0 +1,266 @@
+import type { Clock, Timer } from "../../model/clock.js";
+import { CareofError, toCareofError } from "../../model/errors.js";
+import { millis, type Millis } from "../../model/ids.js";
+import type { Logger } from "../../model/log.js";
+import { isReason, type Reason } from "../../model/reasons.js";
+import type { Stamps } from "../../net/tunnel.js";
+import type { Body } from "../../proto/messages.js";
+import type { Guest, GuestEvent } from "../hypervisor/driver.js";
+import type { TargetRelay } from "./relay.js";
+import { stepTarget, type TargetEffect, type TargetEvent, type TargetState, type TargetStep } from "./target.js";
+
+/** Up markers before the home agent has said that one came through: often at first, because that is the resolution of gapUp. */
+const MARKER_MS = millis(5);
+const MARKER_SLOW_MS = millis(100);
+const MARKERS_OFTEN = 2000;
+const STAMP_LOOK_MS = millis(5);
+/** The second, final `running` is said by then, with what is known. */
+const FINAL_MS = 250;
+
+/** What a target's migration needs of the host around it. */
+export interface TargetRim {
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Network, guest process, listening hypervisor, relay: everything that must be there before anything moves. @throws CareofError */
+  prepare(owned: (part: { readonly guest?: Guest; readonly relay?: TargetRelay }) => void): Promise<void>;
+  /** Durable when it returns. @throws CareofError */
+  record(state: "continued" | "never-ran"): void;
+  stamps(): Stamps | null;
+  sendUpMarker(token: number): void;
+  report(body: Body<"running"> | Body<"targetEnded">): void;
+  /** The guest runs here. */
+  runs(guest: Guest): void;
+  /** Undo everything of `prepare` that is not the guest or the relay. Idempotent. */
+  undo(): Promise<void>;
+}
+
+/** Executes the target machine's effects on the hypervisor, the relay, the network and the disk. */
+export class TargetRun {
+  readonly #rim: TargetRim;
+  readonly #timers = new Map<string, Timer>();
+  readonly #events: TargetEvent[] = [];
+  readonly #markers = new Map<number, Millis>();
+  #state: TargetState;
+  #busy = false;
+  #guest: Guest | null;
+  #relay: TargetRelay | null = null;
+  #cut = false;
+  #preparing: Promise<void> = Promise.resolve();
+  #commands: Promise<void> = Promise.resolve();
+  #token = 0;
+  #uplinkOpenAt: Millis | null = null;
+  #stopWatching: () => void = () => undefined;
+  #closed = false;
+
+  /** `guest`: an adopted one, after a restart. */
+  constructor(first: TargetStep, rim: TargetRim, guest: Guest | null) {
+    this.#rim = rim;
+    this.#state = first.state;
+    this.#guest = guest;
+    if (guest !== null) this.#watch(guest);
+    this.#run(first.effects);
+    this.#drain();
+  }
+
+  get state(): TargetState {
+    return this.#state;
+  }
+
+  /** Resolves when the target is ready, or has failed: `state` then says which. */
+  prepare(): Promise<void> {
+    this.#preparing = this.#rim.prepare(({ guest, relay }) => {
+      if (guest !== undefined) {
+        this.#guest = guest;
+        this.#watch(guest);
+      }
+      if (relay !== undefined) this.#use(relay);
+    }).then(
+      () => {
+        this.#later({ kind: "ready" });
+        this.#sendMarkers();
+      },
+      (thrown: unknown) => {
+        const error = toCareofError(thrown);
+        this.#rim.log.error({ migration: this.#state.plan.migration, reason: error.code, err: error }, "the target could not be prepared");
+        this.#later({ kind: "failed", reason: isReason(error.code) ? error.code : "prepare-failed", detail: error.message });
+      },
+    );
+    return this.#preparing;
+  }
+
+  take(event: TargetEvent): Reason {
+    const { state, effects, decision } = stepTarget(this.#state, event);
+    if (state.phase !== this.#state.phase) {
+      this.#rim.log.info({ migration: state.plan.migration, vm: state.plan.vm, from: this.#state.phase, to: state.phase, cause: event.kind, reason: state.reason, detail: state.detail }, "target");
+    }
+    this.#state = state;
+    this.#run(effects);
+    return decision;
+  }
+
+  uplinkSeen(token: number): void {
+    if (this.#uplinkOpenAt !== null) return;
+    this.#uplinkOpenAt = this.#markers.get(token) ?? null;
+    if (this.#uplinkOpenAt !== null) this.#timers.get("marker")?.cancel();
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#stopWatching();
+    for (const timer of this.#timers.values()) timer.cancel();
+    this.#cutRelay("shutting-down");
+  }
+
+  #later(event: TargetEvent): void {
+    this.#events.push(event);
+    if (!this.#busy) this.#drain();
+  }
+
+  #drain(): void {
+    for (let event = this.#events.shift(); event !== undefined && !this.#closed; event = this.#events.shift()) this.take(event);
+  }
+
+  #run(effects: readonly TargetEffect[]): void {
+    const outer = this.#busy;
+    this.#busy = true;
+    for (const effect of effects) this.#safely(effect);
+    this.#busy = outer;
+    if (!outer) this.#drain();
+  }
+
+  /** An effect that fails (a kernel that refuses, say) must not stop the ones behind it: the machine's next event may be what saves the guest. */
+  #safely(effect: TargetEffect): void {
+    try {
+      this.#execute(effect);
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      this.#rim.log.error({ migration: this.#state.plan.migration, effect: effect.kind, reason: error.code, err: error }, "a step of a migration failed");
+    }
+  }
+
+  #execute(effect: TargetEffect): void {
+    switch (effect.kind) {
+      case "record": { this.#record(effect.state); return; }
+      case "continue-guest": { this.#command("continue-guest", () => this.#guest?.resume()); this.#look(); return; }
+      case "look": { this.#look(); return; }
+      case "cut": { this.#cutRelay("the move is over"); return; }
+      case "destroy-guest": { this.#destroy(); return; }
+      case "report-running": { this.#reportRunning(); return; }
+      case "report-ended": {
+        const { plan, reason, detail } = this.#state;
+        this.#rim.report({ kind: "targetEnded", migration: plan.migration, result: effect.result, reason, detail });
+        return;
+      }
+      case "timer": { this.#timer(effect.name, effect.delay, () => { this.take({ kind: "timer", name: effect.name }); }); return; }
+      case "stop-timer": { this.#timers.get(effect.name)?.cancel(); return; }
+    }
+  }
+
+  #record(state: "continued" | "never-ran"): void {
+    try {
+      this.#rim.record(state);
+      this.#later({ kind: "recorded", state });
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      this.#rim.log.error({ migration: this.#state.plan.migration, reason: error.code, err: error }, "a record could not be written");
+      this.#later({ kind: "record-failed", detail: error.message });
+    }
+  }
+
+  /** What is being prepared is waited for, so that nothing of it appears after the end. */
+  #destroy(): void {
+    this.#command("destroy-guest", async () => {
+      await this.#preparing;
+      this.#cutRelay("the move is over");
+      await this.#guest?.destroy();
+      await this.#rim.undo();
+      this.#later({ kind: "destroyed" });
+    });
+  }
+
+  #look(): void {
+    this.#command("look", async () => {
+      const status = this.#guest === null ? "gone" : await this.#guest.status();
+      this.#later({ kind: "guest", status, at: this.#rim.clock.monotonic() });
+    });
+  }
+
+  #command(name: string, run: () => Promise<void> | undefined): void {
+    this.#commands = this.#commands.then(run).catch((thrown: unknown) => {
+      const error = toCareofError(thrown);
+      this.#rim.log.warn({ migration: this.#state.plan.migration, command: name, reason: error.code, detail: error.message }, "command failed");
+      this.#later({ kind: "command-failed", command: name, detail: error.message });
+    });
+  }
+
+  #watch(guest: Guest): void {
+    this.#stopWatching = guest.subscribe((event: GuestEvent) => {
+      if (event.kind === "stream") this.#later({ kind: "stream", status: event.status });
+      else if (event.kind === "resumed") this.#later({ kind: "resumed", at: event.at });
+      else if (event.kind === "gone") this.#later({ kind: "guest", status: "gone", at: this.#rim.clock.monotonic() });
+    });
+  }
+
+  #use(relay: TargetRelay): void {
+    this.#relay = relay;
+    if (this.#cut || this.#closed) {
+      this.#cutRelay("given up");
+      return;
+    }
+    relay.released.then((release) => { this.#later({ kind: "release", epoch: release.epoch, stopAt: release.stopAt }); }, () => undefined);
+    relay.connected.then(() => { this.#later({ kind: "relay-up" }); }, () => undefined);
+    relay.closed.then((cause) => { this.#later({ kind: "relay-lost", detail: cause?.message ?? "ended" }); }, () => undefined);
+  }
+
+  #cutRelay(why: string): void {
+    this.#cut = true;
+    this.#relay?.cut(new CareofError("relay-failed", why));
+  }
+
+  #sendMarkers(): void {
+    if (this.#closed || this.#uplinkOpenAt !== null || this.#state.phase === "destroying" || this.#state.phase === "burying" || this.#state.phase === "buried") return;
+    this.#token++;
+    this.#markers.set(this.#token, this.#rim.clock.monotonic());
+    this.#markers.delete(this.#token - MARKERS_OFTEN);
+    try {
+      this.#rim.sendUpMarker(this.#token);
+    } catch (thrown) {
+      this.#rim.log.debug({ migration: this.#state.plan.migration, reason: toCareofError(thrown).code }, "marker could not be sent");
+    }
+    this.#timer("marker", this.#token < MARKERS_OFTEN ? MARKER_MS : MARKER_SLOW_MS, () => { this.#sendMarkers(); });
+  }
+
+  /** Twice: at once, and when the stamps of the move are there. */
+  #reportRunning(): void {
+    this.#rim.report(this.#running(false));
+    if (this.#guest !== null) this.#rim.runs(this.#guest);
+    const end = this.#rim.clock.monotonic() + FINAL_MS;
+    const look = (): void => {
+      const body = this.#running(true);
+      const complete = body.firstDeliverableAt !== null && body.uplinkOpenAt !== null;
+      if (complete || this.#rim.clock.monotonic() >= end) this.#rim.report(body);
+      else this.#timer("stamps", STAMP_LOOK_MS, look);
+    };
+    look();
+  }
+
+  #running(final: boolean): Body<"running"> {
+    const { plan, stopAt } = this.#state;
+    const resumeAt = this.#state.resumeAt ?? this.#rim.clock.monotonic();
+    const reading = this.#relay?.clock() ?? null;
+    const stamps = this.#rim.stamps();
+    const deliverable = [stamps?.marker?.at, stamps?.firstPacket].filter((at) => at !== null && at !== undefined);
+    return {
+      kind: "running", migration: plan.migration, epoch: plan.epoch, resumeAt, final,
+      firstDeliverableAt: deliverable.length === 0 ? null : millis(Math.min(...deliverable)),
+      uplinkOpenAt: this.#uplinkOpenAt,
+      pauseMs: stopAt === null || reading === null ? null : millis(Math.max(0, resumeAt - (stopAt - reading.offset))),
+      pauseErrorMs: reading?.error ?? millis(0),
+    };
+  }
+
+  #timer(name: string, delay: Millis, run: () => void): void {
+    this.#timers.get(name)?.cancel();
+    this.#timers.set(name, this.#rim.clock.after(`target-${name}`, delay, () => { if (!this.#closed) run(); }));
+  }
+}

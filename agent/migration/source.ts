@@ -1,0 +1,289 @@
+import type { Epoch, MigrationId, Millis, VmId } from "../../model/ids.js";
+import { millis } from "../../model/ids.js";
+import type { Reason } from "../../model/reasons.js";
+import type { HoldOutcome } from "../../proto/messages.js";
+import type { GuestStatus, StreamStatus } from "../hypervisor/driver.js";
+
+/** Looks at a guest that is being got back are this far apart. */
+const LOOK_AGAIN = millis(200);
+/** "Little is left": this many whole passes over the memory, and so few bytes that the guest can be stopped at any time. */
+const LEAD_PASSES = 3;
+const LEAD_REMAINING_BYTES = 32 * 1024 * 1024;
+/** A guest that writes so fast that little is never left: the copy gets no better than this. */
+const LEAD_PASSES_AT_MOST = 12;
+
+/*
+ * The source's half of the right to run.
+ *
+ *             recorded                little left              lead granted            marker / hold limit
+ *  starting ───────────▶ copying ───────────────▶ leading ─────────────────▶ awaiting ─────────────────▶ opened
+ *     │                   │    ▲ no lead wanted      │                          │                         │
+ *     │                   │ STOP (pre-switchover)    │ STOP: stopped early      │ STOP                    │ STOP
+ *     │                   ▼                          ▼                          ▼                         ▼
+ *     │                 stopped ◀───────────────────────────────────────────────────────────────────────────
+ *     │                   │ stream completed
+ *     │ abort, relay      ▼           disk has it                     revoke
+ *     │ lost, failure   releasing ─────────────────▶ released ──────────────────▶ revoked (end)
+ *     ▼ (from all to      │ disk refused              │ resume (proof)
+ *  returning ◀── here)    └──────────▶ reclaiming ◀───┘
+ *     │    ▲                             │ disk has "resumed"
+ *     │    └─────────────────────────────┘
+ *     ▼ guest runs
+ *  runs (end)            guest died, not released: gone (end)
+ *
+ * Between `releasing` and `reclaiming` nothing here lets the guest run. RELEASE leaves only from `released`, which is entered only by the disk's answer.
+ */
+export type SourcePhase =
+  | "starting" | "copying" | "leading" | "awaiting" | "opened" | "stopped" | "releasing" | "released" | "reclaiming" | "returning" | "runs" | "gone" | "revoked";
+
+export interface SourcePlan {
+  readonly migration: MigrationId;
+  readonly vm: VmId;
+  /** Reserved for the target. */
+  readonly epoch: Epoch;
+  readonly lead: boolean;
+  readonly holdMaxMs: Millis;
+  readonly timeoutMs: Millis;
+}
+
+export interface SourceState {
+  readonly plan: SourcePlan;
+  readonly phase: SourcePhase;
+  readonly hold: HoldOutcome;
+  readonly stopAt: Millis | null;
+  readonly markerAt: Millis | null;
+  readonly bytes: number;
+  readonly passes: number;
+  /** Why it is given up; `accepted` while it is not. */
+  readonly reason: Reason;
+  readonly detail: string;
+  /** `migrate` has been given to the hypervisor. */
+  readonly sending: boolean;
+}
+
+export type SourceEvent =
+  | { readonly kind: "recorded"; readonly state: "active" | "released" | "resumed" }
+  | { readonly kind: "record-failed"; readonly detail: string }
+  | { readonly kind: "relay-ready" }
+  | { readonly kind: "relay-lost"; readonly detail: string }
+  | { readonly kind: "stream"; readonly status: StreamStatus }
+  | { readonly kind: "progress"; readonly passes: number; readonly remaining: number; readonly transferred: number }
+  | { readonly kind: "stopped"; readonly at: Millis }
+  | { readonly kind: "resumed" }
+  | { readonly kind: "guest"; readonly status: GuestStatus; readonly stream: StreamStatus }
+  | { readonly kind: "command-failed"; readonly command: string; readonly detail: string }
+  | { readonly kind: "lead"; readonly token: number }
+  | { readonly kind: "marker"; readonly at: Millis }
+  | { readonly kind: "timer"; readonly name: SourceTimer }
+  | { readonly kind: "abort"; readonly reason: Reason }
+  | { readonly kind: "resume" }
+  | { readonly kind: "revoke" };
+
+export type SourceTimer = "copy" | "hold" | "look";
+
+export type SourceEffect =
+  | { readonly kind: "record"; readonly state: "active" | "released" | "resumed" }
+  | { readonly kind: "connect" }
+  | { readonly kind: "send" }
+  | { readonly kind: "open-gate" }
+  | { readonly kind: "cut" }
+  | { readonly kind: "watch-marker"; readonly token: number }
+  | { readonly kind: "forward" }
+  | { readonly kind: "deliver" }
+  | { readonly kind: "continue-switchover" }
+  | { readonly kind: "cancel-send" }
+  | { readonly kind: "resume-guest" }
+  | { readonly kind: "look" }
+  | { readonly kind: "send-release" }
+  | { readonly kind: "destroy-guest" }
+  | { readonly kind: "tell-lead-ready" }
+  | { readonly kind: "tell-switch-over" }
+  | { readonly kind: "report-released" }
+  | { readonly kind: "report-ended"; readonly result: "source-runs" | "source-gone" }
+  | { readonly kind: "timer"; readonly name: SourceTimer; readonly delay: Millis }
+  | { readonly kind: "stop-timer"; readonly name: SourceTimer };
+
+export interface SourceStep {
+  readonly state: SourceState;
+  readonly effects: readonly SourceEffect[];
+  /** What to answer to a request that this event came from. */
+  readonly decision: Reason;
+}
+
+export function beginSource(plan: SourcePlan): SourceStep {
+  const state = initial(plan, "starting");
+  return step(state, [{ kind: "record", state: "active" }, { kind: "timer", name: "copy", delay: plan.timeoutMs }]);
+}
+
+/** After the agent's restart. The relay died with it, so an `active` migration can only be taken back; a released one waits for a proof. */
+export function recoverSource(plan: SourcePlan, record: "active" | "released" | "resumed", stamps: Pick<SourceState, "stopAt" | "markerAt" | "bytes">): SourceStep {
+  const state = { ...initial(plan, "returning"), ...stamps, sending: true };
+  if (record === "released") return step({ ...state, phase: "released" }, [{ kind: "report-released" }]);
+  if (record === "resumed") return step(state, [{ kind: "look" }]);
+  return step({ ...state, reason: "relay-failed", detail: "the source agent was restarted" }, [{ kind: "cancel-send" }, { kind: "look" }]);
+}
+
+function initial(plan: SourcePlan, phase: SourcePhase): SourceState {
+  return { plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false };
+}
+
+/** Whether the guest may execute here in this phase, as far as this host knows. */
+export function sourceMayRun(phase: SourcePhase): boolean {
+  return !(phase === "releasing" || phase === "released" || phase === "reclaiming" || phase === "gone" || phase === "revoked");
+}
+
+export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
+  switch (event.kind) {
+    case "recorded": return recorded(state, event.state);
+    case "record-failed": return recordFailed(state, event.detail);
+    case "relay-ready": return state.phase === "copying" ? step({ ...state, sending: true }, [{ kind: "send" }]) : step(state);
+    case "relay-lost": return beforeRelease(state) ? giveUp(state, "relay-failed", event.detail) : step(state);
+    case "stream": return streamChanged(state, event.status);
+    case "progress": return progressed(state, event);
+    case "stopped": return stopped(state, event.at);
+    case "resumed": return guestResumed(state);
+    case "guest": return guestSeen(state, event);
+    case "command-failed": return commandFailed(state, event.command, event.detail);
+    case "lead": return leadGranted(state, event.token);
+    case "marker": return markerSeen(state, event.at);
+    case "timer": return timerFired(state, event.name);
+    case "abort": return abort(state, event.reason);
+    case "resume": return resumeByProof(state);
+    case "revoke": return revoke(state);
+  }
+}
+
+function recorded(state: SourceState, what: "active" | "released" | "resumed"): SourceStep {
+  if (what === "active" && state.phase === "starting") return changeState(state, "copying", [{ kind: "connect" }]);
+  if (what === "released" && state.phase === "releasing") return changeState(state, "released", [{ kind: "send-release" }, { kind: "report-released" }]);
+  if (what === "resumed" && state.phase === "reclaiming") return changeState(state, "returning", [{ kind: "look" }]);
+  return step(state);
+}
+
+function recordFailed(state: SourceState, detail: string): SourceStep {
+  if (state.phase === "starting") return giveUp(state, "store-unavailable", detail);
+  // RELEASE was not sent, and now never will be. But the disk may have it, and would speak of it after a restart: the guest stands until the disk has the contrary.
+  if (state.phase === "releasing") return changeState({ ...state, reason: "store-unavailable", detail }, "reclaiming", [{ kind: "cut" }, { kind: "record", state: "resumed" }]);
+  if (state.phase === "reclaiming") return step(state, [{ kind: "timer", name: "look", delay: LOOK_AGAIN }]);
+  return step(state);
+}
+
+function streamChanged(state: SourceState, status: StreamStatus): SourceStep {
+  if (state.phase === "returning") return status === "failed" || status === "cancelled" || status === "completed" ? step(state, [{ kind: "look" }]) : step(state);
+  if (!beforeRelease(state)) return step(state);
+  if (status === "failed" || status === "cancelled") return giveUp(state, "migrate-failed", `the hypervisor says ${status}`);
+  if (status === "pre-switchover") return step(state, [{ kind: "continue-switchover" }]);
+  // Events of one QMP connection are in order: STOP came before. Should it be lost, the completed stream still proves that the guest stands.
+  if (status === "completed") return changeState(state, "releasing", [{ kind: "stop-timer", name: "copy" }, { kind: "stop-timer", name: "hold" }, { kind: "record", state: "released" }]);
+  return step(state);
+}
+
+function progressed(state: SourceState, event: { readonly passes: number; readonly remaining: number; readonly transferred: number }): SourceStep {
+  const next = { ...state, passes: event.passes, bytes: Math.max(state.bytes, event.transferred) };
+  const ready = state.phase === "copying" && state.plan.lead && event.passes >= LEAD_PASSES && (event.remaining <= LEAD_REMAINING_BYTES || event.passes >= LEAD_PASSES_AT_MOST);
+  return ready ? changeState(next, "leading", [{ kind: "tell-lead-ready" }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }]) : step(next);
+}
+
+function leadGranted(state: SourceState, token: number): SourceStep {
+  if (state.phase !== "leading") return step(state, [], "not-moving");
+  return changeState(state, "awaiting", [{ kind: "watch-marker", token }]);
+}
+
+function markerSeen(state: SourceState, at: Millis): SourceStep {
+  const next = { ...state, markerAt: state.markerAt ?? at };
+  if (state.phase !== "awaiting") return step(next);
+  return changeState({ ...next, hold: "led" }, "opened", [{ kind: "stop-timer", name: "hold" }, { kind: "open-gate" }]);
+}
+
+function timerFired(state: SourceState, name: SourceTimer): SourceStep {
+  if (name === "hold" && (state.phase === "leading" || state.phase === "awaiting")) return changeState({ ...state, hold: "hold-expired" }, "opened", [{ kind: "open-gate" }]);
+  if (name === "copy" && beforeRelease(state)) return giveUp(state, "timed-out", `not completed within ${String(state.plan.timeoutMs)} ms`);
+  if (name === "look" && state.phase === "returning") return step(state, [{ kind: "look" }]);
+  if (name === "look" && state.phase === "reclaiming") return step(state, [{ kind: "record", state: "resumed" }]);
+  return step(state);
+}
+
+function stopped(state: SourceState, at: Millis): SourceStep {
+  if (!beforeRelease(state)) return step(state);
+  const early = state.plan.lead && (state.phase === "copying" || state.phase === "leading" || state.phase === "awaiting");
+  const next: SourceState = { ...state, stopAt: at, hold: early ? "stopped-early" : state.hold };
+  // Without the gate nothing may hold the way back now: the stream could never complete.
+  const open: SourceEffect[] = early ? [{ kind: "stop-timer", name: "hold" }, { kind: "open-gate" }] : [];
+  return changeState(next, "stopped", [{ kind: "forward" }, { kind: "tell-switch-over" }, ...open]);
+}
+
+function guestResumed(state: SourceState): SourceStep {
+  if (state.phase === "returning") return step(state, [{ kind: "look" }]);
+  // It resumed by itself, so its migration has failed; the reason follows in a stream event or is asked for.
+  if (state.phase === "stopped") return giveUp(state, "migrate-failed", "the hypervisor resumed the guest");
+  return step(state);
+}
+
+function guestSeen(state: SourceState, seen: { readonly status: GuestStatus; readonly stream: StreamStatus }): SourceStep {
+  if (seen.status === "gone") return guestGone(state);
+  if (state.phase !== "returning") return step(state);
+  const copying = seen.stream === "setup" || seen.stream === "active" || seen.stream === "pre-switchover" || seen.stream === "device" || seen.stream === "cancelling";
+  if (copying) return step(state, [{ kind: "cancel-send" }, { kind: "timer", name: "look", delay: LOOK_AGAIN }]);
+  if (seen.status === "running") return changeState(state, "runs", [{ kind: "deliver" }, { kind: "report-ended", result: "source-runs" }]);
+  return step(state, [{ kind: "resume-guest" }, { kind: "timer", name: "look", delay: LOOK_AGAIN }]);
+}
+
+function guestGone(state: SourceState): SourceStep {
+  // A released guest is dead weight: its end changes nothing, unless somebody counts on its coming back.
+  if (state.phase === "released" || state.phase === "releasing" || ended(state)) return step(state);
+  return changeState({ ...state, reason: "source-gone" }, "gone", [{ kind: "cut" }, ...stopTimers(), { kind: "report-ended", result: "source-gone" }]);
+}
+
+function commandFailed(state: SourceState, command: string, detail: string): SourceStep {
+  if (state.phase === "returning") return step(state, [{ kind: "timer", name: "look", delay: LOOK_AGAIN }]);
+  // A poll that was late is no reason to give up; the relay, the stream's own events and the time limit decide.
+  if (command === "progress" || command === "look" || command === "cancel-send") return step(state);
+  return beforeRelease(state) ? giveUp(state, "migrate-failed", `${command}: ${detail}`) : step(state);
+}
+
+function abort(state: SourceState, reason: Reason): SourceStep {
+  if (beforeRelease(state)) return giveUp(state, reason, "told to give up");
+  if (state.phase === "returning" || state.phase === "reclaiming") return step(state);
+  if (ended(state)) return step(state, state.phase === "revoked" ? [] : [{ kind: "report-ended", result: state.phase === "gone" ? "source-gone" : "source-runs" }]);
+  return step(state, [], "not-permitted");
+}
+
+function resumeByProof(state: SourceState): SourceStep {
+  if (state.phase === "released") return changeState(state, "reclaiming", [{ kind: "record", state: "resumed" }]);
+  if (state.phase === "runs") return step(state, [{ kind: "report-ended", result: "source-runs" }]);
+  if (state.phase === "reclaiming" || state.phase === "returning") return step(state);
+  return step(state, [], "not-permitted");
+}
+
+function revoke(state: SourceState): SourceStep {
+  if (state.phase === "released") return changeState(state, "revoked", [{ kind: "cut" }, { kind: "destroy-guest" }]);
+  return step(state, [], state.phase === "revoked" ? "accepted" : "not-permitted");
+}
+
+/** Takes the guest back: cut the stream, cancel, and look until it runs. Only before RELEASE. */
+function giveUp(state: SourceState, reason: Reason, detail: string): SourceStep {
+  return changeState({ ...state, reason, detail }, "returning", [...stopTimers(), { kind: "cut" }, ...(state.sending ? [{ kind: "cancel-send" } as const] : []), { kind: "look" }]);
+}
+
+function stopTimers(): SourceEffect[] {
+  return [{ kind: "stop-timer", name: "copy" }, { kind: "stop-timer", name: "hold" }, { kind: "stop-timer", name: "look" }];
+}
+
+/** The guest is here, may run, and the migration goes on. */
+function beforeRelease(state: SourceState): boolean {
+  const { phase } = state;
+  return phase === "starting" || phase === "copying" || phase === "leading" || phase === "awaiting" || phase === "opened" || phase === "stopped";
+}
+
+export function ended(state: SourceState): boolean {
+  return state.phase === "runs" || state.phase === "gone" || state.phase === "revoked";
+}
+
+/** Every change of phase, of the diagram above. */
+function changeState(state: SourceState, phase: SourcePhase, effects: readonly SourceEffect[]): SourceStep {
+  return step({ ...state, phase }, effects);
+}
+
+function step(state: SourceState, effects: readonly SourceEffect[] = [], decision: Reason = "accepted"): SourceStep {
+  return { state, effects, decision };
+}

@@ -1,0 +1,219 @@
+import type { Epoch, MigrationId, Millis, VmId } from "../../model/ids.js";
+import { millis } from "../../model/ids.js";
+import type { Reason } from "../../model/reasons.js";
+import type { GuestStatus, StreamStatus } from "../hypervisor/driver.js";
+
+/** The source's relay connects right after `prepared`; a target that nobody connects to was forgotten. */
+const CONNECT_LIMIT = millis(60_000);
+/** Everything has been sent when RELEASE comes: loading it takes milliseconds. */
+const LOAD_LIMIT = millis(10_000);
+const LOOK_AGAIN = millis(100);
+
+/*
+ * The target's half of the right to run.
+ *
+ *               all ready               loaded + RELEASE + ready          disk has `continued`         guest runs
+ *  preparing ─────────────▶ waiting ───────────────────────────▶ claiming ────────────────▶ starting ────────────▶ running (end)
+ *      │                       │                                     │ disk refused             │ guest died
+ *      │ abort, failure,       │ abort, relay lost before `loaded`,  │                          ▼
+ *      │ guest died            │ guest died, limits                  │                        died (end)
+ *      ▼                       ▼                                     │
+ *  destroying ◀────────────────┴─────────────────────────────────────┘
+ *      │ destroyed             disk has `never-ran`
+ *      └─────────▶ burying ────────────────────────▶ buried (end): tombstone
+ *
+ * `continued` is written before the guest may run, `never-ran` after it is destroyed and before anybody hears of it. A crash between shows `prepared`,
+ * of which the guest has never run: it is destroyed.
+ */
+export type TargetPhase = "preparing" | "waiting" | "claiming" | "starting" | "running" | "destroying" | "burying" | "buried" | "died";
+
+export interface TargetPlan {
+  readonly migration: MigrationId;
+  readonly vm: VmId;
+  readonly epoch: Epoch;
+}
+
+export interface TargetState {
+  readonly plan: TargetPlan;
+  readonly phase: TargetPhase;
+  readonly loaded: boolean;
+  readonly released: boolean;
+  /** The source's clock; `null` when RELEASE came by the home agent. */
+  readonly stopAt: Millis | null;
+  readonly relay: "awaited" | "up" | "lost";
+  readonly resumeAt: Millis | null;
+  readonly reason: Reason;
+  readonly detail: string;
+}
+
+export type TargetEvent =
+  | { readonly kind: "ready" }
+  | { readonly kind: "failed"; readonly reason: Reason; readonly detail: string }
+  | { readonly kind: "relay-up" }
+  | { readonly kind: "relay-lost"; readonly detail: string }
+  | { readonly kind: "release"; readonly epoch: Epoch; readonly stopAt: Millis | null }
+  | { readonly kind: "stream"; readonly status: StreamStatus }
+  | { readonly kind: "resumed"; readonly at: Millis }
+  | { readonly kind: "guest"; readonly status: GuestStatus; readonly at: Millis }
+  | { readonly kind: "recorded"; readonly state: "continued" | "never-ran" }
+  | { readonly kind: "record-failed"; readonly detail: string }
+  | { readonly kind: "destroyed" }
+  | { readonly kind: "command-failed"; readonly command: string; readonly detail: string }
+  | { readonly kind: "timer"; readonly name: TargetTimer }
+  | { readonly kind: "abort"; readonly reason: Reason };
+
+export type TargetTimer = "connect" | "load" | "look" | "bury";
+
+export type TargetEffect =
+  | { readonly kind: "record"; readonly state: "continued" | "never-ran" }
+  | { readonly kind: "continue-guest" }
+  | { readonly kind: "look" }
+  | { readonly kind: "cut" }
+  | { readonly kind: "destroy-guest" }
+  | { readonly kind: "report-running" }
+  | { readonly kind: "report-ended"; readonly result: "target-never-ran" | "target-died" }
+  | { readonly kind: "timer"; readonly name: TargetTimer; readonly delay: Millis }
+  | { readonly kind: "stop-timer"; readonly name: TargetTimer };
+
+export interface TargetStep {
+  readonly state: TargetState;
+  readonly effects: readonly TargetEffect[];
+  readonly decision: Reason;
+}
+
+export function beginTarget(plan: TargetPlan): TargetStep {
+  return step({ plan, phase: "preparing", loaded: false, released: false, stopAt: null, relay: "awaited", resumeAt: null, reason: "accepted", detail: "" });
+}
+
+/** After the agent's restart. */
+export function recoverTarget(plan: TargetPlan, record: "prepared" | "continued" | "never-ran"): TargetStep {
+  const { state } = beginTarget(plan);
+  if (record === "never-ran") return step({ ...state, phase: "buried", reason: "target-gone" }, [{ kind: "report-ended", result: "target-never-ran" }]);
+  if (record === "continued") return step({ ...state, phase: "starting", loaded: true, released: true, relay: "lost" }, [{ kind: "look" }]);
+  return step({ ...state, phase: "destroying", relay: "lost", reason: "target-gone", detail: "the target agent was restarted" }, [{ kind: "destroy-guest" }]);
+}
+
+/** Whether this host has given the guest the word to run: at every other time it does not. */
+export function targetMayRun(phase: TargetPhase): boolean {
+  return phase === "starting" || phase === "running";
+}
+
+export function stepTarget(state: TargetState, event: TargetEvent): TargetStep {
+  switch (event.kind) {
+    case "ready": return state.phase === "preparing" ? claim(changeState(state, "waiting", [{ kind: "timer", name: "connect", delay: CONNECT_LIMIT }])) : step(state);
+    case "failed": return state.phase === "preparing" ? giveUp(state, event.reason, event.detail) : step(state);
+    case "relay-up": return step({ ...state, relay: "up" }, [{ kind: "stop-timer", name: "connect" }]);
+    case "relay-lost": return relayLost(state, event.detail);
+    case "release": return released(state, event.epoch, event.stopAt);
+    case "stream": return streamChanged(state, event.status);
+    case "resumed": return guestRuns(state, event.at);
+    case "guest": return guestSeen(state, event.status, event.at);
+    case "recorded": return recorded(state, event.state);
+    case "record-failed": return recordFailed(state, event.detail);
+    case "destroyed": return state.phase === "destroying" ? changeState(state, "burying", [{ kind: "record", state: "never-ran" }]) : step(state);
+    case "command-failed": return commandFailed(state, event.command, event.detail);
+    case "timer": return timerFired(state, event.name);
+    case "abort": return abort(state, event.reason);
+  }
+}
+
+function relayLost(state: TargetState, detail: string): TargetStep {
+  const next: TargetState = { ...state, relay: "lost" };
+  if (state.phase === "preparing") return giveUp(next, "relay-failed", detail);
+  if (state.phase !== "waiting" || state.loaded) return step(next); // loaded: the home agent knows, or will, whether the source released
+  // The end of the stream may have overtaken the hypervisor's last word.
+  return step({ ...next, detail }, [{ kind: "stop-timer", name: "connect" }, { kind: "look" }]);
+}
+
+function released(state: TargetState, epoch: Epoch, stopAt: Millis | null): TargetStep {
+  if (epoch !== state.plan.epoch && stopAt !== null) return step(state, [], "stale-epoch");
+  if (state.released || (state.phase !== "waiting" && state.phase !== "preparing")) return step(state);
+  return claim(step({ ...state, released: true, stopAt }, state.loaded ? [] : [{ kind: "timer", name: "load", delay: LOAD_LIMIT }, { kind: "look" }]));
+}
+
+function streamChanged(state: TargetState, status: StreamStatus): TargetStep {
+  if (state.phase !== "waiting") return step(state);
+  if (status === "completed") return claim(step({ ...state, loaded: true }));
+  if (status === "failed" || status === "cancelled") return giveUp(state, "migrate-failed", `the hypervisor says ${status}`);
+  return step(state);
+}
+
+/** The three conditions of the right to run, checked in one place. */
+function claim(from: TargetStep): TargetStep {
+  const { state, effects } = from;
+  if (state.phase !== "waiting" || !state.loaded || !state.released) return from;
+  const next = changeState(state, "claiming", [{ kind: "stop-timer", name: "connect" }, { kind: "stop-timer", name: "load" }, { kind: "record", state: "continued" }]);
+  return { ...next, effects: [...effects, ...next.effects] };
+}
+
+function recorded(state: TargetState, what: "continued" | "never-ran"): TargetStep {
+  if (what === "continued" && state.phase === "claiming") return changeState(state, "starting", [{ kind: "continue-guest" }]);
+  if (what === "never-ran" && state.phase === "burying") return changeState(state, "buried", [{ kind: "report-ended", result: "target-never-ran" }]);
+  return step(state);
+}
+
+function recordFailed(state: TargetState, detail: string): TargetStep {
+  // The guest was not continued. The disk may say that it was: `never-ran` overwrites that, when the disk can write again.
+  if (state.phase === "claiming") return giveUp(state, "store-unavailable", detail);
+  if (state.phase === "burying") return step(state, [{ kind: "timer", name: "bury", delay: LOOK_AGAIN }]);
+  return step(state);
+}
+
+function guestRuns(state: TargetState, at: Millis): TargetStep {
+  if (state.phase !== "starting") return step(state);
+  return changeState({ ...state, resumeAt: at }, "running", [{ kind: "cut" }, { kind: "report-running" }]);
+}
+
+function guestSeen(state: TargetState, status: GuestStatus, at: Millis): TargetStep {
+  if (state.phase === "starting") {
+    if (status === "running") return guestRuns(state, at);
+    if (status === "gone") return changeState({ ...state, reason: "target-gone" }, "died", [{ kind: "cut" }, { kind: "report-ended", result: "target-died" }]);
+    return step(state, [{ kind: "continue-guest" }, { kind: "timer", name: "look", delay: LOOK_AGAIN }]);
+  }
+  if (status === "gone") return state.phase === "preparing" || state.phase === "waiting" || state.phase === "claiming" ? giveUp(state, "target-gone", "the target's guest process ended") : step(state);
+  if (state.phase !== "waiting") return step(state);
+  if (status === "loaded") return claim(step({ ...state, loaded: true }));
+  return state.relay === "lost" && !state.released ? giveUp(state, "relay-failed", state.detail) : step(state);
+}
+
+function commandFailed(state: TargetState, command: string, detail: string): TargetStep {
+  if (state.phase === "starting") return step({ ...state, detail }, [{ kind: "timer", name: "look", delay: LOOK_AGAIN }]);
+  if (state.phase === "destroying" && command === "destroy-guest") return step({ ...state, detail }, [{ kind: "timer", name: "bury", delay: LOOK_AGAIN }]);
+  if (state.phase === "waiting" && command === "look") return step(state, [{ kind: "timer", name: "look", delay: LOOK_AGAIN }]);
+  return step(state);
+}
+
+function timerFired(state: TargetState, name: TargetTimer): TargetStep {
+  if (name === "connect" && state.phase === "waiting" && state.relay === "awaited") return giveUp(state, "timed-out", "no source has connected");
+  if (name === "load" && state.phase === "waiting" && !state.loaded) return giveUp(state, "migrate-failed", "the hypervisor did not load what was sent");
+  if (name === "look" && (state.phase === "starting" || state.phase === "waiting")) return step(state, [{ kind: "look" }]);
+  if (name === "bury" && state.phase === "burying") return step(state, [{ kind: "record", state: "never-ran" }]);
+  if (name === "bury" && state.phase === "destroying") return step(state, [{ kind: "destroy-guest" }]);
+  return step(state);
+}
+
+function abort(state: TargetState, reason: Reason): TargetStep {
+  switch (state.phase) {
+    case "preparing": case "waiting": return giveUp(state, reason, "told to give up");
+    case "destroying": case "burying": return step(state);
+    case "buried": return step(state, [{ kind: "report-ended", result: "target-never-ran" }]);
+    case "died": return step(state, [{ kind: "report-ended", result: "target-died" }]);
+    case "running": return step(state, [{ kind: "report-running" }], "not-permitted");
+    case "claiming": case "starting": return step(state, [], "not-permitted");
+  }
+}
+
+/** Only what has not been given the word to run. */
+function giveUp(state: TargetState, reason: Reason, detail: string): TargetStep {
+  const stop: TargetEffect[] = (["connect", "load", "look"] as const).map((name) => ({ kind: "stop-timer", name }));
+  return changeState({ ...state, reason, detail }, "destroying", [...stop, { kind: "cut" }, { kind: "destroy-guest" }]);
+}
+
+/** Every change of phase, of the diagram above. */
+function changeState(state: TargetState, phase: TargetPhase, effects: readonly TargetEffect[]): TargetStep {
+  return step({ ...state, phase }, effects);
+}
+
+function step(state: TargetState, effects: readonly TargetEffect[] = [], decision: Reason = "accepted"): TargetStep {
+  return { state, effects, decision };
+}

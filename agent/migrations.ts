@@ -1,0 +1,176 @@
+import type { Ipv4 } from "../model/address.js";
+import { CareofError } from "../model/errors.js";
+import { hostId, parseMigrationId, type Epoch, type HostId, type VmId } from "../model/ids.js";
+import type { Reason } from "../model/reasons.js";
+import type { Body, BindingUpdate, MigrationRecord, VmReport } from "../proto/messages.js";
+import { Arrival, type ArrivalContext } from "./arrival.js";
+import { Departure, departureFile } from "./departure.js";
+import { guestSpec } from "./guests.js";
+import type { Guest, GuestIdentity } from "./hypervisor/driver.js";
+
+export interface MigrationsOptions extends ArrivalContext {
+  readonly host: HostId;
+  readonly careOf: Ipv4;
+}
+
+/** The migrations of this host, at most one per VM, from the home agent's first word until it has heard the last one. */
+export class Migrations {
+  readonly #options: MigrationsOptions;
+  readonly #open = new Map<VmId, Departure | Arrival>();
+  readonly #adopted: GuestIdentity[] = [];
+
+  constructor(options: MigrationsOptions) {
+    this.#options = options;
+  }
+
+  has(vm: VmId): boolean {
+    return this.#open.has(vm);
+  }
+
+  records(): readonly MigrationRecord[] {
+    return [...this.#open.values()].map(({ file }) => ({ migration: file.migration, side: file.side, state: file.state, peer: hostId(file.peer) }));
+  }
+
+  /** Guests that only a migration's record speaks for. */
+  adopted(): readonly GuestIdentity[] {
+    return this.#adopted;
+  }
+
+  /** What to report of a VM that is moving; `null` for one that is not. */
+  reportState(vm: VmId): VmReport["state"] | null {
+    return this.#open.get(vm)?.reported ?? null;
+  }
+
+  /** A guest's end in the middle of a migration is that migration's matter. */
+  ownsDeathOf(vm: VmId): boolean {
+    return this.#open.get(vm)?.ownsDeath ?? false;
+  }
+
+  /** The records of an earlier life, after the guests' own. The machines begin when what is returned is called. */
+  async recover(): Promise<() => void> {
+    const { records, guests, network } = this.#options;
+    const begin: (() => void)[] = [];
+    for (const file of records.all().values()) {
+      const { vm } = file.spec;
+      let guest: Guest | null = guests.get(vm)?.guest ?? null;
+      // There is one control connection per guest: whom the VM's own record has adopted already is not asked again.
+      if (guest === null && file.side === "target" && file.identity !== null && file.state !== "never-ran") {
+        guest = await guests.adopt(vm, file.identity);
+        if (guest !== null) {
+          this.#adopted.push(guest.identity);
+          network.expect(file.spec);
+        }
+      }
+      const found = guest;
+      begin.push(() => {
+        const one: Departure | Arrival = file.side === "source"
+          ? Departure.recover(this.#options, file, found, () => { this.#settled(vm, one); })
+          : Arrival.recover(this.#options, file, found, () => { this.#settled(vm, one); });
+        this.#open.set(vm, one);
+      });
+    }
+    return () => { for (const one of begin) one(); };
+  }
+
+  /** @throws CareofError with the reason of the refusal; nothing has changed then */
+  async prepare(body: Body<"prepare">): Promise<Body<"prepared">> {
+    const { guests, driver, careOf } = this.#options;
+    const { vm } = body.spec;
+    const { canLead } = await driver.facts();
+    guestSpec(body.spec, body.epoch, null);
+    await this.#clearWay(vm, body.epoch);
+    if (guests.get(vm) !== undefined) throw new CareofError("already-here", `${vm} is here already`);
+    if (body.epoch <= guests.lastEpoch(vm)) throw new CareofError("stale-epoch", `epoch ${String(body.epoch)} of ${vm} is over here`);
+    const arrival = Arrival.begin(this.#options, body, canLead, () => { this.#settled(vm, arrival); });
+    this.#open.set(vm, arrival);
+    const relayPort = await arrival.prepare();
+    return { kind: "prepared", decision: { reason: "accepted", epoch: body.epoch, detail: "" }, relayAddress: careOf, relayPort, canLead };
+  }
+
+  /** @throws CareofError with the reason of the refusal; nothing has changed then */
+  async migrate(body: Body<"migrate">): Promise<void> {
+    const { guests, driver } = this.#options;
+    const { vm } = body;
+    if (this.#open.get(vm)?.file.migration === body.migration) return;
+    const { canLead } = await driver.facts();
+    await this.#clearWay(vm, body.epoch);
+    const resident = guests.get(vm);
+    if (resident?.state !== "runs" || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here`);
+    if (body.epoch <= resident.epoch) throw new CareofError("stale-epoch", `${vm} runs here under epoch ${String(resident.epoch)}`);
+    const file = departureFile(body, resident.spec, resident.guest);
+    const departure = Departure.begin(this.#options, file, resident.guest, body, body.parameters.lead && canLead, () => { this.#settled(vm, departure); });
+    this.#open.set(vm, departure);
+  }
+
+  lead(body: Body<"lead">): Reason {
+    const { vm } = parseMigrationId(body.migration);
+    const moving = this.#open.get(vm);
+    return moving?.side === "source" && moving.file.migration === body.migration ? moving.lead(body.token) : "not-moving";
+  }
+
+  uplinkSeen(body: Body<"uplinkSeen">): void {
+    const { vm } = parseMigrationId(body.migration);
+    const moving = this.#open.get(vm);
+    if (moving?.side === "target" && moving.file.migration === body.migration) moving.uplinkSeen(body.token);
+  }
+
+  abort(body: Body<"abort">): Reason {
+    const moving = this.#open.get(body.vm);
+    return moving?.file.migration === body.migration ? moving.abort(body.reason) : this.#abortUnknown(body);
+  }
+
+  resume(body: Body<"resume">): Reason {
+    const moving = this.#open.get(body.vm);
+    return moving?.side === "source" && moving.file.migration === body.migration ? moving.resume(body.epoch) : "not-moving";
+  }
+
+  /** The binding of this host is over. A guest that runs here is never ended by this. */
+  revoke(body: Body<"revoke">): Reason {
+    const moving = this.#open.get(body.vm);
+    if (moving?.side === "source") return moving.revoke(body);
+    return this.#options.guests.get(body.vm) === undefined ? "accepted" : "not-permitted";
+  }
+
+  /** The home agent's view: bound to this host under the migration's epoch or a later one means that the source released it. */
+  binding(update: BindingUpdate): void {
+    const moving = this.#open.get(update.vm);
+    const bound = update.state === "bound" || update.state === "stale";
+    if (moving?.side === "target" && bound && update.owner === this.#options.host && update.epoch >= moving.file.epoch) moving.grant(update.epoch);
+  }
+
+  close(): void {
+    for (const one of this.#open.values()) one.close();
+  }
+
+  /** Nothing is known of it here, and now never will be: a guest that runs here was never touched, and one that does not never ran. */
+  #abortUnknown(body: Body<"abort">): Reason {
+    const { guests, outbox } = this.#options;
+    const { migration, vm, reason } = body;
+    const { epoch } = parseMigrationId(migration);
+    const resident = guests.get(vm);
+    if (resident !== undefined) return resident.epoch >= epoch ? "not-permitted" : "not-moving";
+    guests.forbid(vm, epoch);
+    const event: Body<"targetEnded"> = { kind: "targetEnded", migration, result: "target-never-ran", reason, detail: "unknown here" };
+    outbox.put({ key: `${migration}/ended`, topic: migration, body: event, answered: () => undefined });
+    return "accepted";
+  }
+
+  /** A newer epoch proves that what came before it is settled at the home agent, although its last word has not come here. */
+  async #clearWay(vm: VmId, epoch: Epoch): Promise<void> {
+    const moving = this.#open.get(vm);
+    if (moving === undefined) return;
+    const { file } = moving;
+    if (epoch <= file.epoch) throw new CareofError("already-moving", `${vm} is moving: ${file.migration}`);
+    if (moving.side === "source" && moving.released) await moving.dismantle();
+    else if (moving.finished) this.#settled(vm, moving);
+    else throw new CareofError("already-moving", `${vm} is moving: ${file.migration}`);
+  }
+
+  #settled(vm: VmId, moving: Departure | Arrival): void {
+    moving.close();
+    if (this.#open.get(vm) !== moving) return;
+    this.#open.delete(vm);
+    this.#options.records.remove(vm);
+    this.#options.outbox.drop(moving.file.migration);
+  }
+}

@@ -1,0 +1,70 @@
+import { z } from "zod";
+import { fields } from "../model/config.js";
+import { epoch, millis, parseMigrationId, type Epoch, type MigrationId, type Millis } from "../model/ids.js";
+import type { Locator } from "../model/locator.js";
+import type { VmSpec } from "../proto/messages.js";
+import type { GuestIdentity } from "./hypervisor/driver.js";
+
+/** Shapes of what this agent keeps on disk. A field is only ever added, with a default: an older file must stay readable. */
+
+const epochField: z.ZodType<Epoch> = z.number().transform((value) => epoch(value));
+const millisField: z.ZodType<Millis> = z.number().transform((value) => millis(value));
+const migrationField: z.ZodType<MigrationId> = z.string().transform((text) => parseMigrationId(text).id);
+
+const spec: z.ZodType<VmSpec> = z.strictObject({
+  vm: fields.vm,
+  homeAddresses: z.array(fields.ipAddress),
+  mac: fields.mac,
+  driver: z.enum(["qemu", "external"]),
+  qemu: z.strictObject({
+    memoryBytes: z.number(), cpus: z.number(), kernel: z.string(), initrd: z.string(), append: z.string(), disks: z.array(z.string()), extraArgs: z.array(z.string()),
+  }).nullable(),
+  externalPort: z.string(),
+  listsHost: z.boolean(),
+});
+
+const identity: z.ZodType<GuestIdentity> = z.strictObject({ pid: z.number(), startTicks: z.string(), bootId: z.string(), control: z.string(), console: z.string() });
+
+const locator: z.ZodType<Locator> = z.strictObject({ address: fields.ipAddress, encapsulation: z.literal("ip-in-ip"), port: z.number(), pathMtu: z.number() });
+
+/**
+ * What this host knows of a VM. `owner`: a guest of it runs (or ran, when the agent was last seen) here under `epoch`; `identity` is null between the decision to
+ * start it and its process. `ended`: a tombstone, nothing up to `epoch` may ever run here again.
+ */
+export interface VmRecord {
+  readonly state: "owner" | "ended";
+  readonly epoch: Epoch;
+  readonly spec: VmSpec;
+  readonly identity: GuestIdentity | null;
+}
+
+export const vmRecord: z.ZodType<VmRecord> = z.strictObject({ state: z.enum(["owner", "ended"]), epoch: epochField, spec, identity: identity.nullable() });
+
+/** One unsettled migration, by VM. `stopAt`, `markerAt` and `bytes` are the source's, to be said again. */
+export interface MigrationFile {
+  readonly migration: MigrationId;
+  readonly side: "source" | "target";
+  readonly state: "active" | "released" | "resumed" | "prepared" | "continued" | "never-ran";
+  readonly epoch: Epoch;
+  readonly peer: string;
+  readonly peerLocator: Locator;
+  readonly spec: VmSpec;
+  readonly identity: GuestIdentity | null;
+  readonly stopAt: Millis | null;
+  readonly markerAt: Millis | null;
+  readonly bytes: number;
+}
+
+export const migrationFile: z.ZodType<MigrationFile> = z.strictObject({
+  migration: migrationField,
+  side: z.enum(["source", "target"]),
+  state: z.enum(["active", "released", "resumed", "prepared", "continued", "never-ran"]),
+  epoch: epochField,
+  peer: z.string(),
+  peerLocator: locator,
+  spec,
+  identity: identity.nullable(),
+  stopAt: millisField.nullable(),
+  markerAt: millisField.nullable(),
+  bytes: z.number(),
+});

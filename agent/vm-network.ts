@@ -1,0 +1,164 @@
+import { createHash } from "node:crypto";
+import type { IpAddress } from "../model/address.js";
+import { CareofError } from "../model/errors.js";
+import type { VmId } from "../model/ids.js";
+import type { HostEntry, HostTunnel, Stamps } from "../net/tunnel.js";
+import type { VmPort, VmPorts } from "../net/vm-port.js";
+import type { VmSpec } from "../proto/messages.js";
+
+/** IFNAMSIZ less its closing zero. */
+const MAX_INTERFACE_NAME = 15;
+/** IEEE Std 802 local experimental EtherType 1: no guest listens to it. */
+const PRIMING_ETHERTYPE = [0x88, 0xb5];
+/** Locally administered, and no guest's: the guest's card drops what it is the destination of. */
+const PRIMING_DESTINATION = [0x02, 0xca, 0x0f, 0xff, 0xff, 0xfe];
+const PRIMING_SOURCE = [0x02, 0xca, 0x0f, 0xff, 0xff, 0xff];
+const MIN_FRAME = 60;
+
+export interface VmNetworkOptions {
+  readonly ports: VmPorts;
+  readonly queueLength: number;
+  readonly guestMtu: number;
+}
+
+interface Attached {
+  readonly spec: VmSpec;
+  readonly port: VmPort;
+  stragglersFrom: readonly IpAddress[];
+  forwardTo: IpAddress | null;
+}
+
+/**
+ * Ports and tunnel ends of the VMs on this host, as one desired state: `apply` makes the kernel's so, the others change one VM. The tunnel may come later
+ * than the VMs (its far end is learned from the home agent) and may be exchanged.
+ */
+export class VmNetwork {
+  readonly #options: VmNetworkOptions;
+  readonly #attached = new Map<VmId, Attached>();
+  #tunnel: HostTunnel | null = null;
+
+  constructor(options: VmNetworkOptions) {
+    this.#options = options;
+  }
+
+  get tunnel(): HostTunnel | null {
+    return this.#tunnel;
+  }
+
+  /** Home addresses that are here, and whose. */
+  owners(): ReadonlyMap<IpAddress, VmId> {
+    return new Map([...this.#attached].flatMap(([vm, { spec }]) => spec.homeAddresses.map((home) => [home, vm] as const)));
+  }
+
+  async useTunnel(tunnel: HostTunnel): Promise<void> {
+    this.#tunnel = tunnel;
+    await this.apply();
+  }
+
+  /** Says what is here without making it so; then `apply`. For the start, when a crash may have left anything. */
+  expect(spec: VmSpec): string {
+    const port = this.#portFor(spec);
+    this.#attached.set(spec.vm, { spec, port, stragglersFrom: [], forwardTo: null });
+    return port.name;
+  }
+
+  async apply(): Promise<void> {
+    await this.#options.ports.set([...this.#attached.values()].map(({ port }) => port));
+    await this.#tunnel?.set([...this.#attached.values()].flatMap(entriesOf));
+  }
+
+  /** Idempotent. Returns the port's interface, ready for the hypervisor. */
+  async attach(spec: VmSpec, stragglersFrom: readonly IpAddress[]): Promise<string> {
+    if (this.#tunnel === null) throw new CareofError("no-home-agent", "this host has no tunnel yet", { retryable: true });
+    const port = this.#portFor(spec);
+    await this.#options.ports.put(port);
+    const attached: Attached = { spec, port, stragglersFrom, forwardTo: null };
+    this.#attached.set(spec.vm, attached);
+    for (const entry of entriesOf(attached)) this.#tunnel.put(entry);
+    return port.name;
+  }
+
+  /** From the next packet on, what still comes for the VM goes to another host. */
+  forward(vm: VmId, to: IpAddress): void {
+    this.#change(vm, { forwardTo: to });
+  }
+
+  deliver(vm: VmId): void {
+    this.#change(vm, { forwardTo: null });
+  }
+
+  /** The move is over: nobody but the home agents may send for it any more. */
+  settle(vm: VmId): void {
+    this.#change(vm, { stragglersFrom: [] });
+  }
+
+  /** Idempotent. */
+  async detach(vm: VmId): Promise<void> {
+    const attached = this.#attached.get(vm);
+    if (attached === undefined) return;
+    this.#attached.delete(vm);
+    for (const home of attached.spec.homeAddresses) this.#tunnel?.drop(home);
+    await this.#options.ports.drop(attached.port.name);
+  }
+
+  /** The stamps of a move, of the VM's first home address (its markers carry that one). */
+  stamps(vm: VmId): Stamps | null {
+    const home = this.#home(vm);
+    return home === null ? null : this.#tunnel?.stamps(home) ?? null;
+  }
+
+  clearStamps(vm: VmId): void {
+    const home = this.#home(vm);
+    if (home !== null) this.#tunnel?.clearStamps(home);
+  }
+
+  sendUpMarker(vm: VmId, token: number): void {
+    const home = this.#home(vm);
+    if (home !== null) this.#tunnel?.sendMarker(home, token);
+  }
+
+  /**
+   * One frame that the guest will drop. A halted QEMU takes exactly one packet out of the TAP and reads it with the header length of a guest that
+   * has not loaded its state yet, so that it arrives shifted: this one is for that.
+   */
+  prime(vm: VmId): void {
+    const attached = this.#attached.get(vm);
+    if (attached === undefined) return;
+    const frame = new Uint8Array(MIN_FRAME);
+    frame.set([...PRIMING_DESTINATION, ...PRIMING_SOURCE, ...PRIMING_ETHERTYPE]);
+    this.#options.ports.sendFrame(attached.port.name, frame);
+  }
+
+  #change(vm: VmId, change: { readonly stragglersFrom?: readonly IpAddress[]; readonly forwardTo?: IpAddress | null }): void {
+    const attached = this.#attached.get(vm);
+    if (attached === undefined) return;
+    if (change.stragglersFrom !== undefined) attached.stragglersFrom = change.stragglersFrom;
+    if (change.forwardTo !== undefined) attached.forwardTo = change.forwardTo;
+    for (const entry of entriesOf(attached)) this.#tunnel?.put(entry);
+  }
+
+  #home(vm: VmId): IpAddress | null {
+    return this.#attached.get(vm)?.spec.homeAddresses[0] ?? null;
+  }
+
+  #portFor(spec: VmSpec): VmPort {
+    const external = spec.driver === "external";
+    return {
+      name: external ? spec.externalPort : portName(spec.vm), kind: external ? "external" : "tap", mac: spec.mac, homeAddresses: spec.homeAddresses,
+      queueLength: this.#options.queueLength, mtu: this.#options.guestMtu,
+    };
+  }
+}
+
+function entriesOf(attached: Attached): HostEntry[] {
+  const { spec, port, forwardTo, stragglersFrom } = attached;
+  return spec.homeAddresses.map((home) => forwardTo === null
+    ? { role: "deliver", home, port: port.name, mac: spec.mac, stragglersFrom }
+    : { role: "forward", home, to: forwardTo });
+}
+
+/** The VM's name where it fits an interface's, else a digest of it. */
+export function portName(vm: VmId): string {
+  const plain = `co-${vm}`;
+  return plain.length <= MAX_INTERFACE_NAME ? plain : `co_${createHash("sha256").update(vm).digest("hex").slice(0, MAX_INTERFACE_NAME - 3)}`;
+}
