@@ -12,7 +12,7 @@ import type { Screen } from "./screen.js";
 /** Time for what was sent to arrive before it is counted. */
 const ARRIVAL_MS = 500;
 
-const hostsSchema = z.array(z.looseObject({ name: z.string(), capabilities: z.looseObject({ qemuVersion: z.string(), accelerator: z.string(), dataPlane: z.string() }) }));
+const hostsSchema = z.array(z.looseObject({ name: z.string(), capabilities: z.looseObject({ qemuVersion: z.string(), accelerator: z.string(), dataPlane: z.string() }).nullable() }));
 
 /** The whole play, on a lab that was made: parts, guest, traffic, there and back. `over` cuts its waits short when something went wrong elsewhere. */
 export async function play(lab: Lab, options: DemoOptions, screen: Screen, over: AbortSignal): Promise<DemoRecord> {
@@ -20,8 +20,8 @@ export async function play(lab: Lab, options: DemoOptions, screen: Screen, over:
   lab.startPart("home-agent");
   for (const host of HOSTS) lab.startPart(host);
   await lab.connected(HOSTS, 30_000);
-  const capabilities = (await lab.json(hostsSchema, ["hosts"]))[0]?.capabilities;
-  if (capabilities === undefined) throw new CareofError("no-capabilities", "the home agent knows no host");
+  const capabilities = (await lab.json(hostsSchema, ["hosts"])).find((host) => host.capabilities !== null)?.capabilities;
+  if (capabilities === undefined || capabilities === null) throw new CareofError("no-capabilities", "the home agent knows no host");
   const { qemuVersion, accelerator, dataPlane } = capabilities;
   screen.say(`home agent ${PLAN.homeAgent.core}, ${HOSTS.map((host) => `${host} ${PLAN.hosts[host].careOf}`).join(", ")}: connected`);
   screen.say(`QEMU ${qemuVersion}, ${accelerator === "kvm" ? "KVM" : "TCG: KVM does not boot a guest here, so every pause is longer than on a real host"}; data plane ${dataPlane}`);

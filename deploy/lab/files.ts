@@ -5,6 +5,7 @@ import { stringify } from "yaml";
 import { HOSTS, PLAN, type HostName } from "./plan.js";
 
 export interface LabFiles {
+  readonly absentHostToken: string;
   readonly homeAgent: string;
   readonly agents: Readonly<Record<HostName, string>>;
   readonly logs: string;
@@ -23,10 +24,17 @@ export interface FilesOptions {
   /** Laid over the generated home agent's file, key by key of its top level. */
   readonly homeAgent?: Readonly<Record<string, unknown>>;
   readonly agent?: Readonly<Record<string, unknown>>;
+  /** Lists a third host for the guest, which nobody starts. */
+  readonly absentHost?: boolean;
+  /** `qemu.extraArgs` of the guest. */
+  readonly extraArgs?: readonly string[];
 }
 
 /** The lab's VMs: the guest, and one that is listed for host A only, for refusals. */
 export const OTHER_VM = { name: "web2", address: "198.51.100.8", mac: "52:54:00:ca:0f:08" } as const;
+
+/** Listed, with a token, but not there. */
+export const ABSENT_HOST = { name: "host-c", careOf: "10.3.0.2" } as const;
 
 /** Writes ordinary configuration, tokens and keys as an operator would, below `directory`. */
 export function writeFiles(options: FilesOptions): LabFiles {
@@ -37,14 +45,18 @@ export function writeFiles(options: FilesOptions): LabFiles {
   writeFileSync(at("web1.key"), `${key}\n`, { mode: 0o600 });
   writeFileSync(at("web2.key"), `${randomBytes(32).toString("hex")}\n`, { mode: 0o600 });
 
-  const tokens = new Map(HOSTS.map((host) => [host, randomBytes(24).toString("base64url")]));
-  const agents = Object.fromEntries(HOSTS.map((host) => [host, writeAgent(host, tokens.get(host) ?? "")])) as Record<HostName, string>;
+  const hash = (text: string): string => createHash("sha256").update(text).digest("hex");
+  const token = (): string => randomBytes(24).toString("base64url");
+  const tokens: Record<HostName, string> = { "host-a": token(), "host-b": token() };
+  const agents: Record<HostName, string> = { "host-a": writeAgent("host-a"), "host-b": writeAgent("host-b") };
   const hosts = HOSTS.map((host) => ({
     name: host,
     careOf: [PLAN.hosts[host].careOf],
-    tokenHash: createHash("sha256").update(tokens.get(host) ?? "").digest("hex"),
+    tokenHash: hash(tokens[host]),
   }));
-  const vm = (name: string, address: string, mac: string, on: readonly HostName[]): object => ({
+  const absentHostToken = token();
+  const absent = options.absentHost === true ? [{ name: ABSENT_HOST.name, careOf: [ABSENT_HOST.careOf], tokenHash: hash(absentHostToken) }] : [];
+  const vm = (name: string, address: string, mac: string, on: readonly string[]): object => ({
     name,
     homeAddresses: [address],
     mac,
@@ -52,7 +64,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
     keyId: PLAN.guest.keyId,
     hosts: [...on],
     driver: "qemu",
-    qemu: { memory: "128M", cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : "") },
+    qemu: { memory: "128M", cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : ""), extraArgs: [...(options.extraArgs ?? [])] },
   });
   const homeAgent = at("home-agent.yaml");
   const content = {
@@ -66,18 +78,18 @@ export function writeFiles(options: FilesOptions): LabFiles {
       heartbeats: `0.0.0.0:${String(PLAN.ports.heartbeats)}`,
       api: `127.0.0.1:${String(PLAN.ports.api)}`,
     },
-    hosts,
-    vms: [vm(PLAN.guest.name, PLAN.guest.address, PLAN.guest.mac, HOSTS), vm(OTHER_VM.name, OTHER_VM.address, OTHER_VM.mac, ["host-a"])],
+    hosts: [...hosts, ...absent],
+    vms: [vm(PLAN.guest.name, PLAN.guest.address, PLAN.guest.mac, [...HOSTS, ...absent.map((host) => host.name)]), vm(OTHER_VM.name, OTHER_VM.address, OTHER_VM.mac, ["host-a"])],
     log: { level: "debug" },
     ...options.homeAgent,
   };
   writeFileSync(homeAgent, stringify(content), { mode: 0o600 });
-  return { homeAgent, agents, logs: at("logs"), key };
+  return { absentHostToken, homeAgent, agents, logs: at("logs"), key };
 
-  function writeAgent(host: HostName, token: string): string {
+  function writeAgent(host: HostName): string {
     const tokenFile = at(`${host}.token`);
     const file = at(`${host}.yaml`);
-    writeFileSync(tokenFile, `${token}\n`, { mode: 0o600 });
+    writeFileSync(tokenFile, `${tokens[host]}\n`, { mode: 0o600 });
     const agent = {
       name: host,
       careOf: PLAN.hosts[host].careOf,
@@ -86,6 +98,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
       tokenFile,
       stateDir: at(host, "state"),
       runDir: at(host, "run"),
+      qemu: { probeKernel: options.image.kernel },
       log: { level: "debug" },
       ...options.agent,
     };

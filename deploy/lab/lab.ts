@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { CareofError } from "../../model/errors.js";
-import { command, inNamespace, type CommandResult } from "./command.js";
+import { command, inNamespace, must, type CommandResult } from "./command.js";
 import { writeFiles, type GuestImage, type LabFiles } from "./files.js";
 import { Part } from "./part.js";
 import { HOSTS, labPlan, newRunId, PLAN, type HostName, type LabPlan, type Node } from "./plan.js";
@@ -25,7 +25,7 @@ export const whereSchema = z.object({
   epoch: z.number(),
   since: z.string().nullable(),
   lastHeartbeat: z.string().nullable(),
-  evidence: z.string().nullable(),
+  evidence: z.string(),
 });
 
 /** What `careof migrate --output json` says. */
@@ -50,6 +50,10 @@ export interface LabOptions {
   /** Laid over the generated files, by their top-level keys. */
   readonly homeAgent?: Readonly<Record<string, unknown>>;
   readonly agent?: Readonly<Record<string, unknown>>;
+  /** Lists a third host for the guest, which nobody starts. */
+  readonly absentHost?: boolean;
+  /** `qemu.extraArgs` of the guest. */
+  readonly extraArgs?: readonly string[];
 }
 
 /**
@@ -173,6 +177,15 @@ export class Lab {
     const answer = await this.careof(["migrate", PLAN.guest.name, host, "--output", "json"], 120_000, onProgress);
     if (answer.code !== 0) throw new CareofError("careof-failed", `careof migrate ${PLAN.guest.name} ${host} ended with ${String(answer.code)}: ${answer.stderr.trim().split("\n").at(-1) ?? ""} ${answer.stdout.trim()}`);
     return moveSchema.parse(JSON.parse(answer.stdout));
+  }
+
+  /** A request to the operators' API, as any client would send it. */
+  async http(method: string, path: string, body: string | null = null): Promise<{ readonly status: number; readonly body: unknown }> {
+    const program = "const [method, url, body] = process.argv.slice(1); const init = body === '' ? { method } : { method, body, headers: { 'content-type': 'application/json' } };" +
+      "const answer = await fetch(url, init); process.stdout.write(JSON.stringify({ status: answer.status, text: await answer.text() }));";
+    const said = await must(inNamespace(this.namespace("h"), [process.execPath, "--input-type=module", "-e", program, method, `http://127.0.0.1:${String(PLAN.ports.api)}${path}`, body ?? ""]));
+    const { status, text } = z.object({ status: z.number(), text: z.string() }).parse(JSON.parse(said));
+    return { status, body: text === "" ? null : JSON.parse(text) };
   }
 
   /** Starts the guest; resolves when its host says that it runs, which is before it listens. */

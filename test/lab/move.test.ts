@@ -1,0 +1,194 @@
+import t from "tap";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { z } from "zod";
+import { inNamespace, must } from "../../deploy/lab/command.js";
+import { ABSENT_HOST } from "../../deploy/lab/files.js";
+import { Lab, type Where } from "../../deploy/lab/lab.js";
+import { PLAN } from "../../deploy/lab/plan.js";
+import { leftOver } from "../../deploy/lab/registry.js";
+import { REPOSITORY } from "../../deploy/lab/traffic.js";
+import { Witness, WITNESS_ARGS } from "../../deploy/lab/witness.js";
+
+/** A real guest that moves there and back with its sessions open, and everything that may be asked wrongly meanwhile. */
+
+const MARGIN_MS = 2200;
+const VM = PLAN.guest.name;
+
+const lab = await Lab.start({ absentHost: true, extraArgs: WITNESS_ARGS });
+const witness = new Witness(lab);
+t.teardown(async () => {
+  witness.close();
+  await lab.close();
+});
+
+/** What must not change where nothing moves. */
+async function bound(): Promise<Pick<Where, "vm" | "host" | "careOf" | "state" | "epoch">> {
+  const { vm, host, careOf, state, epoch } = await lab.where();
+  return { vm, host, careOf, state, epoch };
+}
+
+const historySchema = z.array(z.looseObject({
+  epoch: z.number(), host: z.string(), until: z.string().nullable(), pauseMs: z.number().nullable(), gapDownMs: z.number().nullable(), gapUpMs: z.number().nullable(),
+}));
+
+await t.test("a guest starts, and is heard from inside", async (t) => {
+  t.match(await lab.where(), { state: "expired", host: null, epoch: 0 }, "never bound before");
+  await lab.startGuest("host-a");
+  t.match(await lab.where(), { vm: VM, homeAddresses: [PLAN.guest.address], state: "bound", host: "host-a", careOf: PLAN.hosts["host-a"].careOf, epoch: 1 });
+  await lab.until("a heartbeat from inside the guest", 30_000, async () => (await lab.where()).lastHeartbeat !== null);
+});
+
+const traffic = await lab.traffic({ pps: 1000, bulkMbit: 20 });
+
+for (const [index, to] of (["host-b", "host-a"] as const).entries()) {
+  await t.test(`it moves to ${to} with every session open`, async (t) => {
+    await traffic.mark(`${to}.before`);
+    await sleep(MARGIN_MS);
+    const move = await lab.migrate(to);
+    await sleep(MARGIN_MS);
+    await traffic.mark(`${to}.after`);
+    await sleep(500);
+    const window = await traffic.window(`${to}.before`, `${to}.after`);
+    t.comment(`move ${JSON.stringify(move)}`);
+    t.comment(`window ${JSON.stringify(window)}`);
+    t.match(move, { vm: VM, to, result: "completed" });
+    for (const [name, value] of Object.entries({ gapDownMs: move.gapDownMs, gapUpMs: move.gapUpMs, pauseMs: move.pauseMs })) {
+      t.ok(value !== null && value >= 0 && value < 1000, `${name} is measured`, { found: value });
+    }
+    t.ok(window.sentDown > 4000 && window.sentUp > 4000, "counted over two seconds before and after");
+    t.ok(window.sentDown - window.receivedDown + window.sentUp - window.receivedUp < 20, "hardly a packet is lost", { found: window });
+    t.match(traffic.broken, [], "no session broke");
+    t.ok((window.tcpStallDownMs ?? 99_999) < 5000 && (window.tcpStallUpMs ?? 99_999) < 5000, "TCP flows on");
+    t.match(await lab.where(), { state: "bound", host: to, careOf: PLAN.hosts[to].careOf, epoch: 2 + index });
+    const entries = await lab.json(historySchema, ["history", VM]);
+    t.match(entries[0], { epoch: 2 + index, host: to, until: null, pauseMs: move.pauseMs, gapDownMs: move.gapDownMs });
+    t.match(entries.length, 2 + index);
+    const heard = (await lab.where()).lastHeartbeat;
+    await lab.until("a later heartbeat, from the new host", 5000, async () => ((await lab.where()).lastHeartbeat ?? "") > (heard ?? ""));
+    t.match(witness.doubles(), [], "the guest never ran twice");
+    t.match(witness.running(), [to]);
+  });
+}
+
+await t.test("wishes that cannot be are refused with a stable code, and change nothing", async (t) => {
+  const before = await bound();
+  const cases: readonly (readonly [string, string, string, number])[] = [
+    ["nope", "host-b", "unknown-vm", 404],
+    [VM, "host-z", "unknown-host", 404],
+    ["web2", "host-b", "not-listed", 409],
+    ["web2", "host-a", "not-bound", 409],
+    [VM, "host-a", "already-here", 409],
+    [VM, ABSENT_HOST.name, "host-gone", 409],
+  ];
+  for (const [vm, host, code, status] of cases) {
+    t.match(await lab.http("POST", "/v1/migrations", JSON.stringify({ vm, host })), { status, body: { code } }, `POST ${vm} to ${host}: ${code}`);
+  }
+  const refused = await lab.careof(["migrate", "nope", "host-b"]);
+  t.match(refused, { code: 1, stderr: /unknown-vm/ }, "the command says so too");
+  t.match((await lab.careof(["migrate", VM])).code, 2, "wrong usage is another exit code");
+  for (const body of ["{", "[]", '{"vm":"web1"}', '{"vm":"web1","host":7}', '{"vm":"WEB 1","host":"host-b"}', '{"vm":"web1","host":"host-b","x":1}']) {
+    const answer = await lab.http("POST", "/v1/migrations", body);
+    t.ok(answer.status >= 400 && answer.status < 500, `${body}: ${String(answer.status)}`);
+    t.match(answer.body, { code: String, message: String, retryable: Boolean });
+  }
+  t.match(await lab.http("POST", "/v1/migrations", JSON.stringify({ vm: VM, host: "x".repeat(2_000_000) })).catch((thrown: unknown) => ({ status: 413, thrown })), { status: 413 });
+  t.match((await lab.http("DELETE", "/v1/vms")).status, 405);
+  t.match((await lab.http("GET", "/v1/nothing")).status, 404);
+  t.match(await bound(), before);
+});
+
+await t.test("strangers and malformed messages are refused, and change nothing", async (t) => {
+  const before = await bound();
+  const url = `ws://${PLAN.homeAgent.core}:${String(PLAN.ports.agents)}/v1/agent`;
+  const intrude = async (...words: string[]): Promise<unknown> =>
+    JSON.parse(await must(inNamespace(lab.namespace("r"), [process.execPath, join(REPOSITORY, "dist", "test", "lab", "intruder.js"), ...words])));
+  const token = lab.files.absentHostToken;
+  t.match(await intrude("register", url, ABSENT_HOST.name, "wrong"), { refused: 401, body: { code: "bad-token" } });
+  t.match(await intrude("register", url, "host-z", token), { refused: 401, body: { code: "unknown-host" } });
+  t.match(await intrude("foreign-care-of", url, ABSENT_HOST.name, token), { reason: "foreign-care-of" });
+  t.match(await intrude("other-name", url, ABSENT_HOST.name, token), { reason: /unknown-host|not-permitted|bad-token/ });
+  for (const what of ["garbage", "text", "huge"]) t.match(await intrude(what, url, ABSENT_HOST.name, token), { closed: Number }, what);
+  t.match(await intrude("heartbeats", `${PLAN.homeAgent.core}:${String(PLAN.ports.heartbeats)}`, VM), { sent: 5 });
+  t.match(await bound(), before);
+  t.match(await lab.http("GET", "/healthz"), { status: 200 });
+  t.match(await traffic.idle(), { type: "idle" }, "the guest is as reachable as before");
+});
+
+await t.test("two wishes at once: one is refused, the other completes", async (t) => {
+  const [first, second] = await Promise.all([
+    lab.careof(["migrate", VM, "host-b", "--output", "json"]),
+    lab.careof(["migrate", VM, "host-b", "--output", "json"]),
+  ]);
+  t.match([first.code, second.code].sort(), [0, 1]);
+  t.match(first.code === 0 ? second.stderr : first.stderr, /already-moving|already-here/);
+  t.match(await lab.where(), { state: "bound", host: "host-b", epoch: 4 });
+});
+
+await t.test("a home agent that is killed forgets nothing, and traffic flows meanwhile", async (t) => {
+  const before = await bound();
+  const entries = await lab.json(historySchema, ["history", VM]);
+  await traffic.mark("kill.before");
+  await lab.endPart("home-agent", "SIGKILL");
+  await sleep(1000);
+  lab.startPart("home-agent");
+  await lab.connected(["host-a", "host-b"], 20_000);
+  await sleep(500);
+  await traffic.mark("kill.after");
+  await sleep(300);
+  const window = await traffic.window("kill.before", "kill.after");
+  t.comment(JSON.stringify(window));
+  t.match(await bound(), before);
+  t.match(await lab.json(historySchema, ["history", VM]), entries);
+  t.ok(window.sentDown - window.receivedDown + window.sentUp - window.receivedUp < 5, "packets need no home agent process");
+  await lab.until("heartbeats are accepted again", 10_000, async () => Date.now() - Date.parse((await lab.where()).lastHeartbeat ?? "1970-01-01") < 1500);
+});
+
+await t.test("a host agent that is killed finds its guest again", async (t) => {
+  const qemus = qemuPids(lab);
+  await traffic.mark("agent.before");
+  await lab.endPart("host-b", "SIGKILL");
+  lab.startPart("host-b");
+  await lab.connected(["host-a", "host-b"], 20_000);
+  await lab.until("it is bound", 10_000, async () => (await lab.where()).state === "bound");
+  await sleep(300);
+  await traffic.mark("agent.after");
+  await sleep(300);
+  const window = await traffic.window("agent.before", "agent.after");
+  t.ok(window.sentDown - window.receivedDown + window.sentUp - window.receivedUp < 5, "packets need no agent process", { found: window });
+  t.match(qemuPids(lab), qemus, "the same QEMU");
+  t.match(await lab.where(), { host: "host-b", epoch: 4 });
+  const move = await lab.migrate("host-a");
+  t.match(move, { result: "completed" }, "and it moves on");
+  t.match(await lab.where(), { host: "host-a", epoch: 5 });
+});
+
+await t.test("it was one guest all the time", async (t) => {
+  await traffic.idle();
+  const end = await traffic.quit();
+  t.equal(end.survived, true, "every session, the idle one too");
+  t.match(witness.doubles(), []);
+  const stopped = await lab.careof(["stop", VM]);
+  t.equal(stopped.code, 0, stopped.stderr);
+  t.match(await lab.where(), { state: "expired", host: null });
+  t.match(witness.running(), []);
+  witness.close();
+  t.match(await lab.close(), []);
+  t.match(leftOver(lab.run), []);
+});
+
+/** QEMU processes of this lab, by their command lines, which name its directory. */
+function qemuPids(of: Lab): string[] {
+  return readdirSync("/proc").filter((pid) => /^[0-9]+$/.test(pid) && isQemu(pid, of.directory));
+}
+
+function isQemu(pid: string, directory: string): boolean {
+  try {
+    if (!statSync(`/proc/${pid}`).isDirectory()) return false;
+    const line = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+    return line.includes("qemu-system") && line.includes(directory);
+  } catch {
+    return false; // ended meanwhile
+  }
+}
