@@ -1,0 +1,241 @@
+import type { Clock } from "../model/clock.js";
+import { CareofError, toCareofError } from "../model/errors.js";
+import { parseMigrationId, type HostId, type Millis, type VmId } from "../model/ids.js";
+import type { Locator } from "../model/locator.js";
+import type { Logger } from "../model/log.js";
+import { isReason, type Reason } from "../model/reasons.js";
+import { Channel, decision, type Answer, type Transport } from "../proto/channel.js";
+import type { Body, Capabilities, Kind, VmReport } from "../proto/messages.js";
+import type { BindingCache } from "./bindings/binding-cache.js";
+import type { EventBus } from "./events.js";
+import type { Hosts, HostSession } from "./hosts.js";
+import type { RelayedHeartbeats } from "./heartbeats.js";
+import { updateFor } from "./messages.js";
+import type { Metrics } from "./metrics.js";
+import type { MigrationBook } from "./migrations.js";
+import { viewHost } from "./views.js";
+
+/** The version of the channel that this home agent speaks. */
+export const CHANNEL_VERSION = 1;
+/** Bindings in the answer to a registration; a host with more gets the rest by updates. */
+const BINDINGS_AT_ONCE = 128;
+
+/** What all sessions share. */
+export interface SessionContext {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly hosts: Hosts;
+  readonly cache: BindingCache;
+  readonly heartbeats: RelayedHeartbeats;
+  readonly book: MigrationBook;
+  readonly events: EventBus;
+  readonly metrics: Metrics;
+  /** Of the home agent, for the answer to a registration. */
+  readonly home: () => Pick<Body<"registered">, "restartCounter" | "tunnelAddresses" | "keepAliveMs" | "lifetimeMs" | "heartbeatPort">;
+  /** The session has registered: it replaces an older one of the same host. */
+  readonly registered: (session: AgentSession) => void;
+  readonly maxOutstanding: number;
+}
+
+/**
+ * One host agent's connection.
+ * ```
+ *   authenticated ──Register accepted──▶ registered ──connection gone──▶ ended
+ *        └──────────── connection gone, refused, silent ───────────────▶ ended
+ * ```
+ * Nothing but Register is answered before it was accepted.
+ */
+export class AgentSession implements HostSession {
+  readonly host: HostId;
+  readonly since: Millis;
+  readonly #context: SessionContext;
+  readonly #channel: Channel;
+  readonly #transport: Transport;
+  #state: "authenticated" | "registering" | "registered" | "ended" = "authenticated";
+  #locators: readonly Locator[] = [];
+  #software = "";
+  #capabilities: Capabilities = { ownsTap: false, ownsStream: false, canLead: false, canHoldTarget: false, qemuVersion: "", accelerator: "none", dataPlane: "", memoryBytes: 0 };
+  /** Monotonic: when something last came. */
+  heardAt: Millis;
+
+  constructor(host: HostId, transport: Transport, context: SessionContext) {
+    this.host = host;
+    this.#context = context;
+    this.#transport = transport;
+    this.since = context.clock.now();
+    this.heardAt = context.clock.monotonic();
+    this.#channel = new Channel({
+      transport,
+      clock: context.clock,
+      limits: { maxOutstanding: context.maxOutstanding },
+      onRequest: (body, answer) => { this.#onRequest(body, answer); },
+      onError: (error) => { context.log.error({ host, code: error.code, err: error }, "a message could not be handled"); },
+    });
+  }
+
+  get locators(): readonly Locator[] {
+    return this.#locators;
+  }
+
+  get capabilities(): Capabilities {
+    return this.#capabilities;
+  }
+
+  get software(): string {
+    return this.#software;
+  }
+
+  get registered(): boolean {
+    return this.#state === "registered";
+  }
+
+  ask<K extends Kind>(body: Body, expect: K, timeout: Millis): Promise<Body<K>> {
+    return this.#channel.ask(body, expect, timeout);
+  }
+
+  tell(body: Body): void {
+    this.#channel.tell(body);
+  }
+
+  receive(message: Uint8Array): void {
+    this.heardAt = this.#context.clock.monotonic();
+    this.#channel.receive(message);
+  }
+
+  close(code: number, reason: string): void {
+    this.#transport.close(code, reason);
+  }
+
+  /** The connection is gone. */
+  end(cause: CareofError): void {
+    if (this.#state === "ended") return;
+    const was = this.#state;
+    this.#state = "ended";
+    this.#channel.end(cause);
+    const { hosts, clock, cache, log, events } = this.#context;
+    if (was !== "registered" || !hosts.left(this, clock.now())) return;
+    log.warn({ host: this.host, code: cause.code }, "host gone");
+    events.publish({ event: "host", data: viewHost(this.host, hosts, []) });
+    for (const vm of hosts.vmsOf(this.host)) {
+      if (this.#moves(vm.name)) cache.insist(vm.name, { type: "host-gone", host: this.host });
+    }
+  }
+
+  #onRequest(body: Body, answer: Answer): void {
+    if (this.#state !== "registered") {
+      if (body.kind === "register" && this.#state === "authenticated") this.#register(body, answer).catch((thrown: unknown) => { this.#failed(thrown, answer); });
+      else if (body.kind === "keepAlive") answer(body);
+      else answer(decision("not-permitted", "register first"));
+      return;
+    }
+    switch (body.kind) {
+      case "keepAlive":
+        answer(body);
+        break;
+      case "vmReport":
+        this.#decide(this.#report(body), answer);
+        break;
+      case "relayedHeartbeat": {
+        const reply = this.#context.heartbeats.relayed(this.host, body);
+        if (reply !== null) this.tell(reply);
+        break;
+      }
+      case "progress": {
+        const view = this.#context.book.progress(body);
+        if (view !== null) this.#context.events.publish({ event: "migration", data: view });
+        break;
+      }
+      case "leadReady":
+      case "switchOver":
+      case "released":
+      case "running":
+      case "sourceEnded":
+      case "targetEnded":
+        this.#decide(this.#context.cache.dispatch(parseMigrationId(body.migration).vm, { type: "said", host: this.host, body }), answer);
+        break;
+      default: answer(decision("unsupported", `a home agent is not asked for ${body.kind}`));
+    }
+  }
+
+  #report(report: VmReport): ReturnType<BindingCache["dispatch"]> {
+    const { hosts, cache } = this.#context;
+    const owner = cache.state(report.vm)?.binding.owner ?? null;
+    const careOfListed = report.locator === null || hosts.host(this.host)?.careOf.includes(report.locator.address) === true;
+    return cache.dispatch(report.vm, { type: "report", host: this.host, report, careOfListed, ownerConnected: hosts.connected(owner) });
+  }
+
+  #decide(decided: ReturnType<BindingCache["dispatch"]>, answer: Answer): void {
+    decided.then(({ reason, detail, epoch }) => { answer(decision(reason, detail, epoch)); }, (thrown: unknown) => { this.#failed(thrown, answer); });
+  }
+
+  #failed(thrown: unknown, answer: Answer): void {
+    const error = toCareofError(thrown);
+    this.#context.log.error({ host: this.host, code: error.code, err: error }, "a message could not be handled");
+    answer(decision("unspecified", error.message));
+  }
+
+  async #register(body: Body<"register">, answer: Answer): Promise<void> {
+    this.#state = "registering";
+    const { hosts, metrics, log, registered } = this.#context;
+    try {
+      this.#check(body);
+      this.#locators = body.locators;
+      this.#capabilities = body.capabilities;
+      this.#software = body.software;
+      await Promise.all(body.vms.map((report) => this.#report(report)));
+      if (this.#channel.ended) return;
+      const updates = this.#updates();
+      answer({ kind: "registered", decision: { reason: "accepted", epoch: decision("accepted").epoch, detail: "" }, ...this.#context.home(), bindings: updates.slice(0, BINDINGS_AT_ONCE) });
+      this.#state = "registered";
+      registered(this);
+      hosts.arrived(this);
+      metrics.connections.inc({ reason: "accepted" });
+      log.info({ host: this.host, software: body.software, careOf: body.locators.map((locator) => locator.address), restartCounter: body.restartCounter, vms: body.vms.length }, "host registered");
+      this.#context.events.publish({ event: "host", data: viewHost(this.host, hosts, []) });
+      for (const update of updates.slice(BINDINGS_AT_ONCE)) this.tell({ kind: "bindingUpdate", ...update });
+      this.#resume(body);
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      const reason: Reason = isReason(error.code) ? error.code : "unspecified";
+      log.warn({ host: this.host, reason, code: error.code }, `registration refused: ${error.message}`);
+      metrics.connections.inc({ reason });
+      answer(decision(reason, error.message));
+      this.close(4003, reason);
+    }
+  }
+
+  /** @throws CareofError with a reason as its code */
+  #check(body: Body<"register">): void {
+    const listed = this.#context.hosts.host(this.host);
+    if (listed === null) throw new CareofError("unknown-host", `${this.host} is not listed`);
+    if (body.version !== CHANNEL_VERSION) throw new CareofError("unsupported-version", `version ${String(body.version)}, this home agent speaks ${String(CHANNEL_VERSION)}`);
+    if (body.host !== this.host) throw new CareofError("not-permitted", `the connection is ${this.host}'s, not ${body.host}'s`);
+    if (body.locators.length === 0) throw new CareofError("malformed", "a host registers at least one care-of address");
+    for (const { address } of body.locators) {
+      if (!listed.careOf.includes(address)) throw new CareofError("foreign-care-of", `${address} is not listed for ${this.host}`);
+    }
+  }
+
+  #moves(vm: VmId): boolean {
+    return (this.#context.cache.state(vm)?.migration ?? null) !== null;
+  }
+
+  #updates(): readonly ReturnType<typeof updateFor>[] {
+    const { hosts, cache, clock } = this.#context;
+    return [...hosts.vmsOf(this.host)].flatMap((vm) => {
+      const state = cache.state(vm.name);
+      return state === null ? [] : [updateFor(state, vm, this.host, hosts, clock.monotonic())];
+    });
+  }
+
+  /** What the host remembers of migrations, settled here or not. */
+  #resume(body: Body<"register">): void {
+    const { hosts, cache } = this.#context;
+    for (const vm of hosts.vmsOf(this.host)) {
+      const records = body.migrations.filter((record) => parseMigrationId(record.migration).vm === vm.name);
+      if (records.length === 0 && !this.#moves(vm.name)) continue;
+      const reported = body.vms.find((report) => report.vm === vm.name)?.state ?? null;
+      cache.insist(vm.name, { type: "host-back", host: this.host, records, reported });
+    }
+  }
+}

@@ -1,0 +1,83 @@
+import { z } from "zod";
+import { parsed } from "../../model/config.js";
+import { CareofError } from "../../model/errors.js";
+import { epoch, hostId, migrationId, millis, type VmId } from "../../model/ids.js";
+import { isReason } from "../../model/reasons.js";
+import { changeState, unbound, type Now } from "../bindings/binding.js";
+import type { Migration, VmState } from "./migration.js";
+
+const epochField = z.number().transform((value) => epoch(value));
+const timeField = z.number().transform((value) => millis(value));
+const hostField = parsed(hostId);
+
+const record = z.object({
+  phase: z.enum(["none", "bound", "moving", "expired", "lost"]),
+  owner: hostField.nullable(),
+  epoch: epochField,
+  issued: epochField,
+  since: timeField,
+  starting: z.object({ host: hostField, epoch: epochField, actor: z.string() }).nullable(),
+  migration: z.object({
+    from: hostField,
+    to: hostField,
+    epoch: epochField,
+    actor: z.string(),
+    startedAt: timeField,
+    released: z.boolean(),
+    neverRan: z.boolean(),
+    resumeEpoch: epochField.nullable(),
+    reason: z.string().nullable(),
+    cancelled: z.boolean(),
+    lost: z.boolean(),
+    settling: z.boolean(),
+  }).nullable(),
+});
+
+export type DurableVm = z.input<typeof record>;
+
+/** What of a VM survives this process. Signs of life, stamps and deadlines begin anew. */
+export function durable(state: VmState): DurableVm {
+  const { binding, migration } = state;
+  const { phase, owner, epoch: current, issued, since, starting } = binding;
+  return {
+    phase: phase === "stale" ? "bound" : phase,
+    owner, epoch: current, issued, since,
+    starting: starting === null ? null : { host: starting.host, epoch: starting.epoch, actor: starting.actor },
+    migration: migration === null ? null : {
+      from: migration.from, to: migration.to, epoch: migration.epoch, actor: migration.actor, startedAt: migration.startedAt,
+      released: migration.released, neverRan: migration.neverRan, resumeEpoch: migration.resumeEpoch, reason: migration.reason, cancelled: migration.cancelled,
+      lost: migration.phase === "lost", settling: migration.phase === "settle",
+    },
+  };
+}
+
+/**
+ * A VM as it was when the process ended. Hosts of an open migration count as gone until they register; the tunnel points where the guest may
+ * run: to the source until RELEASE (which passes stragglers on), then to the target.
+ * @throws CareofError `store-corrupt` for what this version cannot have written
+ */
+export function restore(vm: VmId, value: unknown, now: Now): VmState {
+  const read = record.safeParse(value);
+  if (!read.success) throw new CareofError("store-corrupt", `the record of ${vm} cannot be read: ${read.error.issues[0]?.path.map(String).join(".") ?? ""} ${read.error.issues[0]?.message ?? ""}`);
+  const data = read.data;
+  const binding = {
+    ...unbound(vm, data.epoch),
+    phase: data.phase, owner: data.owner, issued: data.issued, since: data.since,
+    starting: data.starting === null ? null : { ...data.starting, asked: false },
+    evidence: "restored" as const, seenAt: data.phase === "none" ? null : now.mono, ownerSees: true,
+  };
+  const open = data.migration;
+  if (open === null) {
+    const stuck = binding.phase === "moving" || binding.phase === "lost";
+    return { binding: stuck ? changeState(binding, "bound", { owner: binding.owner, epoch: binding.epoch, evidence: "restored" }, now) : binding, migration: null };
+  }
+  const migration: Migration = {
+    id: migrationId(vm, open.epoch), from: open.from, to: open.to, epoch: open.epoch, actor: open.actor, startedAt: open.startedAt,
+    phase: open.lost ? "lost" : open.settling ? "settle" : open.resumeEpoch !== null ? "reclaim" : open.released ? "released" : open.neverRan || open.reason !== null ? "aborting" : "copy",
+    released: open.released, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
+    reason: open.reason !== null && isReason(open.reason) ? open.reason : null, cancelled: open.cancelled,
+    startedMono: null, pointed: (open.released && open.resumeEpoch === null) || open.settling ? "target" : "source", lead: false, token: (open.epoch % 0xffff_ffff) + 1,
+    sourceGone: now.mono, targetGone: now.mono, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
+  };
+  return { binding, migration };
+}

@@ -1,0 +1,65 @@
+import type { HostId } from "../../model/ids.js";
+import type { MigrationRecord } from "../../proto/messages.js";
+import type { Now } from "../bindings/binding.js";
+import { decide, type Effect, type Outcome } from "../outcome.js";
+import { beforeRelease, type MoveRules, type VmEvent, type VmState } from "./migration.js";
+import { ask, askAbort, askResume } from "./questions.js";
+import { afterRelease, onSaid } from "./reports.js";
+import { abort, type Moving } from "./steps.js";
+
+/**
+ * A host of an open migration has registered (again), with what it has on disk. After a restart of this process that is how the migration
+ * goes on; after a mere loss of the connection it mostly changes nothing.
+ */
+export function onHostBack(state: Moving, event: VmEvent & { type: "host-back" }, now: Now, rules: MoveRules): Outcome<VmState> {
+  const { migration } = state;
+  const side = event.host === migration.from ? "source" : event.host === migration.to ? "target" : null;
+  if (side === null) return settleRecords(state, event.host, event.records);
+  const record = event.records.find((each) => each.migration === migration.id && each.side === side)?.state ?? null;
+  if (side === "source") return sourceBack({ ...state, migration: { ...migration, sourceGone: null } }, record, event.reported, now, rules);
+  return targetBack({ ...state, migration: { ...migration, targetGone: null } }, record, event.reported, now, rules);
+}
+
+type Recorded = MigrationRecord["state"] | null;
+type Reported = (VmEvent & { type: "host-back" })["reported"];
+
+function sourceBack(state: Moving, record: Recorded, reported: Reported, now: Now, rules: MoveRules): Outcome<VmState> {
+  const { migration } = state;
+  const said = (result: "source-runs" | "source-released"): Outcome<VmState> =>
+    onSaid(state, state, migration.from, { kind: "sourceEnded", migration: migration.id, result, reason: "migrate-failed", detail: "" }, now, rules);
+  const revoke = ask(migration.from, { ask: "revoke", epoch: migration.epoch, forwardTo: migration.to });
+  if (migration.phase === "reclaim") return record === "resumed" ? said("source-runs") : decide<VmState>(state, "accepted", "", [askResume(migration, "target-never-ran")]);
+  if (migration.phase === "settle") return decide<VmState>(state, "accepted", "", record === "released" ? [revoke] : []);
+  if (record === "released") return said("source-released");
+  if (record === "resumed") return said("source-runs");
+  if (record === "active") return decide<VmState>(state, "accepted", "", migration.phase === "aborting" ? [askAbort(migration, migration.from, migration.reason ?? "timed-out")] : []);
+  if (!beforeRelease(migration.phase) || migration.phase === "prepare") return decide<VmState>(state, "accepted");
+  // It has no record: it never began, or was aborted and has settled that.
+  if (reported === "runs" || reported === "paused") return said("source-runs");
+  return abort({ ...state, migration: { ...migration, sourceGone: now.mono } }, "source-gone", now);
+}
+
+function targetBack(state: Moving, record: Recorded, reported: Reported, now: Now, rules: MoveRules): Outcome<VmState> {
+  const { migration } = state;
+  const said = (result: "target-runs" | "target-never-ran"): Outcome<VmState> =>
+    onSaid(state, state, migration.to, { kind: "targetEnded", migration: migration.id, result, reason: "target-gone", detail: "" }, now, rules);
+  if (migration.phase === "settle" || migration.phase === "reclaim" || migration.phase === "prepare") return decide<VmState>(state, "accepted");
+  if (record === "continued" || reported === "runs") return said("target-runs");
+  if (record === "prepared") return decide<VmState>(state, "accepted", "", migration.phase === "aborting" && migration.sourceGone !== null ? [askAbort(migration, migration.to, migration.reason ?? "source-gone")] : []);
+  // "never-ran", or nothing on disk: what was not written down can never be continued.
+  return said("target-never-ran");
+}
+
+/** A host remembers migrations that are settled here: it is told what became of them. */
+export function settleRecords(state: VmState, host: HostId, records: readonly MigrationRecord[]): Outcome<VmState> {
+  const effects: Effect[] = [];
+  for (const record of records) {
+    if (record.migration === state.migration?.id) continue;
+    if (record.state === "active" || record.state === "prepared") effects.push(ask(host, { ask: "abort", migration: record.migration, reason: "not-moving" }));
+    else if (record.state === "released") effects.push(...afterRelease(state, host, record.migration));
+    else if (record.state === "continued" && state.binding.owner !== host) {
+      effects.push({ do: "alarm", alarm: "rule-broken", hosts: [host], detail: `${host} has continued ${record.migration}, but ${state.binding.owner ?? "nobody"} owns ${state.binding.vm}` });
+    }
+  }
+  return decide(state, "accepted", "", effects);
+}

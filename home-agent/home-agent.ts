@@ -1,0 +1,178 @@
+import { randomBytes } from "node:crypto";
+import type { AddressInfo } from "node:net";
+import type { Clock } from "../model/clock.js";
+import type { Endpoint } from "../model/config.js";
+import type { Logger } from "../model/log.js";
+import type { HomeTunnel } from "../net/tunnel.js";
+import { AGENT_PATH, Registrar } from "./registrar.js";
+import { Alarms } from "./alarms.js";
+import { openApi, type Api } from "./api/server.js";
+import { BindingCache } from "./bindings/binding-cache.js";
+import type { HomeAgentConfig } from "./config.js";
+import { EffectDriver } from "./effect-driver.js";
+import { EventBus } from "./events.js";
+import { publicState, type MoveRules } from "./handover/migration.js";
+import { HeartbeatListener } from "./heartbeat-listener.js";
+import { Heartbeats } from "./heartbeats.js";
+import { Hosts } from "./hosts.js";
+import { Metrics } from "./metrics.js";
+import { MigrationBook } from "./migrations.js";
+import { OperatorDesk } from "./operator-desk.js";
+import { Questioner } from "./questions.js";
+import { ReplayWindow } from "./replay.js";
+import { Journal } from "./store/journal.js";
+import type { Store } from "./store/store.js";
+import { Waiters } from "./waiters.js";
+
+export interface HomeAgentOptions {
+  readonly config: HomeAgentConfig;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly tunnel: HomeTunnel;
+  readonly store: Store;
+  readonly version: string;
+}
+
+export interface Listening {
+  readonly agents: AddressInfo;
+  readonly heartbeats: AddressInfo;
+  readonly api: Endpoint;
+}
+
+/** Everything that a home agent is, around a tunnel, a store and a clock that were given. */
+export class HomeAgent {
+  readonly #options: HomeAgentOptions;
+  #config: HomeAgentConfig;
+  readonly #hosts = new Hosts();
+  readonly #cache: BindingCache;
+  readonly #driver: EffectDriver;
+  readonly #heartbeats: Heartbeats;
+  readonly #registrar: Registrar;
+  readonly #listener: HeartbeatListener;
+  readonly #metrics: Metrics;
+  readonly #desk: OperatorDesk;
+  #api: Api | null = null;
+  readonly #alarms: Alarms;
+  #listening: Listening | null = null;
+  #fence = 0;
+
+  static async open(options: HomeAgentOptions): Promise<HomeAgent> {
+    return new HomeAgent(options, await options.store.takeOver());
+  }
+
+  private constructor(options: HomeAgentOptions, fence: number) {
+    const { clock, log, tunnel, store, config } = options;
+    this.#options = options;
+    this.#config = config;
+    this.#fence = fence;
+    this.#hosts.configure(config.hosts, config.vms);
+    const hosts = this.#hosts;
+    const events = new EventBus();
+    const waiters = new Waiters();
+    const book = new MigrationBook();
+    const metrics = new Metrics({ bindings: () => this.#countBindings(), hosts: () => [...hosts.hosts].filter((host) => hosts.connected(host.name)).length });
+    const alarms = new Alarms({ log, metrics, events });
+    this.#alarms = alarms;
+    const questioner = new Questioner(() => ({ hosts, handover: this.#config.handover, timing: this.#config.timing }));
+    this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, pathMtu: config.tunnel.pathMtu });
+    this.#cache = new BindingCache({ store, fence, clock, rim: this.#driver, rulesOf: (vm) => this.#rulesOf(vm), careOfOf: (host) => hosts.careOf(host) });
+    this.#driver.attach(this.#cache);
+    this.#heartbeats = new Heartbeats({ clock, log, hosts, cache: this.#cache, metrics, window: new ReplayWindow(randomBytes(32)) });
+    this.#listener = new HeartbeatListener({ endpoint: config.listen.heartbeats, clock, log, receive: (datagram) => this.#heartbeats.direct(datagram) });
+    this.#registrar = new Registrar({
+      endpoint: config.listen.agents, clock, log, maxConnections: 4096,
+      keepAliveMs: () => this.#config.timing.keepAliveMs,
+      host: (name) => hosts.host(name),
+      session: {
+        clock, log, hosts, cache: this.#cache, heartbeats: this.#heartbeats, book, events, metrics, maxOutstanding: 4096,
+        home: () => ({
+          restartCounter: this.#fence,
+          tunnelAddresses: [this.#config.tunnel.address],
+          keepAliveMs: this.#config.timing.keepAliveMs,
+          lifetimeMs: this.#config.timing.lifetimeMs,
+          heartbeatPort: this.#listening?.heartbeats.port ?? this.#config.listen.heartbeats.port,
+        }),
+      },
+    });
+    this.#metrics = metrics;
+    this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, events, notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null) });
+  }
+
+  /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `cannot-listen`, and what the tunnel throws */
+  async start(): Promise<Listening> {
+    this.#cache.restore(this.#config.vms.map((vm) => vm.name));
+    await this.#driver.setRoutes();
+    const heartbeats = await this.#listener.open();
+    const agents = await this.#registrar.open();
+    const { clock, log, version } = this.#options;
+    const { registry } = this.#metrics;
+    const metrics = async (): Promise<{ readonly type: string; readonly text: string }> => ({ type: registry.contentType, text: await registry.metrics() });
+    this.#api = await openApi({ listen: this.#config.listen.api, operations: this.#desk, clock, log, version, metrics });
+    const api = this.#api.address;
+    this.#listening = { agents, heartbeats, api };
+    const at = ({ address, port }: Endpoint): string => `${address}:${String(port)}`;
+    this.#options.log.info({ agents: `${at(agents)}${AGENT_PATH}`, heartbeats: at(heartbeats), api: at(api), vms: this.#cache.size, restartCounter: this.#fence }, "home agent is ready");
+    return this.#listening;
+  }
+
+  get cache(): BindingCache {
+    return this.#cache;
+  }
+
+  get alarms(): Alarms {
+    return this.#alarms;
+  }
+
+  /** Takes over hosts, VMs and times of a changed configuration; connections and traffic of what stays are not touched. */
+  async reload(config: HomeAgentConfig): Promise<void> {
+    const before = this.#config;
+    for (const key of ["name", "stateDir", "runDir", "tunnel", "home", "listen"] as const) {
+      if (JSON.stringify(before[key]) !== JSON.stringify(config[key])) this.#options.log.warn({ key }, "a change that needs a restart was not taken over");
+    }
+    this.#config = { ...before, hosts: config.hosts, vms: config.vms, timing: config.timing, handover: config.handover };
+    this.#hosts.configure(config.hosts, config.vms);
+    const wanted = new Set(config.vms.map((vm) => vm.name));
+    for (const vm of before.vms) if (!wanted.has(vm.name)) this.#driver.forget(vm.name);
+    this.#cache.restore(wanted);
+    this.#heartbeats.configure();
+    this.#registrar.dismissUnlisted();
+    await this.#driver.setRoutes();
+    for (const vm of config.vms) {
+      const state = this.#cache.state(vm.name);
+      if (state !== null) this.#driver.announce(state, vm);
+    }
+    this.#options.log.info({ hosts: config.hosts.length, vms: config.vms.length }, "configuration taken over");
+  }
+
+  /** Clean: nothing is acknowledged that was not written, and the tunnel stays as it is. */
+  async close(): Promise<void> {
+    this.#listening = null;
+    await this.#api?.close();
+    await this.#registrar.close();
+    await this.#listener.close();
+    this.#cache.close();
+    this.#driver.close();
+    await this.#options.store.close();
+    await this.#options.tunnel.close({ keep: true });
+  }
+
+  #rulesOf(name: Parameters<Hosts["vm"]>[0]): MoveRules | null {
+    const vm = this.#hosts.vm(name);
+    if (vm === null) return null;
+    const { timing, handover } = this.#config;
+    return { hosts: vm.hosts, driver: vm.driver, lifetimeMs: timing.lifetimeMs, graceMs: timing.graceMs, handover };
+  }
+
+  #countBindings(): ReadonlyMap<string, number> {
+    const counts = new Map<string, number>();
+    for (const { binding } of this.#cache.states()) counts.set(publicState(binding.phase), (counts.get(publicState(binding.phase)) ?? 0) + 1);
+    return counts;
+  }
+}
+
+/** The journal of a state directory. @throws CareofError as `Journal.open` */
+export async function openStore(stateDir: string, log: Logger): Promise<Store> {
+  const journal = await Journal.open({ directory: stateDir });
+  if (journal.cut > 0) log.warn({ bytes: journal.cut }, "the journal's torn tail, never acknowledged, was cut off");
+  return journal;
+}

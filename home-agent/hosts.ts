@@ -1,0 +1,102 @@
+import type { IpAddress } from "../model/address.js";
+import { CareofError } from "../model/errors.js";
+import type { HostId, Millis, VmId } from "../model/ids.js";
+import { ipInIp, type Locator } from "../model/locator.js";
+import type { Body, Capabilities, Kind } from "../proto/messages.js";
+import type { HostConfig, VmConfig } from "./config.js";
+
+/** A registered host agent's connection, as the rest of the home agent sees it. */
+export interface HostSession {
+  readonly host: HostId;
+  readonly capabilities: Capabilities;
+  /** Care-of addresses that it registered, all of them listed for it. */
+  readonly locators: readonly Locator[];
+  readonly since: Millis;
+  readonly software: string;
+  /** @throws CareofError as `Channel.ask` */
+  ask<K extends Kind>(body: Body, expect: K, timeout: Millis): Promise<Body<K>>;
+  tell(body: Body): void;
+}
+
+/** Who is listed, and who of them is here. */
+export class Hosts {
+  #hosts = new Map<HostId, HostConfig>();
+  #vms = new Map<VmId, VmConfig>();
+  readonly #sessions = new Map<HostId, HostSession>();
+  /** When a host that is not here went, or this process began. */
+  readonly #gone = new Map<HostId, Millis>();
+  readonly #locators = new Map<HostId, Locator>();
+
+  configure(hosts: readonly HostConfig[], vms: readonly VmConfig[]): void {
+    this.#hosts = new Map(hosts.map((host) => [host.name, host]));
+    this.#vms = new Map(vms.map((vm) => [vm.name, vm]));
+    for (const [host, locator] of this.#locators) {
+      if (this.#hosts.get(host)?.careOf.includes(locator.address) !== true) this.#locators.delete(host);
+    }
+  }
+
+  get hosts(): Iterable<HostConfig> {
+    return this.#hosts.values();
+  }
+
+  get vms(): Iterable<VmConfig> {
+    return this.#vms.values();
+  }
+
+  host(name: HostId): HostConfig | null {
+    return this.#hosts.get(name) ?? null;
+  }
+
+  vm(name: VmId): VmConfig | null {
+    return this.#vms.get(name) ?? null;
+  }
+
+  *vmsOf(host: HostId): Iterable<VmConfig> {
+    for (const vm of this.#vms.values()) if (vm.hosts.includes(host)) yield vm;
+  }
+
+  session(host: HostId): HostSession | null {
+    return this.#sessions.get(host) ?? null;
+  }
+
+  connected(host: HostId | null): boolean {
+    return host !== null && this.#sessions.has(host);
+  }
+
+  /** A host that is not connected: `host-gone`. */
+  require(host: HostId): HostSession {
+    const session = this.#sessions.get(host);
+    if (session === undefined) throw new CareofError("host-gone", `${host} is not connected`, { retryable: true });
+    return session;
+  }
+
+  arrived(session: HostSession): void {
+    this.#sessions.set(session.host, session);
+    const first = session.locators[0];
+    if (first !== undefined) this.#locators.set(session.host, first);
+  }
+
+  /** False when another connection of that host has taken its place. */
+  left(session: HostSession, now: Millis): boolean {
+    if (this.#sessions.get(session.host) !== session) return false;
+    this.#sessions.delete(session.host);
+    this.#gone.set(session.host, now);
+    return true;
+  }
+
+  goneSince(host: HostId): Millis | null {
+    return this.#gone.get(host) ?? null;
+  }
+
+  /** The locator that it registered, or the first that is configured; `null` for a host that is not listed any more. */
+  locator(host: HostId): Locator | null {
+    const known = this.#locators.get(host);
+    if (known !== undefined) return known;
+    const first = this.#hosts.get(host)?.careOf[0];
+    return first === undefined ? null : ipInIp(first);
+  }
+
+  careOf(host: HostId | null): IpAddress | null {
+    return host === null ? null : (this.locator(host)?.address ?? null);
+  }
+}

@@ -1,0 +1,41 @@
+import { millis, type HostId } from "../model/ids.js";
+import type { Locator } from "../model/locator.js";
+import { CareofError } from "../model/errors.js";
+import type { BindingUpdate, MigrationParameters, VmSpec } from "../proto/messages.js";
+import type { VmConfig, HandoverConfig } from "./config.js";
+import { publicState, type VmState } from "./handover/migration.js";
+import type { Hosts } from "./hosts.js";
+
+/** What a host is told of a VM's configuration. Its heartbeat key is not among it. */
+export function specFor(vm: VmConfig, host: HostId): VmSpec {
+  const { name, homeAddresses, mac, driver, qemu, externalPort } = vm;
+  return { vm: name, homeAddresses, mac, driver, qemu, externalPort, listsHost: vm.hosts.includes(host) };
+}
+
+/** The home agent's view of one VM, for one of its hosts. A host that the VM has left lately passes stragglers on. */
+export function updateFor(state: VmState, vm: VmConfig, host: HostId, hosts: Hosts, monotonic: number): BindingUpdate {
+  const { binding } = state;
+  const grace = binding.graces.find((each) => each.host === host);
+  const forwardTo = grace === undefined || binding.owner === null || binding.owner === host ? null : hosts.locator(binding.owner);
+  return {
+    vm: binding.vm,
+    epoch: binding.epoch,
+    state: publicState(binding.phase),
+    owner: binding.owner,
+    forwardTo,
+    forwardMs: millis(forwardTo === null || grace === undefined ? 0 : Math.max(0, grace.until - monotonic)),
+    spec: specFor(vm, host),
+  };
+}
+
+export function parametersOf(handover: HandoverConfig, lead: boolean): MigrationParameters {
+  const { maxBandwidth, downtimeLimitMs, holdMaxMs, timeoutMs } = handover;
+  return { maxBandwidth, downtimeLimitMs, lead, holdMaxMs, timeoutMs };
+}
+
+/** @throws CareofError `unknown-host` for one that is not listed any more. */
+export function requireLocator(hosts: Hosts, host: HostId): Locator {
+  const locator = hosts.locator(host);
+  if (locator === null) throw new CareofError("unknown-host", `${host} is not listed`);
+  return locator;
+}

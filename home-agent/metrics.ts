@@ -1,0 +1,42 @@
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { MigrationResult } from "./outcome.js";
+
+/** Seconds: from one lost packet of a fast sender to a TCP time-out. */
+const GAP_BUCKETS = [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 3];
+
+/** Names after RFC 2006 where it has one. Labels are reasons: their number is bounded. */
+export class Metrics {
+  readonly registry = new Registry();
+  readonly registrations = new Counter({ name: "careof_registrations_total", help: "Claims and denials of host agents, by reason", labelNames: ["reason"], registers: [this.registry] });
+  readonly connections = new Counter({ name: "careof_agent_connections_total", help: "Connections of host agents, by reason", labelNames: ["reason"], registers: [this.registry] });
+  readonly heartbeats = new Counter({ name: "careof_heartbeats_total", help: "Heartbeats of guests, by reason", labelNames: ["reason"], registers: [this.registry] });
+  readonly migrations = new Counter({ name: "careof_migrations_total", help: "Migrations, by result and reason", labelNames: ["result", "reason"], registers: [this.registry] });
+  readonly alarms = new Counter({ name: "careof_alarms_total", help: "What wants a person's attention, by kind", labelNames: ["kind"], registers: [this.registry] });
+  readonly bindings: Gauge;
+  readonly hosts: Gauge;
+  readonly pause = new Histogram({ name: "careof_pause_seconds", help: "Hypervisor's STOP to RESUME", buckets: GAP_BUCKETS, registers: [this.registry] });
+  readonly gapDown = new Histogram({ name: "careof_gap_down_seconds", help: "Time in which the guest ran and could not receive", buckets: GAP_BUCKETS, registers: [this.registry] });
+  readonly gapUp = new Histogram({ name: "careof_gap_up_seconds", help: "Time in which the guest ran and could not be heard", buckets: GAP_BUCKETS, registers: [this.registry] });
+
+  /** The functions are called when somebody reads the metrics. */
+  constructor(read: { readonly bindings: () => ReadonlyMap<string, number>; readonly hosts: () => number }) {
+    this.bindings = new Gauge({
+      name: "careof_bindings", help: "Bindings, by state", labelNames: ["state"], registers: [this.registry],
+      collect(): void {
+        this.reset();
+        for (const [state, count] of read.bindings()) this.set({ state }, count);
+      },
+    });
+    this.hosts = new Gauge({
+      name: "careof_hosts_connected", help: "Host agents that are connected", registers: [this.registry],
+      collect(): void { this.set(read.hosts()); },
+    });
+  }
+
+  migration(result: MigrationResult): void {
+    this.migrations.inc({ result: result.result, reason: result.reason });
+    if (result.pauseMs !== null) this.pause.observe(result.pauseMs / 1000);
+    if (result.gapDownMs !== null) this.gapDown.observe(result.gapDownMs / 1000);
+    if (result.gapUpMs !== null) this.gapUp.observe(result.gapUpMs / 1000);
+  }
+}

@@ -1,0 +1,153 @@
+import { CareofError } from "../model/errors.js";
+import { parseMigrationId, type HostId, type VmId } from "../model/ids.js";
+import type { Reason } from "../model/reasons.js";
+import type { ApiEvent, HistoryView, HostView, MigrationView, Operations, VmView } from "./api/operations.js";
+import type { BindingCache, Decided } from "./bindings/binding-cache.js";
+import type { VmConfig } from "./config.js";
+import type { EventBus } from "./events.js";
+import type { Hosts } from "./hosts.js";
+import type { MigrationBook } from "./migrations.js";
+import { viewHistory, viewHost, viewVm } from "./views.js";
+import type { Waiters } from "./waiters.js";
+
+/** Reasons that may be gone by themselves. */
+const PASSING: ReadonlySet<Reason> = new Set<Reason>(["store-unavailable", "too-many", "host-gone", "start-pending", "timed-out", "already-moving", "shutting-down"]);
+
+export interface OperatorDeskOptions {
+  readonly hosts: Hosts;
+  readonly cache: BindingCache;
+  readonly waiters: Waiters;
+  readonly book: MigrationBook;
+  readonly events: EventBus;
+  readonly notReady: () => string | null;
+}
+
+/** What operators can see and want, in terms of the cache. */
+export class OperatorDesk implements Operations {
+  readonly #options: OperatorDeskOptions;
+
+  constructor(options: OperatorDeskOptions) {
+    this.#options = options;
+  }
+
+  vms(): readonly VmView[] {
+    return [...this.#options.hosts.vms].flatMap((vm) => this.#view(vm) ?? []);
+  }
+
+  vm(name: VmId): VmView {
+    const view = this.#view(this.#config(name));
+    if (view === null) throw unknownVm(name);
+    return view;
+  }
+
+  history(name: VmId): readonly HistoryView[] {
+    return viewHistory(this.#options.cache.history(this.#config(name).name));
+  }
+
+  hosts(): readonly HostView[] {
+    const { cache, hosts } = this.#options;
+    const owned = new Map<HostId, string[]>();
+    for (const { binding } of cache.states()) {
+      if (binding.owner === null) continue;
+      const list = owned.get(binding.owner);
+      if (list === undefined) owned.set(binding.owner, [binding.vm]);
+      else list.push(binding.vm);
+    }
+    return [...hosts.hosts].map((host) => viewHost(host.name, hosts, owned.get(host.name) ?? []));
+  }
+
+  migrations(): readonly MigrationView[] {
+    return this.#options.book.all();
+  }
+
+  migration(id: string): MigrationView {
+    const view = this.#options.book.get(parseMigrationId(id).id);
+    if (view === null) throw unknownMigration(id);
+    return view;
+  }
+
+  async migrate(vm: VmId, host: HostId, actor: string): Promise<MigrationView> {
+    this.#known(vm, host);
+    const { cache, hosts } = this.#options;
+    const owner = cache.state(vm)?.binding.owner ?? null;
+    const source = owner === null ? null : hosts.session(owner);
+    const sourceCanLead = source?.capabilities.canLead ?? false;
+    const decided = await cache.dispatch(vm, { type: "migrate", host, actor, sourceConnected: source !== null, targetConnected: hosts.connected(host), sourceCanLead });
+    accept(decided);
+    const id = cache.state(vm)?.migration?.id;
+    if (id === undefined) throw new CareofError("internal", `the migration of ${vm} was over before it was told`);
+    return this.migration(id);
+  }
+
+  async migrationEnd(id: string): Promise<MigrationView> {
+    const view = this.migration(id);
+    if (view.result !== null) return view;
+    await this.#options.waiters.finished(parseMigrationId(id).id);
+    return this.migration(id);
+  }
+
+  async cancel(id: string): Promise<MigrationView> {
+    this.migration(id);
+    const { id: migration, vm } = parseMigrationId(id);
+    accept(await this.#options.cache.dispatch(vm, { type: "cancel", migration }));
+    return this.migration(id);
+  }
+
+  async start(vm: VmId, host: HostId, actor: string): Promise<VmView> {
+    this.#known(vm, host);
+    const { cache, waiters, hosts } = this.#options;
+    accept(await waiters.ended("start", vm, () => cache.dispatch(vm, { type: "start", host, actor, connected: hosts.connected(host) })));
+    return this.vm(vm);
+  }
+
+  async stop(vm: VmId, { force }: { readonly force: boolean }): Promise<VmView> {
+    this.#config(vm);
+    const { cache, waiters, hosts } = this.#options;
+    const owner = cache.state(vm)?.binding.owner ?? null;
+    accept(await waiters.ended("stop", vm, () => cache.dispatch(vm, { type: "stop", force, ownerConnected: hosts.connected(owner) })));
+    return this.vm(vm);
+  }
+
+  async resolve(vm: VmId, host: HostId): Promise<VmView> {
+    this.#known(vm, host);
+    const { cache, hosts } = this.#options;
+    accept(await cache.dispatch(vm, { type: "resolve", host, connected: hosts.connected(host) }));
+    return this.vm(vm);
+  }
+
+  subscribe(listener: (event: ApiEvent) => void): () => void {
+    return this.#options.events.subscribe(listener);
+  }
+
+  notReady(): string | null {
+    return this.#options.notReady();
+  }
+
+  #config(name: VmId): VmConfig {
+    const vm = this.#options.hosts.vm(name);
+    if (vm === null) throw unknownVm(name);
+    return vm;
+  }
+
+  #view(vm: VmConfig): VmView | null {
+    const state = this.#options.cache.state(vm.name);
+    return state === null ? null : viewVm(state, vm, this.#options.hosts);
+  }
+
+  #known(vm: VmId, host: HostId): void {
+    this.#config(vm);
+    if (this.#options.hosts.host(host) === null) throw new CareofError("unknown-host", `there is no host "${host}"`);
+  }
+}
+
+function unknownVm(name: VmId): CareofError {
+  return new CareofError("unknown-vm", `there is no VM "${name}"`);
+}
+
+function unknownMigration(id: string): CareofError {
+  return new CareofError("unknown-migration", `there is no migration "${id.slice(0, 100)}" since the home agent began`);
+}
+
+function accept({ reason, detail }: Pick<Decided, "reason" | "detail">): void {
+  if (reason !== "accepted") throw new CareofError(reason, detail === "" ? reason : detail, { retryable: PASSING.has(reason) });
+}

@@ -1,0 +1,63 @@
+import type { Epoch, HostId, MigrationId, Millis } from "../model/ids.js";
+import type { Reason } from "../model/reasons.js";
+import type { HistoryChange } from "./history.js";
+
+/** What the machines ask of the outside. Everything else (routes, markers, updates to hosts) follows from the state itself. */
+export type Effect =
+  | { readonly do: "ask"; readonly host: HostId; readonly what: Question }
+  | { readonly do: "started"; readonly epoch: Epoch; readonly reason: Reason; readonly detail: string }
+  | { readonly do: "stopped"; readonly reason: Reason; readonly detail: string }
+  | { readonly do: "finished"; readonly result: MigrationResult }
+  | { readonly do: "alarm"; readonly alarm: AlarmKind; readonly hosts: readonly HostId[]; readonly detail: string };
+
+export type AlarmKind = "both-claim" | "lost" | "start-pending" | "guest-died" | "rule-broken";
+
+/** A question to a host. Its answer comes back as an event of the VM. */
+export type Question =
+  | { readonly ask: "start"; readonly epoch: Epoch }
+  | { readonly ask: "stop"; readonly epoch: Epoch; readonly force: boolean }
+  | { readonly ask: "prepare" }
+  | { readonly ask: "migrate"; readonly relayAddress: string; readonly relayPort: number; readonly lead: boolean }
+  | { readonly ask: "lead"; readonly token: number }
+  | { readonly ask: "abort"; readonly migration: MigrationId; readonly reason: Reason }
+  | { readonly ask: "resume"; readonly migration: MigrationId; readonly epoch: Epoch; readonly evidence: "target-never-ran" | "resolved-by-operator" }
+  | { readonly ask: "revoke"; readonly epoch: Epoch; readonly forwardTo: HostId | null };
+
+export type MigrationOutcome = "completed" | "failed" | "cancelled" | "lost";
+
+/** How a migration ended. What was not measured is `null`, never 0; durations in milliseconds. */
+export interface MigrationResult {
+  readonly migration: MigrationId;
+  readonly from: HostId;
+  readonly to: HostId;
+  readonly result: MigrationOutcome;
+  readonly reason: Reason;
+  readonly totalMs: Millis | null;
+  readonly pauseMs: Millis | null;
+  readonly gapDownMs: Millis | null;
+  readonly gapUpMs: Millis | null;
+  readonly bytes: number | null;
+}
+
+/**
+ * What a machine decided. `state` takes effect at once when `commit` is null; else when the store has it. `interim` is the state to
+ * be in meanwhile (a route that cannot wait for the disk). `effects` are performed after `state` took effect.
+ */
+export interface Outcome<State> {
+  readonly state: State;
+  readonly reason: Reason;
+  readonly detail: string;
+  readonly commit: { readonly history: readonly HistoryChange[] } | null;
+  readonly interim: State | null;
+  readonly effects: readonly Effect[];
+}
+
+/** Nothing changes but, perhaps, what need not be written. */
+export function decide<State>(state: State, reason: Reason, detail = "", effects: readonly Effect[] = []): Outcome<State> {
+  return { state, reason, detail, commit: null, interim: null, effects };
+}
+
+/** The state is written first; only then it holds and `effects` happen. */
+export function write<State>(state: State, history: readonly HistoryChange[] = [], effects: readonly Effect[] = [], interim: State | null = null): Outcome<State> {
+  return { state, reason: "accepted", detail: "", commit: { history }, interim, effects };
+}
