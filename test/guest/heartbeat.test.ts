@@ -62,6 +62,15 @@ t.test("heartbeats of the vectors", (t) => {
   t.end();
 });
 
+t.test("the documented heartbeat is the first of the vectors", (t) => {
+  const readme = readFileSync(join(root, "proto", "README.md"), "utf8");
+  const first = vectors.heartbeats[0];
+  for (const part of [first?.tag ?? "no tag", first?.envelope ?? "no envelope"]) t.ok(readme.includes(part), part);
+  const line = /^body +([0-9a-f ]+)$/m.exec(readme)?.[1];
+  t.equal(line?.replaceAll(" ", ""), first?.body);
+  t.end();
+});
+
 t.test("answers of the vectors", (t) => {
   for (const vector of vectors.answers) {
     const session = new HeartbeatSession(sender, { sequence: vectors.sent, nonce: bytes(vectors.nonce) });

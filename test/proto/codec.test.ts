@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import fc from "fast-check";
 import t from "tap";
 import { ipv4 } from "../../model/address.js";
@@ -41,6 +43,7 @@ t.test("every kind survives the wire", (t) => {
 t.test("the documented frame", (t) => {
   const frame: Frame = { id: 5, inReplyTo: 0, body: { kind: "revoke", vm: vmId("web1"), epoch: epoch(7), forwardTo: ipInIp(ipv4("192.0.2.1"), 1500), graceMs: millis(2000) } };
   const documented = "0805 ba0218 0a0477656231 1007 1a0b 0a04c0000201 1001 20dc0b 20d00f";
+  t.match(readFileSync(join(import.meta.dirname, "..", "..", "..", "proto", "README.md"), "utf8"), documented);
   t.equal(hex(encodeFrame(frame)), documented.replaceAll(" ", ""));
   t.same(decodeHex(documented), frame);
   t.end();

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import fc, { type Arbitrary } from "fast-check";
 import t from "tap";
 import { CareofError } from "../../model/errors.js";
@@ -44,7 +46,9 @@ t.test("the documented bytes", (t) => {
     [{ type: "drained", packets: 3 }, "06 00000002 0803"],
     [{ type: "close", reason: "timed-out", detail: "" }, "07 0000000b 0a09 74696d65642d6f7574"],
   ];
+  const readme = readFileSync(join(import.meta.dirname, "..", "..", "..", "proto", "README.md"), "utf8");
   for (const [frame, text] of documented) {
+    t.ok(readme.split("\n").includes(text), text);
     const bytes = Buffer.from(text.replaceAll(" ", ""), "hex");
     t.equal(Buffer.from(wire([frame])).toString("hex"), bytes.toString("hex"), frame.type);
     t.same(joined(new RelayParser().push(bytes)), [frame], frame.type);
