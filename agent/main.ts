@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { freemem, totalmem } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
@@ -8,6 +8,8 @@ import { fields } from "../model/config.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { createLogger } from "../model/log.js";
 import { openHostTunnel } from "../net/data-plane.js";
+import { Netlink } from "../net/netlink/client.js";
+import { requireLink } from "../net/netlink/links.js";
 import { LinuxVmPorts } from "../net/vm-port-linux.js";
 import { HostAgent } from "./agent.js";
 import { readAgentConfig, relayEndpoint, type AgentConfig } from "./config.js";
@@ -101,8 +103,12 @@ function addressOf(config: AgentConfig): readonly Ipv4[] {
   return /^[0-9.]+$/.test(hostname) ? [ipv4(hostname)] : [];
 }
 
+/** By netlink, which sees the process's own network namespace; /sys may show another one. @throws CareofError `no-link` */
 function uplinkMtu(uplink: string): number {
-  const file = `/sys/class/net/${uplink}/mtu`;
-  if (!/^[^/]+$/.test(uplink) || !existsSync(file)) throw new CareofError("no-link", `there is no interface ${uplink}`);
-  return Number(readFileSync(file, "utf8").trim());
+  const netlink = new Netlink();
+  try {
+    return requireLink(netlink, uplink).mtu;
+  } finally {
+    netlink.close();
+  }
 }

@@ -1,7 +1,9 @@
+import { execFile } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import type { Clock } from "../../model/clock.js";
-import { CareofError } from "../../model/errors.js";
+import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis } from "../../model/ids.js";
 import type { VmId } from "../../model/ids.js";
 import type { Logger } from "../../model/log.js";
@@ -135,7 +137,7 @@ export class QemuDriver implements HypervisorDriver {
 
   async #probe(): Promise<DriverFacts> {
     const { binary, accel, probeKernel, directory, clock, log } = this.#options;
-    const version = await qemuVersion(binary, directory);
+    const version = await qemuVersion(binary);
     const choice: AcceleratorChoice = await chooseAccelerator({ binary, wish: accel, kernel: probeKernel, directory, clock });
     const major = Number(version.split(".")[0]);
     if (choice.accelerator === "tcg" && major < 9) log.warn({ version }, "QEMU before 9 can corrupt a guest that migrates under TCG: install a newer one");
@@ -146,11 +148,15 @@ export class QemuDriver implements HypervisorDriver {
   }
 }
 
-async function qemuVersion(binary: string, directory: string): Promise<string> {
-  const logFile = join(directory, "version.out");
-  const { ended } = await spawnDetached(binary, ["--version"], logFile);
-  await ended;
-  const match = /version ([0-9]+\.[0-9]+\.[0-9]+)/.exec(readFileSync(logFile, "utf8"));
-  if (match?.[1] === undefined) throw new CareofError("unsupported", `${binary} --version says: ${tail(logFile)}`);
+/** As its own child, waited for: a detached one would not keep this process, which has nothing else to do yet. */
+async function qemuVersion(binary: string): Promise<string> {
+  let said: string;
+  try {
+    said = (await promisify(execFile)(binary, ["--version"], { timeout: START_LIMIT_MS })).stdout;
+  } catch (cause) {
+    throw new CareofError("unsupported", `cannot run ${binary}: ${toCareofError(cause).message}`, { cause });
+  }
+  const match = /version ([0-9]+\.[0-9]+\.[0-9]+)/.exec(said);
+  if (match?.[1] === undefined) throw new CareofError("unsupported", `${binary} --version says: ${said.slice(0, 200)}`);
   return match[1];
 }
