@@ -1,0 +1,312 @@
+import { connect, createServer, type Server, type Socket } from "node:net";
+import { rmSync } from "node:fs";
+import type { Clock } from "../../model/clock.js";
+import { CareofError } from "../../model/errors.js";
+import { millis, type VmId } from "../../model/ids.js";
+import type { DriverFacts, Guest, GuestEvent, GuestIdentity, GuestSpec, GuestStatus, HypervisorDriver, StreamOptions, StreamProgress, StreamStatus } from "./driver.js";
+
+/** A whole pass over the fake guest's memory. */
+const PASS_BYTES = 64 * 1024;
+const PASS_MS = millis(2);
+/** Passes before it stops, where nothing holds it. */
+const PASSES = 5;
+const ACK = 0x41;
+const LAST = 0x4c;
+const LOADED = 0x44;
+
+/** One fake guest process; lives in this map and not in the driver, as a process lives on without its agent. */
+interface Machine {
+  readonly identity: GuestIdentity;
+  incoming: boolean;
+  status: GuestStatus;
+  stream: StreamStatus;
+  passes: number;
+  transferred: number;
+  cancelled: boolean;
+  continueSwitchover: (() => void) | null;
+  socket: Socket | null;
+  server: Server | null;
+  readonly listeners: Set<(event: GuestEvent) => void>;
+}
+
+/**
+ * QEMU's behaviour without a guest: the same states, events and streams (over real unix sockets), in milliseconds. Stream: passes of zeros, then one byte LAST;
+ * the way back has ACK at its begin (switchover-ack) and LOADED at its end (return-path), and both are waited for as QEMU does.
+ */
+export class FakeHypervisor implements HypervisorDriver {
+  readonly name = "fake";
+  readonly #machines = new Map<number, Machine>();
+  readonly #clock: Clock;
+  readonly #canLead: boolean;
+  #nextPid = 1;
+
+  constructor(options: { readonly clock: Clock; readonly canLead?: boolean }) {
+    this.#clock = options.clock;
+    this.#canLead = options.canLead ?? true;
+  }
+
+  facts(): Promise<DriverFacts> {
+    return Promise.resolve({ ownsTap: true, ownsStream: true, canLead: this.#canLead, canHoldTarget: true, version: "0.0.0", accelerator: "tcg", acceleratorReason: "a fake needs none" });
+  }
+
+  start(spec: GuestSpec): Promise<Guest> {
+    return this.#make(spec, false);
+  }
+
+  incoming(spec: GuestSpec): Promise<Guest> {
+    return this.#make(spec, true);
+  }
+
+  adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null> {
+    const machine = this.#machines.get(identity.pid);
+    return Promise.resolve(machine === undefined ? null : new FakeGuest(vm, machine, this.#clock, () => { this.kill(identity.pid); }));
+  }
+
+  cleanUp(keep: readonly GuestIdentity[]): Promise<readonly string[]> {
+    const kept = new Set(keep.map(({ pid }) => pid));
+    const ended = [...this.#machines.keys()].filter((pid) => !kept.has(pid));
+    for (const pid of ended) this.kill(pid);
+    return Promise.resolve(ended.map(String));
+  }
+
+  /** As SIGKILL does. */
+  kill(pid: number): void {
+    const machine = this.#machines.get(pid);
+    if (machine === undefined) return;
+    this.#machines.delete(pid);
+    die(machine, "killed by SIGKILL");
+  }
+
+  /** Numbers of the guests that execute at this moment. */
+  running(): readonly number[] {
+    return [...this.#machines].filter(([, { status }]) => status === "running").map(([pid]) => pid);
+  }
+
+  #make(spec: GuestSpec, incoming: boolean): Promise<Guest> {
+    const pid = this.#nextPid++;
+    if (spec.qemu.extraArgs.includes("-fail")) return Promise.reject(new CareofError("start-failed", "told to fail"));
+    const machine: Machine = {
+      identity: { pid, startTicks: String(pid), bootId: "fake", control: `fake-${String(pid)}`, console: "" }, incoming, status: incoming ? "incoming" : "running", stream: "none",
+      passes: 0, transferred: 0, cancelled: false, continueSwitchover: null, socket: null, server: null, listeners: new Set(),
+    };
+    this.#machines.set(pid, machine);
+    return Promise.resolve(new FakeGuest(spec.vm, machine, this.#clock, () => { this.kill(pid); }));
+  }
+}
+
+function die(machine: Machine, detail: string): void {
+  if (machine.status === "gone") return;
+  machine.status = "gone";
+  machine.socket?.destroy();
+  machine.server?.close();
+  for (const listener of [...machine.listeners]) listener({ kind: "gone", detail });
+}
+
+class FakeGuest implements Guest {
+  readonly vm: VmId;
+  readonly identity: GuestIdentity;
+  readonly #machine: Machine;
+  readonly #clock: Clock;
+  readonly #kill: () => void;
+  readonly #mine = new Set<(event: GuestEvent) => void>();
+
+  constructor(vm: VmId, machine: Machine, clock: Clock, kill: () => void) {
+    this.vm = vm;
+    this.identity = machine.identity;
+    this.#machine = machine;
+    this.#clock = clock;
+    this.#kill = kill;
+  }
+
+  subscribe(listener: (event: GuestEvent) => void): () => void {
+    this.#mine.add(listener);
+    this.#machine.listeners.add(listener);
+    return () => {
+      this.#mine.delete(listener);
+      this.#machine.listeners.delete(listener);
+    };
+  }
+
+  status(): Promise<GuestStatus> {
+    return Promise.resolve(this.#machine.status);
+  }
+
+  async progress(): Promise<StreamProgress> {
+    this.#alive();
+    const { stream, transferred, passes } = this.#machine;
+    return Promise.resolve({ status: stream, transferred, remaining: 0, total: PASS_BYTES, passes, bytesPerSecond: 0, dirtyBytesPerSecond: 0, error: "" });
+  }
+
+  async receive({ socket: path, lead }: StreamOptions): Promise<void> {
+    this.#alive();
+    const machine = this.#machine;
+    if (!machine.incoming || machine.server !== null) throw new CareofError("qmp-refused", "'-incoming' was not specified on the command line");
+    rmSync(path, { force: true });
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      server.close();
+      machine.socket = socket;
+      this.#stream("active");
+      if (lead) socket.write(Uint8Array.of(ACK));
+      socket.on("data", (chunk: Buffer) => {
+        if (!chunk.includes(LAST) || machine.status !== "incoming") return;
+        machine.status = "loaded";
+        this.#stream("completed");
+        socket.end(Uint8Array.of(LOADED));
+      });
+      socket.on("error", () => undefined);
+      socket.on("close", () => { this.#fail(); });
+      socket.on("end", () => { this.#fail(); });
+    });
+    machine.server = server;
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", reject);
+      server.listen(path, resolve);
+    });
+    this.#stream("setup");
+  }
+
+  async send({ socket: path, lead }: StreamOptions): Promise<void> {
+    this.#alive();
+    const machine = this.#machine;
+    if (copying(machine)) throw new CareofError("qmp-refused", "There's a migration process in progress");
+    Object.assign(machine, { cancelled: false, passes: 0, transferred: 0, continueSwitchover: null });
+    this.#stream("setup");
+    const socket = connect({ path, allowHalfOpen: true });
+    machine.socket = socket;
+    await new Promise<void>((resolve, reject) => {
+      socket.once("connect", resolve);
+      socket.once("error", (cause) => {
+        this.#stream("failed");
+        reject(new CareofError("qmp-refused", cause.message));
+      });
+    });
+    socket.on("error", () => undefined);
+    const seen = new Set<number>();
+    socket.on("data", (chunk: Buffer) => { for (const byte of chunk) seen.add(byte); });
+    socket.on("close", () => { this.#fail(); });
+    socket.on("end", () => { if (!seen.has(LOADED)) this.#fail(); });
+    this.#stream("active");
+    this.#copy(socket, lead, seen);
+    return Promise.resolve();
+  }
+
+  async continueSwitchover(): Promise<void> {
+    this.#alive();
+    if (this.#machine.stream !== "pre-switchover") throw new CareofError("qmp-refused", "Migration not in expected state: pre-switchover");
+    this.#machine.continueSwitchover?.();
+    return Promise.resolve();
+  }
+
+  async cancelSend(): Promise<void> {
+    this.#alive();
+    if (copying(this.#machine)) {
+      this.#machine.cancelled = true;
+      this.#machine.socket?.destroy();
+    }
+    return Promise.resolve();
+  }
+
+  async resume(): Promise<void> {
+    this.#alive();
+    const machine = this.#machine;
+    if (machine.status === "running") return Promise.resolve();
+    if (machine.status === "incoming" || copying(machine)) throw new CareofError("qmp-refused", "the guest's state is not here");
+    this.#runs();
+    return Promise.resolve();
+  }
+
+  powerDown(): Promise<void> {
+    this.#alive();
+    return Promise.resolve();
+  }
+
+  destroy(): Promise<void> {
+    this.#kill();
+    return Promise.resolve();
+  }
+
+  release(): Promise<void> {
+    for (const listener of this.#mine) this.#machine.listeners.delete(listener);
+    return Promise.resolve();
+  }
+
+  #copy(socket: Socket, lead: boolean, seen: ReadonlySet<number>): void {
+    const machine = this.#machine;
+    this.#clock.after("fake-pass", PASS_MS, () => {
+      if (machine.stream !== "active") return;
+      machine.passes++;
+      const held = lead && !seen.has(ACK);
+      if (!held || machine.passes <= PASSES) {
+        machine.transferred += PASS_BYTES;
+        socket.write(new Uint8Array(PASS_BYTES));
+      }
+      if (machine.passes < PASSES || held) {
+        this.#copy(socket, lead, seen);
+        return;
+      }
+      machine.status = "halted";
+      this.#emit({ kind: "stopped", at: this.#clock.monotonic() });
+      this.#stream("pre-switchover");
+      machine.continueSwitchover = () => {
+        machine.continueSwitchover = null;
+        if (socket.destroyed) {
+          this.#fail();
+          return;
+        }
+        this.#stream("device");
+        socket.write(Uint8Array.of(LAST));
+        this.#awaitLoaded(seen);
+      };
+    });
+  }
+
+  #awaitLoaded(seen: ReadonlySet<number>): void {
+    const machine = this.#machine;
+    this.#clock.after("fake-loaded", PASS_MS, () => {
+      if (machine.stream !== "device") return;
+      if (!seen.has(LOADED)) {
+        this.#awaitLoaded(seen);
+        return;
+      }
+      machine.status = "handed-over";
+      this.#stream("completed");
+      machine.socket?.end();
+    });
+  }
+
+  /** The stream broke: an incoming guest ends, a sending one runs on or again. At pre-switchover nothing is noticed, as in QEMU, unless it was cancelled. */
+  #fail(): void {
+    const machine = this.#machine;
+    if (machine.incoming && machine.status === "incoming") {
+      this.#stream("failed");
+      this.#kill();
+      return;
+    }
+    if (!copying(machine) || (machine.stream === "pre-switchover" && machine.continueSwitchover !== null && !machine.cancelled)) return;
+    this.#stream(machine.cancelled ? "cancelled" : "failed");
+    if (machine.status === "halted") this.#runs();
+  }
+
+  #runs(): void {
+    this.#machine.status = "running";
+    this.#machine.incoming = false;
+    this.#emit({ kind: "resumed", at: this.#clock.monotonic() });
+  }
+
+  #stream(status: StreamStatus): void {
+    this.#machine.stream = status;
+    this.#emit({ kind: "stream", status });
+  }
+
+  #emit(event: GuestEvent): void {
+    for (const listener of [...this.#machine.listeners]) listener(event);
+  }
+
+  #alive(): void {
+    if (this.#machine.status === "gone") throw new CareofError("guest-gone", `${this.vm} has no process any more`);
+  }
+}
+
+function copying(machine: Machine): boolean {
+  return ["setup", "active", "pre-switchover", "device"].includes(machine.stream) && !machine.incoming;
+}

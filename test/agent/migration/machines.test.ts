@@ -1,0 +1,151 @@
+import fc from "fast-check";
+import t from "tap";
+import { beginSource, recoverSource, stepSource, type SourceEvent, type SourceStep } from "../../../agent/migration/source.js";
+import { beginTarget, recoverTarget, stepTarget, type TargetEvent, type TargetStep } from "../../../agent/migration/target.js";
+import { epoch, millis } from "../../../model/ids.js";
+import { PLAN, World } from "./world.js";
+
+const LEAD = { ...PLAN, lead: true };
+
+function source(plan: typeof PLAN, ...events: SourceEvent[]): SourceStep {
+  return events.reduce((before, event) => stepSource(before.state, event), beginSource(plan));
+}
+
+function target(...events: TargetEvent[]): TargetStep {
+  return events.reduce((before, event) => stepTarget(before.state, event), beginTarget(PLAN));
+}
+
+const recorded = { kind: "recorded", state: "active" } as const;
+const stop: SourceEvent = { kind: "stopped", at: millis(100) };
+const completed: SourceEvent = { kind: "stream", status: "completed" };
+const little: SourceEvent = { kind: "progress", passes: 3, remaining: 1000, transferred: 1 };
+const copying = [recorded, { kind: "relay-ready" }] as const satisfies readonly SourceEvent[];
+const released = [...copying, stop, completed, { kind: "recorded", state: "released" }] as const satisfies readonly SourceEvent[];
+
+void t.test("source: phase, effects and decision by what has happened", (t) => {
+  const cases: readonly (readonly [string, typeof PLAN, readonly SourceEvent[], string, readonly string[], string?])[] = [
+    ["the disk has it: connect", PLAN, [recorded], "copying", ["connect"]],
+    ["the relay is there: copy", PLAN, copying, "copying", ["send"]],
+    ["no disk: nothing has begun", PLAN, [{ kind: "record-failed", detail: "" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "look"]],
+    ["little left, no lead wanted", PLAN, [...copying, little], "copying", []],
+    ["little left: ask for the lead", LEAD, [...copying, little], "leading", ["tell-lead-ready", "timer"]],
+    ["much left", LEAD, [...copying, { ...little, remaining: 1e9 }], "copying", []],
+    ["much left, for ever", LEAD, [...copying, { ...little, remaining: 1e9, passes: 12 }], "leading", ["tell-lead-ready", "timer"]],
+    ["lead granted: wait for the marker", LEAD, [...copying, little, { kind: "lead", token: 7 }], "awaiting", ["watch-marker"]],
+    ["a lead that nobody asked for", LEAD, [...copying, { kind: "lead", token: 7 }], "copying", [], "not-moving"],
+    ["marker: open", LEAD, [...copying, little, { kind: "lead", token: 7 }, { kind: "marker", at: millis(5) }], "opened", ["stop-timer", "open-gate"]],
+    ["no answer: open all the same", LEAD, [...copying, little, { kind: "timer", name: "hold" }], "opened", ["open-gate"]],
+    ["no marker: open all the same", LEAD, [...copying, little, { kind: "lead", token: 7 }, { kind: "timer", name: "hold" }], "opened", ["open-gate"]],
+    ["stop without a lead: forward at once", PLAN, [...copying, stop], "stopped", ["forward", "tell-switch-over"]],
+    ["stop before the gate was opened", LEAD, [...copying, little, stop], "stopped", ["forward", "tell-switch-over", "stop-timer", "open-gate"]],
+    ["pre-switchover goes on", PLAN, [...copying, stop, { kind: "stream", status: "pre-switchover" }], "stopped", ["continue-switchover"]],
+    ["completed: RELEASE to the disk first", PLAN, [...copying, stop, completed], "releasing", ["stop-timer", "stop-timer", "record"]],
+    ["on disk: RELEASE leaves", PLAN, released, "released", ["send-release", "report-released"]],
+    ["relay lost while copying", PLAN, [...copying, { kind: "relay-lost", detail: "" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
+    ["relay lost after RELEASE: nothing", PLAN, [...released, { kind: "relay-lost", detail: "" }], "released", []],
+    ["abort while RELEASE is written", PLAN, [...copying, stop, completed, { kind: "abort", reason: "target-gone" }], "releasing", [], "not-permitted"],
+    ["abort after RELEASE", PLAN, [...released, { kind: "abort", reason: "target-gone" }], "released", [], "not-permitted"],
+    ["RESUME after RELEASE is nobody's", PLAN, [...released, { kind: "resumed" }], "released", []],
+    ["resume before RELEASE", PLAN, [...copying, { kind: "resume" }], "copying", [], "not-permitted"],
+    ["resume with a proof: the disk first", PLAN, [...released, { kind: "resume" }], "reclaiming", ["record"]],
+    ["revoke before RELEASE", PLAN, [...copying, { kind: "revoke" }], "copying", [], "not-permitted"],
+    ["revoke", PLAN, [...released, { kind: "revoke" }], "revoked", ["cut", "destroy-guest"]],
+    ["revoke twice", PLAN, [...released, { kind: "revoke" }, { kind: "revoke" }], "revoked", []],
+    ["the disk refuses RELEASE: the contrary must be on it first", PLAN, [...copying, stop, completed, { kind: "record-failed", detail: "" }], "reclaiming", ["cut", "record"]],
+    ["given up, still copying: cancel again", PLAN, [...copying, { kind: "abort", reason: "cancelled-by-operator" }, { kind: "guest", status: "running", stream: "active" }], "returning", ["cancel-send", "timer"]],
+    ["given up, stands: resume", PLAN, [...copying, stop, { kind: "abort", reason: "cancelled-by-operator" }, { kind: "guest", status: "handed-over", stream: "completed" }], "returning", ["resume-guest", "timer"]],
+    ["given up, runs: end", PLAN, [...copying, { kind: "abort", reason: "cancelled-by-operator" }, { kind: "guest", status: "running", stream: "cancelled" }], "runs", ["deliver", "report-ended"]],
+    ["the guest dies while copying", PLAN, [...copying, { kind: "guest", status: "gone", stream: "none" }], "gone", ["cut", "stop-timer", "stop-timer", "stop-timer", "report-ended"]],
+    ["a released guest dies", PLAN, [...released, { kind: "guest", status: "gone", stream: "none" }], "released", []],
+    ["too long", PLAN, [...copying, { kind: "timer", name: "copy" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
+    ["a late poll is no failure", PLAN, [...copying, { kind: "command-failed", command: "progress", detail: "" }], "copying", []],
+    ["migrate refused", PLAN, [...copying, { kind: "command-failed", command: "send", detail: "" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
+  ];
+  for (const [name, plan, events, phase, effects, decision = "accepted"] of cases) {
+    const last = source(plan, ...events);
+    t.same({ phase: last.state.phase, effects: last.effects.map(({ kind }) => kind), decision: last.decision }, { phase, effects, decision }, name);
+  }
+  t.equal(source(LEAD, ...copying, little, { kind: "lead", token: 7 }, { kind: "marker", at: millis(5) }, stop).state.hold, "led");
+  t.equal(source(LEAD, ...copying, little, { kind: "timer", name: "hold" }, stop).state.hold, "hold-expired");
+  t.equal(source(LEAD, ...copying, stop).state.hold, "stopped-early");
+  t.equal(source(PLAN, ...copying, stop).state.hold, "no-gate");
+  t.end();
+});
+
+void t.test("target: runs only with everything loaded, RELEASE, and readiness, in any order", (t) => {
+  const needs: TargetEvent[] = [{ kind: "ready" }, { kind: "stream", status: "completed" }, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }];
+  for (const order of [[0, 1, 2], [0, 2, 1], [2, 0, 1]]) {
+    const events = order.map((index) => needs[index]).filter((event) => event !== undefined);
+    t.not(target(...events.slice(0, 2)).state.phase, "claiming", `two of three: ${order.join()}`);
+    const last = target(...events);
+    t.equal(last.state.phase, "claiming", order.join());
+    t.ok(last.effects.some((effect) => effect.kind === "record" && effect.state === "continued"), "the disk first");
+    t.notOk(last.effects.some(({ kind }) => kind === "continue-guest"));
+    t.same(stepTarget(last.state, { kind: "recorded", state: "continued" }).effects.map(({ kind }) => kind), ["continue-guest"]);
+  }
+  const waiting: TargetEvent[] = [{ kind: "ready" }, { kind: "relay-up" }];
+  const loaded: TargetEvent[] = [...waiting, { kind: "stream", status: "completed" }];
+  const cases: readonly (readonly [string, readonly TargetEvent[], string, string?])[] = [
+    ["a RELEASE of another epoch", [...loaded, { kind: "release", epoch: epoch(9), stopAt: millis(1) }], "waiting", "stale-epoch"],
+    ["RELEASE passed on by the home agent", [...loaded, { kind: "release", epoch: epoch(3), stopAt: null }], "claiming"],
+    ["relay lost before the end: look first", [...waiting, { kind: "relay-lost", detail: "" }], "waiting"],
+    ["… and it is not loaded", [...waiting, { kind: "relay-lost", detail: "" }, { kind: "guest", status: "incoming", at: millis(1) }], "destroying"],
+    ["… and it is loaded", [...waiting, { kind: "relay-lost", detail: "" }, { kind: "guest", status: "loaded", at: millis(1) }], "waiting"],
+    ["relay lost when loaded: wait for the word", [...loaded, { kind: "relay-lost", detail: "" }], "waiting"],
+    ["nobody connects", [{ kind: "ready" }, { kind: "timer", name: "connect" }], "destroying"],
+    ["the stream fails", [...waiting, { kind: "stream", status: "failed" }], "destroying"],
+    ["the process dies", [...loaded, { kind: "guest", status: "gone", at: millis(1) }], "destroying"],
+    ["abort", [...loaded, { kind: "abort", reason: "source-gone" }], "destroying"],
+    ["destroyed: the disk hears it first", [...loaded, { kind: "abort", reason: "source-gone" }, { kind: "destroyed" }], "burying"],
+    ["and then everybody", [...loaded, { kind: "abort", reason: "source-gone" }, { kind: "destroyed" }, { kind: "recorded", state: "never-ran" }], "buried"],
+    ["RELEASE for a grave", [...loaded, { kind: "abort", reason: "source-gone" }, { kind: "destroyed" }, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }], "burying"],
+    ["the disk refuses `continued`", [...loaded, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }, { kind: "record-failed", detail: "" }], "destroying"],
+    ["abort after the claim", [...loaded, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }, { kind: "abort", reason: "source-gone" }], "claiming", "not-permitted"],
+    ["preparation fails", [{ kind: "failed", reason: "prepare-failed", detail: "" }], "destroying"],
+  ];
+  for (const [name, events, phase, decision = "accepted"] of cases) {
+    const last = target(...events);
+    t.same({ phase: last.state.phase, decision: last.decision }, { phase, decision }, name);
+  }
+  t.end();
+});
+
+void t.test("after a restart the records decide", (t) => {
+  const stamps = { stopAt: millis(1), markerAt: null, bytes: 5 };
+  t.same(recoverSource(PLAN, "active", stamps).effects.map(({ kind }) => kind), ["cancel-send", "look"]);
+  t.same(recoverSource(PLAN, "released", stamps).effects.map(({ kind }) => kind), ["report-released"]);
+  t.equal(recoverSource(PLAN, "released", stamps).state.phase, "released");
+  t.same(recoverTarget(PLAN, "prepared").effects.map(({ kind }) => kind), ["destroy-guest"]);
+  t.same(recoverTarget(PLAN, "continued").effects.map(({ kind }) => kind), ["look"]);
+  t.same(recoverTarget(PLAN, "never-ran").effects.map(({ kind }) => kind), ["report-ended"]);
+  t.end();
+});
+
+void t.test("undisturbed, the guest ends at the target", (t) => {
+  const world = new World();
+  world.settle();
+  t.equal(world.targetGuest, "running");
+  t.equal(world.source?.phase, "revoked");
+  t.end();
+});
+
+void t.test("whatever is cut, killed or crashed: never two, and one unless a guest died", (t) => {
+  const ends = new Map<string, number>();
+  fc.assert(fc.property(fc.array(fc.record({ pick: fc.nat(50), fault: fc.oneof({ weight: 12, arbitrary: fc.constant(null) }, { weight: 1, arbitrary: fc.nat(8) }) }), { minLength: 5, maxLength: 60 }), (script) => {
+    const world = new World();
+    for (const { pick, fault } of script) {
+      const faults = world.faults();
+      const choices = world.choices();
+      const next = fault === null ? choices[pick % Math.max(1, choices.length)] : faults[fault];
+      if (next !== undefined) world.act(next);
+    }
+    world.settle();
+    const end = `${String(world.source?.phase)}/${String(world.target?.phase)}`;
+    ends.set(end, (ends.get(end) ?? 0) + 1);
+    if (!world.killed && world.running !== 1) throw new Error(`${String(world.running)} run at the end, in ${end}: ${world.log.join(", ")}`);
+  }), { numRuns: 4000 });
+  t.ok((ends.get("revoked/running") ?? 0) > 0, "some succeeded");
+  t.ok([...ends.keys()].some((end) => end.startsWith("runs/")), "some came back");
+  t.comment(JSON.stringify([...ends]));
+  t.end();
+});
