@@ -85,9 +85,11 @@ build_initramfs() {
   (cd "$root" && find . | sort | cpio --quiet -o -H newc -R 0:0 --reproducible | gzip -9n) >"$work/initramfs.gz"
 }
 
-# fingerprint: of everything that the image is made from.
+# fingerprint: of everything that the image is made from, headers included.
 fingerprint() {
-  sha256sum "$image_dir/build.sh" "$image_dir/init" "$busybox" "$kernel/complete" "${programs[@]/#/$repo/}" | sha256sum
+  local sources
+  read -ra sources <<<"$(cd "$repo" && gcc -MM "${programs[@]}" | tr '\\\n' '  ' | sed 's/[^ ]*\.o://g')"
+  (cd "$repo" && sha256sum "$image_dir/build.sh" "$image_dir/init" "$busybox" "$kernel/complete" "${sources[@]}" | sha256sum)
 }
 
 require_inputs
