@@ -1,85 +1,51 @@
-import { readFileSync } from "node:fs";
 import { toCareofError } from "../../model/errors.js";
-import { probeClock, probeForwarding, probeKernel, probeNetfilter, probeReversePath, probeUplink, type Probe } from "../../net/probe.js";
-import { planFor, type DoctorPlan } from "./plan.js";
-import { probePorts } from "./ports-check.js";
-import { probeQemu } from "./qemu-check.js";
+import type { Probe } from "../../net/probe.js";
+import { checkHypervisor, checkNode, checkPort, checkUser, type Machine } from "./checks.js";
+import { configured } from "./configured.js";
+import { ThisMachine } from "./machine.js";
 
 export interface DoctorOptions {
   readonly output: "text" | "json";
-  /** A home agent's or a host agent's file: then its interface and its ports are what is looked at. */
-  readonly config?: string;
+  /** Of the home agent or of a host agent; null looks at the machine alone. */
+  readonly configFile: string | null;
+  readonly write: (text: string) => void;
 }
 
-/**
- * `careof doctor`: looks at everything on this machine that careof rests on and says how to mend what is wrong. Changes nothing.
- * Returns the exit code: 1 when something is wrong, 0 when there are warnings at most.
- */
-export async function runDoctor(options: DoctorOptions, write: (text: string) => void = (text) => process.stdout.write(text)): Promise<number> {
-  const probes = await examine(options.config);
-  write(options.output === "json" ? `${JSON.stringify(probes, null, 2)}\n` : report(probes));
-  return probes.some((probe) => probe.ok === false) ? 1 : 0;
+/** Looks at everything, says how to mend what is missing. Resolves to the exit code: 1 when a check failed; warnings do not count. */
+export async function runDoctor(options: DoctorOptions, machine: Machine = new ThisMachine()): Promise<number> {
+  const rows: Probe[] = [];
+  const add = (more: readonly Probe[]): void => {
+    rows.push(...more);
+    if (options.output === "text") for (const row of more) options.write(line(row));
+  };
+  const config = configured(options.configFile);
+  add([checkNode(machine), checkUser(machine), ...config.rows]);
+  add(await guarded("network", () => machine.network(config.uplink)));
+  add(await guarded("qemu", () => checkHypervisor(machine, config.qemu)));
+  for (const port of config.ports) add([await checkPort(machine, port)]);
+  const failed = rows.filter((row) => row.ok === false).length;
+  if (options.output === "json") options.write(`${JSON.stringify(rows)}\n`);
+  else options.write(closing(failed, rows.filter((row) => row.ok === "warn").length));
+  return failed === 0 ? 0 : 1;
 }
 
-async function examine(config: string | undefined): Promise<readonly Probe[]> {
-  let plan: DoctorPlan;
-  const probes: Probe[] = [];
+/** A check that cannot even be made is a failed one, and the others go on. */
+async function guarded(name: string, check: () => Promise<readonly Probe[]>): Promise<readonly Probe[]> {
   try {
-    plan = planFor(config);
-    if (config !== undefined) probes.push({ name: "configuration", ok: true, found: `${config} (${plan.role})`, mend: "" });
+    return await check();
   } catch (thrown) {
-    plan = planFor(undefined);
-    probes.push({ name: "configuration", ok: false, found: toCareofError(thrown).message, mend: "mend the file; README.md lists what it may hold" });
-  }
-  probes.push({ name: "node", ok: true, found: process.version, mend: "" }, ...attempt("kernel", probeKernel));
-  const uplink = plan.uplink ?? defaultRouteInterface();
-  if (uplink === null) probes.push({ name: "uplink", ok: "warn", found: "this machine has no default route and no configuration was given", mend: "give the part's file: careof doctor --config FILE" });
-  else probes.push(...attempt("uplink", () => [probeUplink(uplink), probeReversePath(uplink)]));
-  probes.push(...attempt("forwarding", () => [probeForwarding()]), await probeNetfilter(), ...await probePorts(plan.ports));
-  if (plan.qemu !== null) probes.push(...await probeQemu(plan.qemu.binary, plan.qemu.accel));
-  probes.push(...attempt("clock", () => [probeClock()]));
-  return probes;
-}
-
-/** A probe that cannot be made is a finding too, and the others go on. */
-function attempt(name: string, probe: () => readonly Probe[]): readonly Probe[] {
-  try {
-    return probe();
-  } catch (thrown) {
-    return [{ name, ok: false, found: `cannot be examined: ${toCareofError(thrown).message}`, mend: "run as root on Linux 5.10 or later" }];
+    return [{ name, ok: false, found: `cannot be checked: ${toCareofError(thrown).message}`, mend: "run doctor as root" }];
   }
 }
 
-/** Name of the interface of the IPv4 default route, `null` without one. */
-function defaultRouteInterface(): string | null {
-  const rows = readFileSync("/proc/net/route", "utf8").split("\n").slice(1).map((row) => row.split("\t"));
-  return rows.find((row) => row[1] === "00000000" && row[7] === "00000000")?.[0] ?? null;
+const NAME_WIDTH = 13;
+
+function line(row: Probe): string {
+  const verdict = row.ok === true ? "ok  " : row.ok === "warn" ? "warn" : "FAIL";
+  return `${verdict}  ${row.name.padEnd(NAME_WIDTH)}  ${row.found}\n${row.mend === "" ? "" : `${" ".repeat(NAME_WIDTH + 8)}→ ${row.mend}\n`}`;
 }
 
-const MARK = new Map<Probe["ok"], string>([[true, "ok  "], ["warn", "warn"], [false, "FAIL"]]);
-
-/** For people, at most 80 columns. */
-export function report(probes: readonly Probe[]): string {
-  const width = Math.max(...probes.map((probe) => probe.name.length));
-  const lines = probes.flatMap((probe) => [
-    ...wrapped(`${MARK.get(probe.ok) ?? ""}  ${probe.name.padEnd(width)}  `, probe.found, width + 8),
-    ...(probe.mend === "" ? [] : wrapped(`${" ".repeat(width + 8)}→ `, probe.mend, width + 10)),
-  ]);
-  const wrong = probes.filter((probe) => probe.ok === false).length;
-  const warnings = probes.filter((probe) => probe.ok === "warn").length;
-  return `${lines.join("\n")}\n\n${String(probes.length - wrong - warnings)} fine, ${String(warnings)} ${warnings === 1 ? "warning" : "warnings"}, ${String(wrong)} to mend\n`;
-}
-
-const COLUMNS = 80;
-
-function wrapped(first: string, text: string, indent: number): string[] {
-  const lines = [first];
-  let fresh = true;
-  for (const word of text.split(/\s+/)) {
-    const last = lines.at(-1) ?? "";
-    if (!fresh && last.length + 1 + word.length > COLUMNS) lines.push(`${" ".repeat(indent)}${word}`);
-    else lines[lines.length - 1] = fresh ? `${last}${word}` : `${last} ${word}`;
-    fresh = false;
-  }
-  return lines;
+function closing(failed: number, warned: number): string {
+  if (failed > 0) return `\n${String(failed)} to mend before careof can run here${warned > 0 ? `, ${String(warned)} worth a look` : ""}.\n`;
+  return warned > 0 ? `\nReady; ${String(warned)} worth a look.\n` : "\nReady.\n";
 }

@@ -1,0 +1,24 @@
+import type { Command } from "commander";
+import { client, operatorCommand, show, type Context, type OperatorOptions } from "../context.js";
+import { age } from "../quantities.js";
+import type { HostReply } from "../replies.js";
+import { table } from "../table.js";
+
+export function hostsCommand(context: Context): Command {
+  return operatorCommand("hosts", "every host, whether it is connected, and what runs there", "  careof hosts\n  careof hosts --output json | jq -r '.[] | select(.state == \"gone\") | .name'")
+    .action(async (options: OperatorOptions) => {
+      const hosts = await client(context, options).hosts();
+      show(context, options, hosts, () => (hosts.length === 0 ? "no host is configured\n" : hostTable(hosts, context.clock.now(), context.terminal.columns)));
+    });
+}
+
+export function hostTable(hosts: readonly HostReply[], now: number, columns: number | null): string {
+  return table(
+    ["HOST", "CARE-OF", "STATE", "SINCE", "QEMU", "ACCEL", "PLANE", "VMS"],
+    hosts.map((host) => [
+      host.name, host.careOf.join(","), host.state, age(host.since, now), host.capabilities?.qemuVersion ?? "–", host.capabilities?.accelerator ?? "–", host.capabilities?.dataPlane ?? "–",
+      host.vms.length === 0 ? "–" : host.vms.join(","),
+    ]),
+    columns,
+  );
+}

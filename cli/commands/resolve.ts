@@ -1,0 +1,20 @@
+import type { Command } from "commander";
+import type { HostId, VmId } from "../../model/ids.js";
+import { client, hostArgument, operatorCommand, show, vmArgument, type Context, type OperatorOptions } from "../context.js";
+import { describe } from "./where.js";
+
+export function resolveCommand(context: Context): Command {
+  return operatorCommand(
+    "resolve",
+    "decide where a LOST VM runs\n\nA VM is LOST when its source has given up the right to run it and nobody can say whether the target took it. Look at both hosts first: " +
+      "if the VM still runs on the other one, resolving makes two of it, which ruins its disk.",
+    "  careof resolve web1 host-a",
+  )
+    .summary("decide where a LOST VM runs")
+    .argument("<vm>", "name of the VM", vmArgument)
+    .argument("<host>", "where it shall run: the source or the target of the move", hostArgument)
+    .action(async (vm: VmId, host: HostId, options: OperatorOptions) => {
+      const resolved = await client(context, options).resolve(vm, host);
+      show(context, options, resolved, () => describe(resolved, context.clock.now()));
+    });
+}

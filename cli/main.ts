@@ -1,0 +1,31 @@
+#!/usr/bin/env node
+import { readFileSync } from "node:fs";
+import { z } from "zod";
+import { SystemClock } from "../model/clock.js";
+import { run } from "./program.js";
+import { ProcessTerminal } from "./terminal.js";
+
+/** What still holds the process after a command is done (a connection kept open) may do so for this long. */
+const LINGER_MS = 1000;
+
+for (const stream of [process.stdout, process.stderr]) {
+  // `careof watch | head`: whoever read has gone, and nothing that is written would be seen.
+  stream.on("error", (error: NodeJS.ErrnoException) => { process.exit(error.code === "EPIPE" ? 0 : 1); });
+}
+
+const { version } = z.object({ version: z.string() }).parse(JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")));
+
+process.exitCode = await run(process.argv.slice(2), {
+  terminal: new ProcessTerminal(),
+  clock: new SystemClock({ keepAlive: true }),
+  version,
+  exitCode: 0,
+  parts: {
+    homeAgent: async (file, signal) => (await import("../home-agent/main.js")).runHomeAgent(file, signal),
+    agent: async (file, signal) => (await import("../agent/main.js")).runAgent(file, signal),
+    heartbeat: async (file, signal) => (await import("../guest/main.js")).runHeartbeat(file, signal),
+    demo: async (args, signal) => (await import("../deploy/demo/main.js")).runDemo(args, signal),
+    doctor: async (options) => (await import("../deploy/doctor/main.js")).runDoctor(options),
+  },
+});
+setTimeout(() => { process.exit(); }, LINGER_MS).unref();

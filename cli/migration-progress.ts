@@ -1,0 +1,63 @@
+import { millis, type Millis } from "../model/ids.js";
+import { bytes, duration } from "./quantities.js";
+import type { MigrationReply } from "./replies.js";
+import { plain, type Terminal } from "./terminal.js";
+
+/** Where lines are kept, one comes so often; a line that is drawn over may change at every event. */
+const PERIOD = millis(1000);
+const CLEAR = "\r\u001b[K";
+
+/** One migration's progress on standard error: a live line on a terminal, else a line per phase and second. */
+export class MigrationProgress {
+  readonly #terminal: Terminal;
+  readonly #now: () => Millis;
+  #phase = "";
+  #saidAt = millis(0);
+  #drawn = false;
+
+  constructor(terminal: Terminal, now: () => Millis) {
+    this.#terminal = terminal;
+    this.#now = now;
+  }
+
+  show(view: MigrationReply): void {
+    const line = progressLine(view);
+    if (this.#terminal.errIsLive) {
+      const columns = this.#terminal.columns ?? 80;
+      this.#terminal.err(`${CLEAR}${line.slice(0, columns - 1)}`);
+      this.#drawn = true;
+      return;
+    }
+    const now = this.#now();
+    if (view.phase === this.#phase && now - this.#saidAt < PERIOD) return;
+    this.#phase = view.phase;
+    this.#saidAt = now;
+    this.#terminal.err(`${line}\n`);
+  }
+
+  /** A line that stays. */
+  say(text: string): void {
+    this.clear();
+    this.#terminal.err(`${text}\n`);
+  }
+
+  clear(): void {
+    if (this.#drawn) this.#terminal.err(CLEAR);
+    this.#drawn = false;
+  }
+}
+
+/** `web1 host-a → host-b  copy  34%  112 MB of 330 MB  95 MB/s  pass 2  2.3 s left`, in at most 80 columns for ordinary names. */
+export function progressLine(view: MigrationReply): string {
+  const parts = [`${view.vm} ${view.from} → ${view.to}`, view.result ?? view.phase];
+  const { progress } = view;
+  if (progress !== null && progress.total > 0 && view.result === null) {
+    // Pages that the guest dirties are sent again: what remains says how far it is, what was sent does not.
+    const share = Math.min(1, Math.max(0, 1 - progress.remaining / progress.total));
+    parts.push(`${(share * 100).toFixed(0)}%`, `${bytes(progress.remaining)} left`);
+    if (progress.bytesPerSecond > 0) parts.push(`${bytes(progress.bytesPerSecond)}/s`);
+    if (progress.passes > 0) parts.push(`pass ${String(progress.passes)}`);
+    if (progress.bytesPerSecond > 0 && progress.remaining > 0) parts.push(duration((progress.remaining / progress.bytesPerSecond) * 1000));
+  }
+  return plain(parts.join("  "));
+}

@@ -1,0 +1,93 @@
+import { z } from "zod";
+
+/**
+ * What the home agent's HTTP API answers, checked before it is used. Fields that are not known here are dropped, so that an older `careof` understands a newer home
+ * agent. Times are ISO 8601, durations are milliseconds, unmeasured is `null`.
+ */
+const time = z.iso.datetime({ offset: true });
+const measured = z.number().nullable();
+
+export const vmReply = z.object({
+  vm: z.string(),
+  homeAddresses: z.array(z.string()),
+  host: z.string().nullable(),
+  careOf: z.string().nullable(),
+  state: z.enum(["bound", "moving", "stale", "expired", "lost"]),
+  epoch: z.number(),
+  since: time.nullable(),
+  lastHeartbeat: time.nullable(),
+  evidence: z.string().nullable(),
+});
+export type VmReply = z.infer<typeof vmReply>;
+
+export const stayReply = z.object({
+  epoch: z.number(),
+  host: z.string(),
+  careOf: z.string().nullable(),
+  from: time,
+  until: time.nullable(),
+  cause: z.string(),
+  actor: z.string(),
+  pauseMs: measured,
+  gapDownMs: measured,
+  gapUpMs: measured,
+});
+export type StayReply = z.infer<typeof stayReply>;
+
+export const hostReply = z.object({
+  name: z.string(),
+  careOf: z.array(z.string()),
+  state: z.enum(["connected", "gone"]),
+  since: time.nullable(),
+  capabilities: z.looseObject({ qemuVersion: z.string(), accelerator: z.string(), dataPlane: z.string(), memoryBytes: z.number(), canLead: z.boolean() }).nullable(),
+  software: z.string().nullable().optional(),
+  vms: z.array(z.string()),
+});
+export type HostReply = z.infer<typeof hostReply>;
+
+export const migrationReply = z.object({
+  migration: z.string(),
+  vm: z.string(),
+  from: z.string(),
+  to: z.string(),
+  phase: z.string(),
+  /** `null` while it lasts. */
+  result: z.enum(["completed", "failed", "cancelled", "lost"]).nullable(),
+  reason: z.string().nullable(),
+  totalMs: measured,
+  pauseMs: measured,
+  gapDownMs: measured,
+  gapUpMs: measured,
+  bytes: measured,
+  progress: z.object({ transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number() }).nullable(),
+});
+export type MigrationReply = z.infer<typeof migrationReply>;
+
+export const alarmReply = z.object({ alarm: z.string(), vm: z.string(), hosts: z.array(z.string()), detail: z.string(), at: time });
+export type AlarmReply = z.infer<typeof alarmReply>;
+
+export const reloadReply = z.looseObject({});
+
+export const errorReply = z.object({ code: z.string().min(1), message: z.string(), retryable: z.boolean() });
+
+export type Happening =
+  | { readonly event: "vm"; readonly data: VmReply }
+  | { readonly event: "host"; readonly data: HostReply }
+  | { readonly event: "migration"; readonly data: MigrationReply }
+  | { readonly event: "alarm"; readonly data: AlarmReply };
+
+/** The event of that name, checked; null for a name that is not known here. @throws ZodError */
+export function happening(event: string, data: unknown): Happening | null {
+  switch (event) {
+    case "vm":
+      return { event, data: vmReply.parse(data) };
+    case "host":
+      return { event, data: hostReply.parse(data) };
+    case "migration":
+      return { event, data: migrationReply.parse(data) };
+    case "alarm":
+      return { event, data: alarmReply.parse(data) };
+    default:
+      return null;
+  }
+}
