@@ -55,6 +55,7 @@ export class HomeAgent {
   readonly #alarms: Alarms;
   #listening: Listening | null = null;
   #fence = 0;
+  #closing: Promise<void> | null = null;
 
   static async open(options: HomeAgentOptions): Promise<HomeAgent> {
     return new HomeAgent(options, await options.store.takeOver());
@@ -144,8 +145,13 @@ export class HomeAgent {
     this.#options.log.info({ hosts: config.hosts.length, vms: config.vms.length }, "configuration taken over");
   }
 
-  /** Clean: nothing is acknowledged that was not written, and the tunnel stays as it is. */
+  /** Clean: nothing is acknowledged that was not written, and the tunnel stays as it is. Only the first call does something. */
   async close(): Promise<void> {
+    this.#closing ??= this.#close();
+    await this.#closing;
+  }
+
+  async #close(): Promise<void> {
     this.#listening = null;
     await this.#api?.close();
     await this.#registrar.close();
