@@ -10,6 +10,9 @@ import { close, sendTo, socket } from "./syscall.js";
  *     "careofm1"                     8 bytes
  *     token                          4 bytes, network order, 1 to 2^32 − 1
  *
+ * What it cannot know: a multi-queue interface or a router that spreads load by the *inner* headers (fq_codel, ECMP with inner hashing) may let it overtake a packet of
+ * another flow by what is queued there at that moment. Whoever relies on it keeps the old host's forwarding as the net below.
+ *
  * The data plane stamps its arrival and consumes it. It takes no marker from inside a tunnel's mouth: neither a guest nor a correspondent can make one.
  */
 export interface Marker {

@@ -40,6 +40,7 @@ export class BpfHomeTunnel implements HomeTunnel {
   readonly #routed = new Map<string, number>();
   #uplink: Link;
   #attached = false;
+  #closed = false;
 
   /**
    * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
@@ -105,6 +106,8 @@ export class BpfHomeTunnel implements HomeTunnel {
 
   close({ keep }: { readonly keep: boolean }): Promise<void> {
     return settled(() => {
+      if (this.#closed) return;
+      this.#closed = true;
       if (!keep) this.#clear();
       this.#attachments.close();
       this.#maps.close({ keep });

@@ -40,6 +40,7 @@ export class BpfHostTunnel implements HostTunnel {
   readonly #decapFlags: bigint;
   #uplink: Link;
   #attached = false;
+  #closed = false;
 
   /**
    * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
@@ -109,6 +110,8 @@ export class BpfHostTunnel implements HostTunnel {
 
   close({ keep }: { readonly keep: boolean }): Promise<void> {
     return settled(() => {
+      if (this.#closed) return;
+      this.#closed = true;
       if (!keep) this.#clear();
       this.#attachments.close();
       this.#maps.close({ keep });

@@ -66,7 +66,7 @@ interface Tunnel {
   counters(home: IpAddress): Counters;
   stamps(home: IpAddress): Stamps;
   clearStamps(home: IpAddress): void;
-  /** Lets go of descriptors. `keep` leaves the kernel's state in place, so that traffic flows on while the process is away. */
+  /** Lets go of descriptors; a second call does nothing. `keep` leaves the kernel's state in place, so that traffic flows on while the process is away. */
   close(options: { readonly keep: boolean }): Promise<void>;
 }
 

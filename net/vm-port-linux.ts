@@ -32,6 +32,7 @@ export class LinuxVmPorts implements VmPorts {
   readonly #frames: PacketSocket;
   readonly #ports = new Map<string, { readonly port: VmPort; readonly index: number }>();
   #defaultRoute = false;
+  #closed = false;
 
   /** Changes nothing yet. @throws CareofError `malformed-table` unless it comes before the main table's rule, `kernel-refused` */
   constructor(options: VmPortsOptions) {
@@ -75,6 +76,8 @@ export class LinuxVmPorts implements VmPorts {
 
   close({ keep }: { readonly keep: boolean }): Promise<void> {
     return settled(() => {
+      if (this.#closed) return;
+      this.#closed = true;
       if (!keep) {
         for (const name of this.#leftOver()) this.#drop(name);
         for (const route of this.#ownRoutes()) deleteRoute(this.#netlink, route);

@@ -36,11 +36,11 @@ int home_egress(struct __sk_buff *skb)
 	struct ip4 ip;
 
 	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(me, &ip))
-		return TC_ACT_OK;
+		return PASS;
 	home = mapped(ip.destination);
 	entry = bpf_map_lookup_elem(&homes, &home);
 	if (!entry)
-		return meant_for_tunnel(skb, me) ? drop_unowned(NO_BINDING) : TC_ACT_OK;
+		return meant_for_tunnel(skb, me) ? drop_unowned(NO_BINDING) : PASS;
 	if (is_zero(&entry->active))
 		return drop(&home, NO_BINDING);
 	if (bpf_ntohs(ip.length) > 65535 - IP)
@@ -85,10 +85,10 @@ int home_ingress(struct __sk_buff *skb)
 	int verdict;
 
 	if (!me)
-		return TC_ACT_OK;
+		return PASS;
 	verdict = read_tunnelled(skb, me, &outer, &inner, &why);
 	if (!verdict)
-		return TC_ACT_OK;
+		return PASS;
 	if (verdict < 0)
 		return drop_unowned(why);
 	home = mapped(inner.source);
@@ -109,7 +109,7 @@ int home_ingress(struct __sk_buff *skb)
 		return verdict;
 	if (pop_outer(skb, &outer, &inner, me->decap_flags))
 		return drop(&home, REFUSED);
-	return TC_ACT_OK;
+	return PASS;
 }
 
 /* Out of the VM's port, towards the guest. */
@@ -142,10 +142,10 @@ int host_ingress(struct __sk_buff *skb)
 	__u32 token;
 
 	if (!me)
-		return TC_ACT_OK;
+		return PASS;
 	verdict = read_tunnelled(skb, me, &outer, &inner, &why);
 	if (!verdict)
-		return TC_ACT_OK;
+		return PASS;
 	if (verdict < 0)
 		return drop_unowned(why);
 	home = mapped(inner.destination);
@@ -211,7 +211,7 @@ int port_ingress(struct __sk_buff *skb)
 	if (skb->vlan_present)
 		return drop_at_port(skb, NOT_IPV4);
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
-		return TC_ACT_OK;
+		return PASS;
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return drop_at_port(skb, NOT_IPV4);
 	if (read_ip(skb, ETH, &ip))
@@ -222,7 +222,7 @@ int port_ingress(struct __sk_buff *skb)
 	if (bpf_ntohl(ip.destination) >= 0xe0000000)
 		return drop(&home, MULTICAST);
 	if (ip.destination == me->gateway || ip.ttl <= 1)
-		return TC_ACT_OK;
+		return PASS;
 
 	other = mapped(ip.destination);
 	peer = bpf_map_lookup_elem(&guests, &other);
@@ -234,7 +234,7 @@ int port_ingress(struct __sk_buff *skb)
 		return to_port(skb, &other, peer);
 	}
 	if (!fits(skb, ETH, &ip, me->inner_mtu))
-		return TC_ACT_OK; /* its route has that MTU: it answers "frag needed" or fragments */
+		return PASS; /* its route has that MTU: it answers "frag needed" or fragments */
 	if (bpf_ntohs(ip.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
 	count_up(skb, &home, &ip);
@@ -252,11 +252,11 @@ int host_egress(struct __sk_buff *skb)
 	struct ip4 ip;
 
 	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(me, &ip))
-		return TC_ACT_OK;
+		return PASS;
 	home = mapped(ip.source);
 	entry = bpf_map_lookup_elem(&guests, &home);
 	if (!entry || entry->role != ROLE_DELIVER)
-		return meant_for_tunnel(skb, me) ? drop(&home, SPOOFED) : TC_ACT_OK;
+		return meant_for_tunnel(skb, me) ? drop(&home, SPOOFED) : PASS;
 	if (bpf_ntohs(ip.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
 	count_up(skb, &home, &ip);

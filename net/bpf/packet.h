@@ -21,6 +21,8 @@
 #define FRAGMENTED bpf_htons(0x3fff)
 #define OUTER_TTL 64
 #define HERE 0 /* PACKET_HOST */
+/* Not ours, or the stack's from here on: other filters on the hook have their say. */
+#define PASS TC_ACT_UNSPEC
 
 struct ip4 {
 	__u8 version_ihl;

@@ -1,9 +1,10 @@
 import { execFileSync, spawn, type ChildProcessByStdio } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { inNamespace } from "../../../net/netns.js";
+import { unmount } from "../../../net/syscall.js";
 
 /** What a command printed; throws with its standard error when it fails. */
 function run(command: string, given: readonly string[], input = ""): string {
@@ -68,6 +69,10 @@ export class Namespaces {
 
   destroy(): void {
     for (const made of this.#made) made.destroy();
+    for (const runDir of readdirSync(this.folder)) {
+      const pins = join(this.folder, runDir, "bpf");
+      if (existsSync(pins) && statSync(pins).dev !== statSync(this.folder).dev) unmount(pins);
+    }
     rmSync(this.folder, { recursive: true, force: true });
   }
 }

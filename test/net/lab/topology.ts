@@ -76,12 +76,15 @@ export class Topology {
   }
 
   async close(): Promise<void> {
-    await this.homeAgent.within(() => this.home.close({ keep: false }));
-    for (const host of [this.a, this.b]) {
-      await host.net.within(() => host.tunnel.close({ keep: false }));
-      await host.net.within(() => host.ports.close({ keep: false }));
+    try {
+      await this.homeAgent.within(() => this.home.close({ keep: false }));
+      for (const host of [this.a, this.b]) {
+        await host.net.within(() => host.tunnel.close({ keep: false }));
+        await host.net.within(() => host.ports.close({ keep: false }));
+      }
+    } finally {
+      this.all.destroy();
     }
-    this.all.destroy();
   }
 
   #guest(n: number): Guest {
@@ -102,6 +105,7 @@ export class Topology {
   #place(guest: Guest | undefined, host: Host): Namespace {
     if (guest === undefined) throw new Error("no such guest");
     const there = this.all.make(`${guest.port}-${host.careOf}`);
+    there.sysctl("net.ipv6.conf.default.disable_ipv6", "1"); // its own neighbour discovery would be counted among what tests send
     this.all.connect(host.net, guest.port, there, "eth0");
     there.ip(`link set eth0 address ${guest.mac} mtu ${String(MTU)}`, `address add ${guest.home}/32 dev eth0`, "route add default via 169.254.1.1 dev eth0 onlink");
     return there;

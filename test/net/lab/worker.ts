@@ -1,0 +1,97 @@
+import { createHash } from "node:crypto";
+import { createSocket } from "node:dgram";
+import { connect, createServer } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+
+/*
+ * Traffic from inside a namespace, one process each:
+ *   udp-send ADDRESS PORT COUNT PER_MS   numbered datagrams, then {"sent"}
+ *   udp-receive PORT                     {"ready"}, and on SIGTERM {"received","duplicated","reordered"}
+ *   tcp-serve PORT                       {"ready"}; whoever connects sends BYTES and gets as many back
+ *   tcp-exchange ADDRESS PORT BYTES      sends a pattern, reads it back: {"sent","received","same","seconds"}
+ */
+
+function say(line: object): void {
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+}
+
+async function udpSend(address: string, port: number, count: number, perMillisecond: number): Promise<void> {
+  const socket = createSocket("udp4");
+  await new Promise<void>((resolve) => { socket.bind(0, resolve); });
+  const begun = performance.now();
+  for (let sent = 0; sent < count;) {
+    const due = Math.min(count, Math.ceil((performance.now() - begun) * perMillisecond));
+    for (; sent < due; sent++) {
+      const datagram = Buffer.alloc(100);
+      datagram.writeUInt32BE(sent);
+      await new Promise<void>((resolve, reject) => { socket.send(datagram, port, address, (failure) => { if (failure === null) resolve(); else reject(failure); }); });
+    }
+    await sleep(1);
+  }
+  socket.close();
+  say({ sent: count });
+}
+
+function udpReceive(port: number): void {
+  const seen = new Set<number>();
+  let duplicated = 0;
+  let reordered = 0;
+  let highest = -1;
+  const socket = createSocket({ type: "udp4", recvBufferSize: 4 * 1024 * 1024 });
+  socket.on("message", (datagram) => {
+    const number = datagram.readUInt32BE(0);
+    if (seen.has(number)) duplicated++;
+    else if (number < highest) reordered++;
+    seen.add(number);
+    highest = Math.max(highest, number);
+  });
+  socket.bind(port, () => { say({ ready: true }); });
+  process.on("SIGTERM", () => {
+    say({ received: seen.size, duplicated, reordered });
+    process.exit(0);
+  });
+}
+
+function tcpServe(port: number): void {
+  createServer((socket) => { socket.pipe(socket); }).listen(port, () => { say({ ready: true }); });
+}
+
+async function tcpExchange(address: string, port: number, bytes: number): Promise<void> {
+  const begun = performance.now();
+  const socket = connect({ host: address, port });
+  const sentHash = createHash("sha256");
+  const receivedHash = createHash("sha256");
+  let received = 0;
+  socket.on("data", (data) => {
+    received += data.length;
+    receivedHash.update(data);
+    if (received >= bytes) socket.end();
+  });
+  const block = Buffer.from(Array.from({ length: 65536 }, (_, index) => (index * 7) & 0xff));
+  for (let sent = 0; sent < bytes; sent += block.length) {
+    block.writeUInt32BE(sent / block.length);
+    sentHash.update(block);
+    if (!socket.write(Buffer.from(block))) await new Promise<void>((resolve) => { socket.once("drain", resolve); });
+  }
+  await new Promise<void>((resolve) => { socket.once("close", () => { resolve(); }); });
+  say({ sent: bytes, received, same: sentHash.digest("hex") === receivedHash.digest("hex"), seconds: (performance.now() - begun) / 1000 });
+}
+
+const [mode = "", ...given] = process.argv.slice(2);
+const number = (index: number): number => Number(given[index]);
+switch (mode) {
+  case "udp-send":
+    await udpSend(given[0] ?? "", number(1), number(2), number(3));
+    break;
+  case "udp-receive":
+    udpReceive(number(0));
+    break;
+  case "tcp-serve":
+    tcpServe(number(0));
+    break;
+  case "tcp-exchange":
+    await tcpExchange(given[0] ?? "", number(1), number(2));
+    break;
+  default:
+    throw new Error(`unknown mode "${mode}"`);
+}
