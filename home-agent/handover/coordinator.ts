@@ -155,8 +155,9 @@ function onHostGone(state: Moving, host: HostId, now: Now, rules: MoveRules): Ou
   return migration.phase === "aborting" && migration.neverRan && host === migration.from ? giveBack(next, now, rules, "source-gone") : decide<VmState>(next, "accepted");
 }
 
-function onDeadline(state: Moving, now: Now, rules: MoveRules): Outcome<VmState> {
-  const { migration } = state;
+function onDeadline(before: Moving, now: Now, rules: MoveRules): Outcome<VmState> {
+  const { migration } = before;
+  const state: Moving = { ...before, binding: endGraces(before.binding, now) };
   const limits = rules.handover;
   const over = (since: Millis | null, limit: number): boolean => since !== null && now.mono - since >= limit;
   const sourceGone = over(migration.sourceGone, limits.sourceGoneMs);
@@ -192,7 +193,7 @@ function onDeadline(state: Moving, now: Now, rules: MoveRules): Outcome<VmState>
       break;
     case "lost": break;
   }
-  return decide<VmState>({ ...state, binding: endGraces(state.binding, now) }, "accepted");
+  return decide<VmState>(state, "accepted");
 }
 
 function onResolve(state: Moving, event: VmEvent & { type: "resolve" }, now: Now, rules: MoveRules): Outcome<VmState> {

@@ -16,8 +16,11 @@ export function onHostBack(state: Moving, event: VmEvent & { type: "host-back" }
   const side = event.host === migration.from ? "source" : event.host === migration.to ? "target" : null;
   if (side === null) return settleRecords(state, event.host, event.records);
   const record = event.records.find((each) => each.migration === migration.id && each.side === side)?.state ?? null;
-  if (side === "source") return sourceBack({ ...state, migration: { ...migration, sourceGone: null } }, record, event.reported, now, rules);
-  return targetBack({ ...state, migration: { ...migration, targetGone: null } }, record, event.reported, now, rules);
+  const outcome = side === "source"
+    ? sourceBack({ ...state, migration: { ...migration, sourceGone: null } }, record, event.reported, now, rules)
+    : targetBack({ ...state, migration: { ...migration, targetGone: null } }, record, event.reported, now, rules);
+  const older = event.records.filter((each) => each.migration !== migration.id);
+  return { ...outcome, effects: [...settleRecords(outcome.state, event.host, older).effects, ...outcome.effects] };
 }
 
 type Recorded = MigrationRecord["state"] | null;
@@ -35,7 +38,7 @@ function sourceBack(state: Moving, record: Recorded, reported: Reported, now: No
   if (record === "active") return decide<VmState>(state, "accepted", "", migration.phase === "aborting" ? [askAbort(migration, migration.from, migration.reason ?? "timed-out")] : []);
   if (!beforeRelease(migration.phase) || migration.phase === "prepare") return decide<VmState>(state, "accepted");
   // It has no record: it never began, or was aborted and has settled that.
-  if (reported === "runs" || reported === "paused") return said("source-runs");
+  if (reported === "runs" || reported === "paused" || migration.neverRan) return said("source-runs");
   return abort({ ...state, migration: { ...migration, sourceGone: now.mono } }, "source-gone", now);
 }
 
@@ -54,7 +57,6 @@ function targetBack(state: Moving, record: Recorded, reported: Reported, now: No
 export function settleRecords(state: VmState, host: HostId, records: readonly MigrationRecord[]): Outcome<VmState> {
   const effects: Effect[] = [];
   for (const record of records) {
-    if (record.migration === state.migration?.id) continue;
     if (record.state === "active" || record.state === "prepared") effects.push(ask(host, { ask: "abort", migration: record.migration, reason: "not-moving" }));
     else if (record.state === "released") effects.push(...afterRelease(state, host, record.migration));
     else if (record.state === "continued" && state.binding.owner !== host) {

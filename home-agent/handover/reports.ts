@@ -39,7 +39,6 @@ function isPast(state: VmState, migration: MigrationId): boolean {
 /** To the source of a settled migration that holds a guest it has released: run again (it never ran elsewhere), or let go. */
 export function afterRelease(state: VmState, host: HostId, migration: MigrationId): readonly Effect[] {
   const { binding } = state;
-  if (state.migration !== null) return [];
   if (binding.owner !== host) return [ask(host, { ask: "revoke", epoch: binding.epoch, forwardTo: binding.owner })];
   if (binding.epoch <= parseMigrationId(migration).epoch) {
     return [{ do: "alarm", alarm: "rule-broken", hosts: [host], detail: `${host} has released ${migration}, which this home agent knows nothing of` }];
