@@ -72,11 +72,12 @@ export class Journal implements Store {
   /** @throws CareofError `store-locked` (another process has it), `store-unavailable` (the disk), `store-corrupt` (a record that no version wrote) */
   static async open(options: JournalOptions): Promise<Journal> {
     let lock: DirectoryLock | null = null;
+    let file: FileHandle | null = null;
     try {
       await mkdir(options.directory, { recursive: true, mode: 0o700 });
       lock = await DirectoryLock.take(options.directory);
       const path = join(options.directory, FILE);
-      const file = await open(path, "a+", 0o600);
+      file = await open(path, "a+", 0o600);
       const { records, end, length } = readRecords(await readFile(file));
       const table = new Table();
       for (const record of records) load(table, record);
@@ -87,6 +88,7 @@ export class Journal implements Store {
       await syncDirectory(options.directory);
       return new Journal(options, lock, table, file, end, length - end);
     } catch (thrown) {
+      await file?.close();
       await lock?.release();
       const error = toCareofError(thrown, "store-unavailable");
       throw error.code === "store-unavailable" ? new CareofError("store-unavailable", `${options.directory}: ${error.message}`, { retryable: true, cause: error }) : error;
@@ -126,8 +128,11 @@ export class Journal implements Store {
     if (this.#closed) return;
     this.#closed = true;
     await this.#idle();
-    await this.#file.close();
-    await this.#lock.release();
+    try {
+      await this.#file.close();
+    } finally {
+      await this.#lock.release();
+    }
   }
 
   async #idle(): Promise<void> {

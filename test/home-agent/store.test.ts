@@ -1,0 +1,189 @@
+import { spawn } from "node:child_process";
+import { appendFileSync, closeSync, fstatSync, openSync, readFileSync, readSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import fc from "fast-check";
+import t, { type Test } from "tap";
+import { encodeRecord, readRecords } from "../../home-agent/store/journal-format.js";
+import { Journal } from "../../home-agent/store/journal.js";
+import { MemoryStore } from "../../home-agent/store/memory-store.js";
+import type { Store } from "../../home-agent/store/store.js";
+import { temporary } from "./bench.js";
+
+const WRITER = fileURLToPath(new URL("store-writer.js", import.meta.url));
+
+/** How a store is opened, and opened again by what comes after a crash or a rival. */
+interface Kind {
+  readonly name: string;
+  readonly open: (t: Test) => Promise<{ readonly store: Store; readonly again: () => Promise<Store> }>;
+}
+
+const KINDS: readonly Kind[] = [
+  {
+    name: "journal",
+    open: async (t) => {
+      const directory = join(temporary(t), "state");
+      const store = await Journal.open({ directory });
+      let open: Store = store;
+      t.teardown(() => open.close());
+      return {
+        store,
+        again: async () => {
+          await open.close();
+          open = await Journal.open({ directory });
+          return open;
+        },
+      };
+    },
+  },
+  {
+    name: "memory",
+    open: () => {
+      const store = new MemoryStore();
+      return Promise.resolve({ store, again: () => Promise.resolve(new MemoryStore(store)) });
+    },
+  },
+];
+
+for (const kind of KINDS) {
+  await t.test(`${kind.name}: the contract of store.ts`, async (t) => {
+    const { store, again } = await kind.open(t);
+    const fence = await store.takeOver();
+    t.same([...store.entries("")], []);
+    t.same(await store.commit(0, fence, { key: "vm/a", value: { n: 1 }, also: [{ key: "history/a", value: [1] }] }), { result: "ok", revision: 1 });
+    t.same(await store.commit(0, fence, { key: "vm/a", value: { n: 2 } }), { result: "conflict", revision: 1, fenced: false });
+    t.same(await store.commit(2, fence, { key: "vm/a", value: { n: 2 } }), { result: "conflict", revision: 1, fenced: false });
+    t.same(await Promise.all([1, 2, 3].map((expected) => store.commit(expected, fence, { key: "vm/a", value: { n: expected + 1 } }))), [2, 3, 4].map((revision) => ({ result: "ok", revision })), "one key in order, without waiting");
+    t.same(await Promise.all([store.commit(0, fence, { key: "vm/b", value: "b" }), store.commit(0, fence, { key: "vm/b", value: "c" })]), [{ result: "ok", revision: 1 }, { result: "conflict", revision: 1, fenced: false }]);
+    t.same([...store.entries("vm/")], [{ key: "vm/a", value: { n: 4 }, revision: 4 }, { key: "vm/b", value: "b", revision: 1 }]);
+    t.same([...store.entries("history/")], [{ key: "history/a", value: [1], revision: 1 }]);
+    t.same(await store.commit(1, fence, { key: "vm/b", value: null }), { result: "ok", revision: 2 });
+    t.same([...store.entries("vm/b")], [], "removed");
+    t.same(await store.commit(0, fence, { key: "vm/b", value: "d" }), { result: "conflict", revision: 2, fenced: false }, "a removed key does not begin anew");
+
+    const next = await again();
+    t.same([...next.entries("vm/a")], [{ key: "vm/a", value: { n: 4 }, revision: 4 }]);
+    const newer = await next.takeOver();
+    t.ok(newer > fence, "fences grow");
+    t.same(await next.commit(4, fence, { key: "vm/a", value: "old" }), { result: "conflict", revision: 4, fenced: true }, "an older fence writes nothing");
+    t.same(await next.commit(4, newer, { key: "vm/a", value: "new" }), { result: "ok", revision: 5 });
+    t.same(await next.commit(2, newer, { key: "vm/b", value: "e" }), { result: "ok", revision: 3 });
+    await next.close();
+    t.match(await next.commit(5, newer, { key: "vm/a", value: "late" }), { result: "unavailable" });
+    await t.rejects(next.takeOver(), { code: "store-unavailable", retryable: true });
+  });
+}
+
+await t.test("journal: any tail that was torn off is cut, all before it stays", async (t) => {
+  const records = Array.from({ length: 6 }, (_, i) => encodeRecord({ writes: [[`k${String(i)}`, { i, text: "ü".repeat(i) }]] }));
+  const whole = Buffer.concat(records);
+  const ends = records.map((_, i) => Buffer.concat(records.slice(0, i + 1)).length);
+  t.equal(readRecords(whole).records.length, 6);
+  fc.assert(fc.property(fc.nat({ max: whole.length }), fc.uint8Array({ maxLength: 30 }), (cut, garbage) => {
+    const read = readRecords(Buffer.concat([whole.subarray(0, cut), garbage]));
+    const kept = ends.filter((end) => end <= cut).length;
+    return read.records.length >= kept && (read.end >= (ends[kept - 1] ?? 0));
+  }));
+  fc.assert(fc.property(fc.nat({ max: whole.length - 1 }), fc.integer({ min: 1, max: 255 }), (at, flip) => {
+    const broken = Buffer.from(whole);
+    broken[at] = (broken[at] ?? 0) ^ flip;
+    return readRecords(broken).records.length <= ends.filter((end) => end <= at).length;
+  }));
+
+  const directory = join(temporary(t), "state");
+  const first = await Journal.open({ directory });
+  const fence = await first.takeOver();
+  await first.commit(0, fence, { key: "a", value: 1 });
+  await first.close();
+  const size = statSync(join(directory, "journal")).size;
+  appendFileSync(join(directory, "journal"), encodeRecord({ writes: [["b", 1]] }).subarray(0, 11));
+  const second = await Journal.open({ directory });
+  t.equal(second.cut, 11);
+  t.equal(statSync(join(directory, "journal")).size, size);
+  t.same([...second.entries("")].map((row) => row.key), ["a"]);
+  t.match(await second.commit(1, await second.takeOver(), { key: "a", value: 2 }), { result: "ok", revision: 2 });
+  await second.close();
+  writeFileSync(join(directory, "journal"), encodeRecord({ unknown: 1 }));
+  await t.rejects(Journal.open({ directory }), { code: "store-corrupt" });
+});
+
+await t.test("journal: rewritten when it has grown, nothing lost on the way", async (t) => {
+  const directory = join(temporary(t), "state");
+  const journal = await Journal.open({ directory, compactAbove: 5000 });
+  const fence = await journal.takeOver();
+  for (let revision = 0; revision < 300; revision++) {
+    await Promise.all([0, 1, 2].map((i) => journal.commit(revision, fence, { key: `k${String(i)}`, value: { i, revision, fill: "y".repeat(50) } })));
+  }
+  await journal.commit(300, fence, { key: "k2", value: null });
+  t.ok(statSync(join(directory, "journal")).size < 20_000, "small again");
+  await journal.close();
+  const again = await Journal.open({ directory });
+  t.teardown(() => again.close());
+  t.match([...again.entries("")], [{ key: "k0", revision: 300, value: { revision: 299 } }, { key: "k1", revision: 300 }]);
+  t.same(await again.commit(301, await again.takeOver(), { key: "k2", value: 1 }), { result: "ok", revision: 302 }, "a removed key keeps its revision");
+});
+
+await t.test("journal: what the disk does not take is not acknowledged; when it takes it again, all goes on", async (t) => {
+  const directory = join(temporary(t), "state");
+  // A limit of 1 KiB for any file stands for a full disk: writes fail with EFBIG instead of ENOSPC.
+  const child = spawn("bash", ["-c", `trap '' XFSZ; ulimit -S -f 1; exec "$0" "$1" "$2"`, process.execPath, WRITER, directory], { stdio: ["ignore", "pipe", "inherit"] });
+  const lines: string[] = [];
+  child.stdout.setEncoding("utf8").on("data", (text: string) => { lines.push(...text.split("\n").filter((line) => line !== "")); });
+  const seen = async (what: string, fits: (line: string) => boolean): Promise<void> => {
+    const end = Date.now() + 5000;
+    while (!lines.some(fits)) {
+      if (Date.now() > end) throw new Error(`${what}: ${lines.join(", ")}`);
+      await sleep(5);
+    }
+  };
+  try {
+    await seen("a write fails", (line) => line === "unavailable vm/7");
+    t.notOk(lines.some((line) => line.startsWith("vm/7")), "nothing of it was acknowledged");
+    await once(spawn("prlimit", ["--pid", String(child.pid), "--fsize=unlimited"], { stdio: "inherit" }), "exit");
+    await seen("a write succeeds", (line) => line === "vm/7 3");
+  } finally {
+    child.kill("SIGKILL");
+    await once(child, "exit");
+  }
+  const journal = await Journal.open({ directory });
+  t.teardown(() => journal.close());
+  for (const line of lines.filter((each) => each.startsWith("vm/"))) {
+    const [key = "", revision = ""] = line.split(" ");
+    if (([...journal.entries(key)][0]?.revision ?? 0) < Number(revision)) t.fail(`${line} was acknowledged and is not there`);
+  }
+  t.match(await journal.commit(0, 1e9, { key: "x".repeat(300), value: 2 }), { result: "unavailable" }, "a key that is too long");
+});
+
+await t.test("I6: a process killed at any moment has on disk all that it acknowledged", async (t) => {
+  const directory = join(temporary(t), "state");
+  const acknowledged = new Map<string, number>();
+  for (let round = 0; round < 6; round++) {
+    const output = join(directory, `../acknowledged-${String(round)}`);
+    const file = openSync(output, "w+");
+    const child = spawn(process.execPath, [WRITER, directory], { stdio: ["ignore", file, "inherit"] });
+    while (fstatSync(file).size < 2000) await sleep(5);
+    await sleep(Math.random() * 60);
+    child.kill("SIGKILL");
+    await once(child, "exit");
+    const text = Buffer.alloc(fstatSync(file).size);
+    readSync(file, text, 0, text.length, 0);
+    closeSync(file);
+    const lines = text.toString().split("\n").slice(0, -1);
+    for (const line of lines) {
+      const [key = "", revision = "0"] = line.split(" ");
+      acknowledged.set(key, Math.max(acknowledged.get(key) ?? 0, Number(revision)));
+    }
+    const journal = await Journal.open({ directory });
+    for (const [key, revision] of acknowledged) {
+      const row = [...journal.entries(key)][0];
+      const also = [...journal.entries(key.replace("vm/", "also/"))][0];
+      if ((row?.revision ?? 0) < revision) t.fail(`${key}: acknowledged ${String(revision)}, on disk ${String(row?.revision)}`);
+      if (row?.revision !== also?.revision) t.fail(`${key}: half of a commit is there`);
+    }
+    await journal.close();
+    t.ok(lines.length > 50, `round ${String(round)}: ${String(lines.length)} acknowledged`);
+  }
+  t.ok(readFileSync(join(directory, "journal")).length > 0);
+});
