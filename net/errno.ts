@@ -19,13 +19,14 @@ export class KernelError extends Error {
 export const ENOENT = 2;
 export const ESRCH = 3;
 export const EAGAIN = 11;
+export const ENOMEM = 12;
 export const EEXIST = 17;
 export const ENODEV = 19;
 export const EINVAL = 22;
 export const EADDRNOTAVAIL = 99;
 
 /** Answers that the same call may not get again a moment later: EINTR, EAGAIN, ENOMEM, EBUSY, ENOBUFS. */
-const RETRYABLE: ReadonlySet<number> = new Set([4, EAGAIN, 12, 16, 105]);
+const RETRYABLE: ReadonlySet<number> = new Set([4, EAGAIN, ENOMEM, 16, 105]);
 
 export function errnoName(errno: number): string {
   return errno > 0 && Number.isInteger(errno) ? getSystemErrorName(-errno) : `errno ${String(errno)}`;

@@ -107,6 +107,7 @@ export interface HomeTunnelOptions {
   readonly homePrefixes: readonly { readonly address: Ipv4; readonly length: number }[];
   /** Directory of this instance for pins (a bpffs is mounted below it). Survives the process, not a reboot. */
   readonly runDir: string;
+  /** Home addresses at most; the kernel reserves about 300 bytes for each. */
   readonly maxEntries: number;
 }
 
@@ -121,5 +122,6 @@ export interface HostTunnelOptions {
   /** What guests send to this address stays here; default 169.254.1.1. */
   readonly gateway?: { readonly address: Ipv4 };
   readonly runDir: string;
+  /** Home addresses at most; the kernel reserves about 300 bytes for each. */
   readonly maxEntries: number;
 }

@@ -11,10 +11,11 @@
  */
 #include "state.h"
 
-struct map_definition homes TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct home_entry), 0, BPF_F_NO_PREALLOC};
-struct map_definition guests TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct host_entry), 0, BPF_F_NO_PREALLOC};
+/* Reserved as a whole: a re-point must not fail for want of memory. */
+struct map_definition homes TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct home_entry), 0, 0};
+struct map_definition guests TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct host_entry), 0, 0};
 /* ifindex of a VM's port -> one home address of that VM, so that what it may not send is counted for it */
-struct map_definition ports TABLE = {BPF_MAP_TYPE_HASH, sizeof(__u32), sizeof(struct address), 0, BPF_F_NO_PREALLOC};
+struct map_definition ports TABLE = {BPF_MAP_TYPE_HASH, sizeof(__u32), sizeof(struct address), 0, 0};
 
 static __always_inline int send_outer(const struct config *me)
 {

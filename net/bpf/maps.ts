@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { EEXIST, ENOENT, refused } from "../errno.js";
+import { EEXIST, ENOENT, ENOMEM, refused } from "../errno.js";
 import { addressOf, bpf, close } from "../syscall.js";
 import type { MapDefinition } from "./elf.js";
 
@@ -14,6 +14,14 @@ const OBJ_INFO = 15;
 
 const PERCPU_HASH = 5;
 const NO_EXIST = 1;
+
+/**
+ * A map that is not reserved as a whole takes its elements from a small pool per CPU, which the kernel refills a moment after it has run low: many new entries in a
+ * row may find it empty.
+ */
+const MEMORY_TRIES = 100;
+const MEMORY_PAUSE_MS = 1;
+const PAUSE = new Int32Array(new SharedArrayBuffer(4));
 
 /** A map of the kernel's. Keys and values are copied in and out. @throws CareofError `kernel-refused` */
 export class BpfMap {
@@ -95,8 +103,12 @@ export class BpfMap {
     this.#value.fill(0);
     this.#value.set(value);
     this.#point(this.#value, flags);
-    const result = bpf(MAP_UPDATE, this.#attributes);
-    return result < 0 ? -result : 0;
+    for (let attempt = 0; ; attempt++) {
+      const result = bpf(MAP_UPDATE, this.#attributes);
+      if (result >= 0) return 0;
+      if (result !== -ENOMEM || attempt === MEMORY_TRIES) return -result;
+      Atomics.wait(PAUSE, 0, 0, MEMORY_PAUSE_MS);
+    }
   }
 
   #point(value: Buffer, flags: number): void {

@@ -8,8 +8,9 @@
 #define TABLE __attribute__((section("maps"), used))
 
 struct map_definition config TABLE = {BPF_MAP_TYPE_ARRAY, sizeof(__u32), sizeof(struct config), 1, 0};
+/* One value per possible CPU: too much to reserve for every address that may ever be. */
 struct map_definition counters TABLE = {BPF_MAP_TYPE_PERCPU_HASH, sizeof(struct address), sizeof(struct counters), 0, BPF_F_NO_PREALLOC};
-struct map_definition stamps TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct stamps), 0, BPF_F_NO_PREALLOC};
+struct map_definition stamps TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct stamps), 0, 0};
 
 static __always_inline const struct config *instance(void)
 {

@@ -3,6 +3,7 @@ import { ipv4, mac, prefix, type Ipv4 } from "../../../model/address.js";
 import { BpfHomeTunnel } from "../../../net/tunnel-bpf-home.js";
 import { BpfHostTunnel } from "../../../net/tunnel-bpf-host.js";
 import type { HomeEntry, HostDeliver } from "../../../net/tunnel.js";
+import { writeSysctlIfThere } from "../../../net/sysctl.js";
 import { LinuxVmPorts } from "../../../net/vm-port-linux.js";
 import type { VmPort } from "../../../net/vm-port.js";
 import { Namespaces, type Namespace } from "./namespaces.js";
@@ -105,7 +106,8 @@ export class Topology {
   #place(guest: Guest | undefined, host: Host): Namespace {
     if (guest === undefined) throw new Error("no such guest");
     const there = this.all.make(`${guest.port}-${host.careOf}`);
-    there.sysctl("net.ipv6.conf.default.disable_ipv6", "1"); // its own neighbour discovery would be counted among what tests send
+    // Its own neighbour discovery would be counted among what tests send.
+    there.within(() => { writeSysctlIfThere(["net", "ipv6", "conf", "default", "disable_ipv6"], "1"); });
     this.all.connect(host.net, guest.port, there, "eth0");
     there.ip(`link set eth0 address ${guest.mac} mtu ${String(MTU)}`, `address add ${guest.home}/32 dev eth0`, "route add default via 169.254.1.1 dev eth0 onlink");
     return there;

@@ -1,12 +1,13 @@
 import { createHash } from "node:crypto";
 import { createSocket } from "node:dgram";
+import { readFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /*
  * Traffic from inside a namespace, one process each:
  *   udp-send ADDRESS PORT COUNT PER_MS   numbered datagrams, then {"sent"}
- *   udp-receive PORT                     {"ready"}, and on SIGTERM {"received","duplicated","reordered"}
+ *   udp-receive PORT                     {"ready"}, and on SIGTERM {"received","overflowed","duplicated","reordered"}
  *   tcp-serve PORT                       {"ready"}; whoever connects sends BYTES and gets as many back
  *   tcp-exchange ADDRESS PORT BYTES      sends a pattern, reads it back: {"sent","received","same","seconds"}
  */
@@ -32,6 +33,13 @@ async function udpSend(address: string, port: number, count: number, perMillisec
   say({ sent: count });
 }
 
+/** Datagrams that this namespace's socket had no room for: they have arrived all the same. */
+function overflowed(port: number): number {
+  const local = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+  const lines = readFileSync("/proc/net/udp", "utf8").split("\n").map((line) => line.trim().split(/\s+/));
+  return Number(lines.find((fields) => fields[1]?.endsWith(local) === true)?.at(-1) ?? 0);
+}
+
 function udpReceive(port: number): void {
   const seen = new Set<number>();
   let duplicated = 0;
@@ -47,7 +55,7 @@ function udpReceive(port: number): void {
   });
   socket.bind(port, () => { say({ ready: true }); });
   process.on("SIGTERM", () => {
-    say({ received: seen.size, duplicated, reordered });
+    say({ received: seen.size, overflowed: overflowed(port), duplicated, reordered });
     process.exit(0);
   });
 }
