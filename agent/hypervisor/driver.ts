@@ -80,6 +80,8 @@ export type GuestEvent =
   | { readonly kind: "stopped"; readonly at: Millis }
   | { readonly kind: "resumed"; readonly at: Millis }
   | { readonly kind: "stream"; readonly status: StreamStatus }
+  /** The whole memory has been looked through again; only the first few dozen of a copy are told. */
+  | { readonly kind: "pass"; readonly passes: number }
   | { readonly kind: "gone"; readonly detail: string };
 
 /**
@@ -99,6 +101,8 @@ export interface Guest {
   receive(options: StreamOptions): Promise<void>;
   /** Source: begins to copy. The guest stops by itself (`stopped`, `pre-switchover`) and waits there for `continueSwitchover`. */
   send(options: StreamOptions): Promise<void>;
+  /** Source, little being left: stop as soon as the gate allows it, whatever the rate of the copy was. May be refused by an old hypervisor. */
+  preferSwitchover(): Promise<void>;
   continueSwitchover(): Promise<void>;
   /** Source: gives the copy up. The guest runs on or resumes by itself if it had been stopped. No error when there is none. */
   cancelSend(): Promise<void>;
@@ -121,7 +125,7 @@ export interface HypervisorDriver {
   start(spec: GuestSpec): Promise<Guest>;
   /** A guest that waits for its state and then for `resume`. @throws CareofError `start-failed` */
   incoming(spec: GuestSpec): Promise<Guest>;
-  /** The guest of an earlier life of the agent; `null` when that process is gone (what it left is cleaned up). */
+  /** The guest of an earlier life of the agent; `null` when that process is gone. */
   adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null>;
   /** Ends every guest of this agent that is not in `keep` and removes the files that they left. Returns what was ended, for the log. */
   cleanUp(keep: readonly GuestIdentity[]): Promise<readonly string[]>;

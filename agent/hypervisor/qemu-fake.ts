@@ -190,6 +190,11 @@ class FakeGuest implements Guest {
     return Promise.resolve();
   }
 
+  preferSwitchover(): Promise<void> {
+    this.#alive();
+    return Promise.resolve();
+  }
+
   async continueSwitchover(): Promise<void> {
     this.#alive();
     if (this.#machine.stream !== "pre-switchover") throw new CareofError("qmp-refused", "Migration not in expected state: pre-switchover");
@@ -235,6 +240,7 @@ class FakeGuest implements Guest {
     this.#clock.after("fake-pass", PASS_MS, () => {
       if (machine.stream !== "active") return;
       machine.passes++;
+      this.#emit({ kind: "pass", passes: machine.passes });
       const held = lead && !seen.has(ACK);
       if (!held || machine.passes <= PASSES) {
         machine.transferred += PASS_BYTES;

@@ -112,6 +112,11 @@ export class QemuGuest implements Guest {
     await this.#execute("migrate", { uri: `unix:${options.socket}` });
   }
 
+  /** A stalled stream looks slow, and QEMU would wait until next to nothing is left (parameter of QEMU 8.2 and later). */
+  async preferSwitchover(): Promise<void> {
+    await this.#execute("migrate-set-parameters", { "avail-switchover-bandwidth": UNLIMITED_BANDWIDTH });
+  }
+
   async continueSwitchover(): Promise<void> {
     await this.#execute("migrate-continue", { state: "pre-switchover" });
   }
@@ -166,7 +171,7 @@ export class QemuGuest implements Guest {
     else if (event.name === "MIGRATION") {
       const status = typeof event.data["status"] === "string" ? STREAM[event.data["status"]] : undefined;
       if (status !== undefined) this.#emit({ kind: "stream", status });
-    }
+    } else if (event.name === "MIGRATION_PASS" && typeof event.data["pass"] === "number") this.#emit({ kind: "pass", passes: event.data["pass"] });
   }
 
   #emit(event: GuestEvent): void {

@@ -54,10 +54,8 @@ export class QemuDriver implements HypervisorDriver {
   }
 
   async adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null> {
-    if (!isAlive(identity)) {
-      this.#forget(identity.control);
-      return null;
-    }
+    // Its files are `cleanUp`'s: a process that is not the one of this identity may still be ours.
+    if (!isAlive(identity)) return null;
     const qmp = await Qmp.connect(identity.control, this.#options.clock, CONNECT_LIMIT);
     return new QemuGuest({ vm, identity, qmp, clock: this.#options.clock, log: this.#options.log, ended: null, forget: () => { this.#forget(identity.control); } });
   }

@@ -21,8 +21,12 @@ const LIMITS: QmpLimits = { maxLine: 1024 * 1024, maxOutstanding: 64 };
 /** QEMU's event stamps are older than this only if the wall clock was set meanwhile. */
 const MAX_EVENT_AGE_MS = 2000;
 
-/** With the gate held, QEMU says this event 25,000 times a second: dropped unread, or STOP would wait behind thousands of them. */
-const FLOOD = '"MIGRATION_PASS"';
+/**
+ * With the gate held, QEMU may say this event 25,000 times a second: all but the first ones of a migration are dropped unread, or STOP would wait
+ * behind thousands of them.
+ */
+const FLOOD = /"MIGRATION_PASS".*"pass": ([0-9]+)/;
+const HEARD_PASSES = 64;
 
 const message = z.looseObject({
   QMP: z.looseObject({ version: z.looseObject({ qemu: z.looseObject({ major: z.number(), minor: z.number(), micro: z.number() }) }) }).optional(),
@@ -211,7 +215,7 @@ class LineReader {
       if (end < 0) break;
       const line = this.#rest.toString("utf8", 0, end).trim();
       this.#rest = this.#rest.subarray(end + 1);
-      if (line !== "" && !line.includes(FLOOD)) this.onLine(line);
+      if (line !== "" && Number(FLOOD.exec(line)?.[1] ?? 0) <= HEARD_PASSES) this.onLine(line);
     }
     if (this.#rest.length > this.#max) this.#error(new CareofError("qmp-malformed", `a QMP line is longer than ${String(this.#max)} bytes`));
   }

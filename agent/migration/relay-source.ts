@@ -1,4 +1,4 @@
-import { unlinkSync } from "node:fs";
+import { rmSync, unlinkSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { connect, type TLSSocket } from "node:tls";
 import type { Clock } from "../../model/clock.js";
@@ -30,7 +30,7 @@ export async function openSourceRelay(options: SourceRelayOptions): Promise<Sour
     await relay.connect();
     await relay.listen();
   } catch (thrown) {
-    const cause = thrown instanceof CareofError ? thrown : new CareofError("relay-failed", "the relay could not be opened", { retryable: true, cause: thrown });
+    const cause = thrown instanceof CareofError ? thrown : new CareofError("relay-failed", `the relay could not be opened: ${thrown instanceof Error ? thrown.message : String(thrown)}`, { retryable: true, cause: thrown });
     relay.cut(cause);
     throw cause;
   }
@@ -51,6 +51,7 @@ class Relay implements SourceRelay {
   #held: Uint8Array[] | null = null;
   #heldBytes = 0;
   #endHeld = false;
+  #stalled = false;
   #released = false;
   #over = false;
 
@@ -85,7 +86,7 @@ class Relay implements SourceRelay {
         this.#connection = new RelayConnection({
           socket: connected, clock, silenceMs: RELAY_SILENCE,
           onFrame: (frame) => { this.#receive(frame); },
-          onDrain: () => this.#hypervisor?.resume(),
+          onDrain: () => { if (!this.#stalled) this.#hypervisor?.resume(); },
           onEnd: (cause) => {
             failed("the target's relay hung up", cause);
             this.#ended(cause);
@@ -101,6 +102,8 @@ class Relay implements SourceRelay {
   }
 
   async listen(): Promise<void> {
+    // The path is the VM's: an agent that was killed in an earlier migration of it has left its socket there.
+    rmSync(this.socket, { force: true });
     const server = createServer({ allowHalfOpen: true }, (hypervisor) => { this.#accept(hypervisor); });
     this.#server = server;
     server.maxConnections = 1;
@@ -114,7 +117,19 @@ class Relay implements SourceRelay {
     if (!this.#over) this.#held ??= [];
   }
 
+  stall(): void {
+    if (this.#over) return;
+    this.#stalled = true;
+    this.#hypervisor?.pause();
+  }
+
+  flow(): void {
+    this.#stalled = false;
+    this.#hypervisor?.resume();
+  }
+
   open(): number {
+    this.flow();
     const waited = this.#heldBytes;
     const held = this.#held ?? [];
     this.#held = null;

@@ -34,7 +34,11 @@ export interface SourceRelay {
   readonly bytes: number;
   /** Shuts the gate: what comes from the target waits. Idempotent. */
   hold(): void;
-  /** Opens the gate for good. Idempotent. Returns the number of bytes that had waited. */
+  /** Reads nothing more of the hypervisor, which soon stands still with its next write. Idempotent. */
+  stall(): void;
+  /** Reads on. Idempotent. */
+  flow(): void;
+  /** Opens the gate for good, and reads on. Idempotent. Returns the number of bytes that had waited. */
   open(): number;
   /** Sends RELEASE behind everything; no frame follows it. Resolves when it has been handed to the kernel. @throws CareofError `relay-failed` */
   release(release: Release): Promise<void>;

@@ -5,6 +5,7 @@ import type { Logger } from "../../model/log.js";
 import type { Reason } from "../../model/reasons.js";
 import type { Stamps } from "../../net/tunnel.js";
 import type { Body, MigrationPhase } from "../../proto/messages.js";
+import { NO_HOLD, type Hold, type HoldPoint } from "../hold.js";
 import type { Guest, GuestEvent, StreamOptions } from "../hypervisor/driver.js";
 import type { SourceRelay } from "./relay.js";
 import { stepSource, type SourceEffect, type SourceEvent, type SourceState, type SourceStep } from "./source.js";
@@ -20,6 +21,7 @@ const LATE_MARKER_MS = 300;
 export interface SourceRim {
   readonly clock: Clock;
   readonly log: Logger;
+  readonly hold?: Hold;
   readonly guest: Guest | null;
   readonly stream: Omit<StreamOptions, "socket">;
   openRelay(): Promise<SourceRelay>;
@@ -83,8 +85,13 @@ export class SourceRun {
 
   /** Events that effects cause are taken after the effects, in order. */
   #later(event: SourceEvent): void {
-    this.#events.push(event);
-    if (!this.#busy) this.#drain();
+    const point = holdPoint(event);
+    const go = (): void => {
+      this.#events.push(event);
+      if (!this.#busy) this.#drain();
+    };
+    if (point === null) go();
+    else (this.#rim.hold ?? NO_HOLD).pass(point, go);
   }
 
   #drain(): void {
@@ -122,6 +129,10 @@ export class SourceRun {
         this.#poll();
         return;
       }
+      case "stall": { this.#relay?.stall(); return; }
+      case "flow": { this.#relay?.flow(); return; }
+      case "measure": { this.#pollOnce(); return; }
+      case "prefer-switchover": { this.#command("prefer-switchover", () => guest?.preferSwitchover()); return; }
       case "open-gate": {
         const held = this.#relay?.open() ?? 0;
         log.debug({ migration, held }, "gate opened");
@@ -246,6 +257,7 @@ export class SourceRun {
       case "stopped": this.#later({ kind: "stopped", at: event.at }); return;
       case "resumed": this.#later({ kind: "resumed" }); return;
       case "stream": this.#later({ kind: "stream", status: event.status }); return;
+      case "pass": this.#later({ kind: "pass", passes: event.passes }); return;
       case "gone": this.#later({ kind: "guest", status: "gone", stream: "none" }); return;
     }
   }
@@ -285,3 +297,10 @@ export class SourceRun {
 const PROGRESS_PHASE: Readonly<Partial<Record<SourceState["phase"], MigrationPhase>>> = {
   copying: "copy", leading: "lead", awaiting: "lead", opened: "lead", stopped: "stop",
 };
+
+function holdPoint(event: SourceEvent): HoldPoint | null {
+  if (event.kind === "marker") return "lead";
+  if (event.kind === "recorded" && event.state === "released") return "release";
+  if (event.kind !== "stream") return null;
+  return event.status === "pre-switchover" ? "stop" : event.status === "completed" ? "completed" : null;
+}

@@ -1,10 +1,11 @@
 import type { Clock, Timer } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
-import { millis, type Millis } from "../../model/ids.js";
+import { millis, type Epoch, type Millis } from "../../model/ids.js";
 import type { Logger } from "../../model/log.js";
 import { isReason, type Reason } from "../../model/reasons.js";
 import type { Stamps } from "../../net/tunnel.js";
 import type { Body } from "../../proto/messages.js";
+import { NO_HOLD, type Hold, type HoldPoint } from "../hold.js";
 import type { Guest, GuestEvent } from "../hypervisor/driver.js";
 import type { TargetRelay } from "./relay.js";
 import { stepTarget, type TargetEffect, type TargetEvent, type TargetState, type TargetStep } from "./target.js";
@@ -21,6 +22,7 @@ const FINAL_MS = 250;
 export interface TargetRim {
   readonly clock: Clock;
   readonly log: Logger;
+  readonly hold?: Hold;
   /** Network, guest process, listening hypervisor, relay: everything that must be there before anything moves. @throws CareofError */
   prepare(owned: (part: { readonly guest?: Guest; readonly relay?: TargetRelay }) => void): Promise<void>;
   /** Durable when it returns. @throws CareofError */
@@ -74,7 +76,7 @@ export class TargetRun {
         this.#watch(guest);
       }
       if (relay !== undefined) this.#use(relay);
-    }).then(
+    }).then(() => new Promise<void>((resolve) => { this.#hold("prepare", resolve); })).then(
       () => {
         this.#later({ kind: "ready" });
         this.#sendMarkers();
@@ -98,10 +100,21 @@ export class TargetRun {
     return decision;
   }
 
+  /** The home agent's word that the source has released. */
+  granted(epoch: Epoch): void {
+    this.#later({ kind: "release", epoch, stopAt: null });
+  }
+
   uplinkSeen(token: number): void {
     if (this.#uplinkOpenAt !== null) return;
     this.#uplinkOpenAt = this.#markers.get(token) ?? null;
     if (this.#uplinkOpenAt !== null) this.#timers.get("marker")?.cancel();
+  }
+
+  /** The agent ends: the guest is left as it is, for the next life to find. */
+  async abandon(): Promise<void> {
+    this.close();
+    await this.#guest?.release();
   }
 
   close(): void {
@@ -112,8 +125,17 @@ export class TargetRun {
   }
 
   #later(event: TargetEvent): void {
-    this.#events.push(event);
-    if (!this.#busy) this.#drain();
+    const point = holdPoint(this.#state, event);
+    const go = (): void => {
+      this.#events.push(event);
+      if (!this.#busy) this.#drain();
+    };
+    if (point === null) go();
+    else this.#hold(point, go);
+  }
+
+  #hold(point: HoldPoint, go: () => void): void {
+    (this.#rim.hold ?? NO_HOLD).pass(point, go);
   }
 
   #drain(): void {
@@ -263,4 +285,10 @@ export class TargetRun {
     this.#timers.get(name)?.cancel();
     this.#timers.set(name, this.#rim.clock.after(`target-${name}`, delay, () => { if (!this.#closed) run(); }));
   }
+}
+
+function holdPoint({ phase }: TargetState, event: TargetEvent): HoldPoint | null {
+  if (event.kind === "release") return "grant";
+  const runs = event.kind === "resumed" || (event.kind === "guest" && event.status === "running");
+  return runs && phase === "starting" ? "settle" : null;
 }

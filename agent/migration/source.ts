@@ -8,9 +8,11 @@ import type { GuestStatus, StreamStatus } from "../hypervisor/driver.js";
 const LOOK_AGAIN = millis(200);
 /** "Little is left": this many whole passes over the memory, and so few bytes that the guest can be stopped at any time. */
 const LEAD_PASSES = 3;
-const LEAD_REMAINING_BYTES = 32 * 1024 * 1024;
-/** A guest that writes so fast that little is never left: the copy gets no better than this. */
-const LEAD_PASSES_AT_MOST = 12;
+const LEAD_REMAINING_BYTES = 1024 * 1024;
+/** A guest that writes so fast that little is never left: the copy gets no better than this. Its passes take long, so it is not stalled. */
+const BUSY_PASSES = 12;
+const BUSY_REMAINING_BYTES = 32 * 1024 * 1024;
+const BUSY_PASSES_AT_MOST = 40;
 
 /*
  * The source's half of the right to run.
@@ -59,6 +61,8 @@ export interface SourceState {
   readonly detail: string;
   /** `migrate` has been given to the hypervisor. */
   readonly sending: boolean;
+  /** Nothing is read of the hypervisor's stream. */
+  readonly stalled: boolean;
 }
 
 export type SourceEvent =
@@ -67,6 +71,7 @@ export type SourceEvent =
   | { readonly kind: "relay-ready" }
   | { readonly kind: "relay-lost"; readonly detail: string }
   | { readonly kind: "stream"; readonly status: StreamStatus }
+  | { readonly kind: "pass"; readonly passes: number }
   | { readonly kind: "progress"; readonly passes: number; readonly remaining: number; readonly transferred: number }
   | { readonly kind: "stopped"; readonly at: Millis }
   | { readonly kind: "resumed" }
@@ -85,6 +90,10 @@ export type SourceEffect =
   | { readonly kind: "record"; readonly state: "active" | "released" | "resumed" }
   | { readonly kind: "connect" }
   | { readonly kind: "send" }
+  | { readonly kind: "stall" }
+  | { readonly kind: "flow" }
+  | { readonly kind: "measure" }
+  | { readonly kind: "prefer-switchover" }
   | { readonly kind: "open-gate" }
   | { readonly kind: "cut" }
   | { readonly kind: "watch-marker"; readonly token: number }
@@ -124,7 +133,7 @@ export function recoverSource(plan: SourcePlan, record: "active" | "released" | 
 }
 
 function initial(plan: SourcePlan, phase: SourcePhase): SourceState {
-  return { plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false };
+  return { plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false, stalled: false };
 }
 
 /** Whether the guest may execute here in this phase, as far as this host knows. */
@@ -139,6 +148,7 @@ export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
     case "relay-ready": return state.phase === "copying" ? step({ ...state, sending: true }, [{ kind: "send" }]) : step(state);
     case "relay-lost": return beforeRelease(state) ? giveUp(state, "relay-failed", event.detail) : step(state);
     case "stream": return streamChanged(state, event.status);
+    case "pass": return passed(state, event.passes);
     case "progress": return progressed(state, event);
     case "stopped": return stopped(state, event.at);
     case "resumed": return guestResumed(state);
@@ -178,10 +188,24 @@ function streamChanged(state: SourceState, status: StreamStatus): SourceStep {
   return step(state);
 }
 
+/**
+ * With the gate shut and nothing left to copy, QEMU looks through the memory thousands of times a second, which costs a core and, emulating, has broken
+ * guests. So the stream stands still from the first pass that may be enough until it is known how much is left.
+ */
+function passed(state: SourceState, passes: number): SourceStep {
+  if (state.phase !== "copying" || !state.plan.lead || passes < LEAD_PASSES || passes >= BUSY_PASSES || state.stalled) return step(state);
+  return step({ ...state, stalled: true }, [{ kind: "stall" }, { kind: "measure" }]);
+}
+
 function progressed(state: SourceState, event: { readonly passes: number; readonly remaining: number; readonly transferred: number }): SourceStep {
-  const next = { ...state, passes: event.passes, bytes: Math.max(state.bytes, event.transferred) };
-  const ready = state.phase === "copying" && state.plan.lead && event.passes >= LEAD_PASSES && (event.remaining <= LEAD_REMAINING_BYTES || event.passes >= LEAD_PASSES_AT_MOST);
-  return ready ? changeState(next, "leading", [{ kind: "tell-lead-ready" }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }]) : step(next);
+  const { passes, remaining } = event;
+  const next = { ...state, passes, bytes: Math.max(state.bytes, event.transferred) };
+  if (state.phase !== "copying" || !state.plan.lead) return step(next);
+  const lead: SourceEffect[] = [{ kind: "tell-lead-ready" }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }];
+  if (passes >= LEAD_PASSES && remaining <= LEAD_REMAINING_BYTES) return changeState({ ...next, stalled: true }, "leading", [{ kind: "stall" }, { kind: "prefer-switchover" }, ...lead]);
+  const flow: SourceEffect[] = state.stalled ? [{ kind: "flow" }] : [];
+  if (passes >= BUSY_PASSES_AT_MOST || (passes >= BUSY_PASSES && remaining <= BUSY_REMAINING_BYTES)) return changeState({ ...next, stalled: false }, "leading", [...flow, ...lead]);
+  return step({ ...next, stalled: false }, flow);
 }
 
 function leadGranted(state: SourceState, token: number): SourceStep {
@@ -237,7 +261,7 @@ function guestGone(state: SourceState): SourceStep {
 function commandFailed(state: SourceState, command: string, detail: string): SourceStep {
   if (state.phase === "returning") return step(state, [{ kind: "timer", name: "look", delay: LOOK_AGAIN }]);
   // A poll that was late is no reason to give up; the relay, the stream's own events and the time limit decide.
-  if (command === "progress" || command === "look" || command === "cancel-send") return step(state);
+  if (command === "progress" || command === "look" || command === "cancel-send" || command === "prefer-switchover") return step(state);
   return beforeRelease(state) ? giveUp(state, "migrate-failed", `${command}: ${detail}`) : step(state);
 }
 
