@@ -2,6 +2,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "yaml";
+import { witnessedQemu } from "./witness.js";
 import { HOSTS, PLAN, type HostName } from "./plan.js";
 
 export interface LabFiles {
@@ -26,8 +27,8 @@ export interface FilesOptions {
   readonly agent?: Readonly<Record<string, unknown>>;
   /** Lists a third host for the guest, which nobody starts. */
   readonly absentHost?: boolean;
-  /** `qemu.extraArgs` of the guest. */
-  readonly extraArgs?: readonly string[];
+  /** Starts guests so that a `Witness` can see them. */
+  readonly witnessed?: boolean;
 }
 
 /** The lab's VMs: the guest, and one that is listed for host A only, for refusals. */
@@ -64,7 +65,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
     keyId: PLAN.guest.keyId,
     hosts: [...on],
     driver: "qemu",
-    qemu: { memory: "128M", cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : ""), extraArgs: [...(options.extraArgs ?? [])] },
+    qemu: { memory: "128M", cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : "") },
   });
   const homeAgent = at("home-agent.yaml");
   const content = {
@@ -98,7 +99,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
       tokenFile,
       stateDir: at(host, "state"),
       runDir: at(host, "run"),
-      qemu: { probeKernel: options.image.kernel },
+      qemu: { probeKernel: options.image.kernel, ...(options.witnessed === true ? { binary: witnessedQemu(directory) } : {}) },
       log: { level: "debug" },
       ...options.agent,
     };

@@ -52,8 +52,8 @@ export interface LabOptions {
   readonly agent?: Readonly<Record<string, unknown>>;
   /** Lists a third host for the guest, which nobody starts. */
   readonly absentHost?: boolean;
-  /** `qemu.extraArgs` of the guest. */
-  readonly extraArgs?: readonly string[];
+  /** Starts guests so that a `Witness` can see them. */
+  readonly witnessed?: boolean;
 }
 
 /**

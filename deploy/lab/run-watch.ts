@@ -20,7 +20,9 @@ function say(t: number, runs: boolean, word: string): void {
 function watch(): void {
   const socket = connect(path);
   let greeted = false;
-  createInterface({ input: socket }).on("line", (line) => {
+  const lines = createInterface({ input: socket });
+  lines.on("error", () => undefined); // the socket's, see below
+  lines.on("line", (line) => {
     const message: unknown = JSON.parse(line);
     if (greeting.safeParse(message).success) {
       greeted = true;

@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess } from "node:child_process";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { z } from "zod";
@@ -10,8 +11,16 @@ import { REPOSITORY } from "./traffic.js";
 const SOCKET = "careof-lab-witness";
 const lineSchema = z.object({ t: z.number(), runs: z.boolean(), status: z.string() });
 
-/** For a VM's `qemu.extraArgs`: a monitor for the witness. */
-export const WITNESS_ARGS: readonly string[] = ["-chardev", `socket,id=witness,path=${SOCKET},abstract=on,server=on,wait=off`, "-mon", "chardev=witness,mode=control"];
+/**
+ * Writes a program that starts QEMU as the agent asks, with a second monitor for the witness; for `qemu.binary` of an agent's configuration. The product
+ * itself lets nobody add a monitor. @returns its path
+ */
+export function witnessedQemu(directory: string): string {
+  const file = join(directory, "qemu-witnessed");
+  const monitor = `-chardev socket,id=witness,path=${SOCKET},abstract=on,tight=off,server=on,wait=off -mon chardev=witness,mode=control`;
+  writeFileSync(file, `#!/bin/sh\nexec qemu-system-x86_64 "$@" ${monitor}\n`, { mode: 0o755 });
+  return file;
+}
 
 export interface Sighting extends z.infer<typeof lineSchema> {
   readonly host: HostName;

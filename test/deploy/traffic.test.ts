@@ -71,7 +71,7 @@ if (process.getuid?.() !== 0) {
     }
     t.ok(window.receivedDown < window.sentDown - 300, "the packets of the cut are missing");
     t.ok((window.serviceGapUpMs ?? 999) < 150 && window.receivedUp === window.sentUp, "the other direction is measured apart");
-    t.match(traffic.broken, [], "no session broke");
+    t.strictSame(traffic.broken, [], "no session broke");
     t.equal((await traffic.quit()).survived, true);
     await guest.stop("SIGTERM");
   });
@@ -121,9 +121,9 @@ if (process.getuid?.() !== 0) {
     t.throws(() => { register(run); }, new CareofError("lab-taken", `there is a lab named ${run}, or ${run} is no name for one`));
     const sleeper = new Part("sleeper", inNamespace(plan.namespaces.b, ["sleep", "100"]), join(labDirectory(run), "sleeper.log"));
     await sleep(100);
-    t.match(processesOf(run), [sleeper.pid]);
-    t.match(await removeRun(run), []);
-    t.match(leftOver(run), []);
+    t.strictSame(processesOf(run), [sleeper.pid]);
+    t.strictSame(await removeRun(run), []);
+    t.strictSame(leftOver(run), []);
     t.match((await sleeper.ended).signal, "SIGTERM");
   });
 }

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Lab } from "../../deploy/lab/lab.js";
 import { HOSTS, PLAN, type HostName } from "../../deploy/lab/plan.js";
-import { Witness, WITNESS_ARGS } from "../../deploy/lab/witness.js";
+import { Witness } from "../../deploy/lab/witness.js";
 
 /**
  * Kills one part after the other in the copy phase of a migration that is made slow for it. Whatever dies: the guest never runs twice (I1), an aborted
@@ -12,7 +12,7 @@ import { Witness, WITNESS_ARGS } from "../../deploy/lab/witness.js";
 
 const VM = PLAN.guest.name;
 /** 80 MB of guest take about 8 s. */
-const lab = await Lab.start({ extraArgs: WITNESS_ARGS, homeAgent: { handover: { maxBandwidth: 10_000_000, sourceGoneMs: 6000, targetGoneMs: 2000, lostAfterMs: 3000 } } });
+const lab = await Lab.start({ witnessed: true, homeAgent: { handover: { maxBandwidth: 10_000_000, sourceGoneMs: 6000, targetGoneMs: 2000, lostAfterMs: 3000 } } });
 const witness = new Witness(lab);
 t.teardown(async () => {
   witness.close();
@@ -56,17 +56,17 @@ await t.test("the target's agent is killed: the guest stays", async (t) => {
   lab.startPart(to);
   await lab.connected(HOSTS, 20_000);
   await lab.until("nothing is left of the guest at the target", 15_000, () => Promise.resolve(qemuOf(to).length === 0));
-  t.match(witness.running(), [from]);
-  t.match(witness.doubles(), []);
-  t.match(traffic.broken, []);
+  t.strictSame(witness.running(), [from]);
+  t.strictSame(witness.doubles(), []);
+  t.strictSame(traffic.broken, []);
 });
 
 await t.test("the source's agent is killed: the guest runs on, and on one host", async (t) => {
   const { from, to, end } = await inCopy();
   await lab.endPart(from, "SIGKILL");
   await sleep(1500);
-  t.match(witness.doubles(), []);
-  t.match(witness.running(), [from], "its QEMU lives on");
+  t.strictSame(witness.doubles(), []);
+  t.strictSame(witness.running(), [from], "its QEMU lives on");
   lab.startPart(from);
   await lab.connected(HOSTS, 20_000);
   const answer = await end;
@@ -74,9 +74,9 @@ await t.test("the source's agent is killed: the guest runs on, and on one host",
   t.match(answer.code, 1);
   await settled(from);
   await lab.until("nothing is left of the guest at the target", 15_000, () => Promise.resolve(qemuOf(to).length === 0));
-  t.match(witness.doubles(), []);
-  t.match(witness.running(), [from]);
-  t.match(traffic.broken, []);
+  t.strictSame(witness.doubles(), []);
+  t.strictSame(witness.running(), [from]);
+  t.strictSame(traffic.broken, []);
   await traffic.idle();
 });
 
@@ -87,9 +87,9 @@ await t.test("the target's QEMU is killed: the guest stays", async (t) => {
   t.comment(answer.stdout.trim(), answer.stderr.trim().split("\n").at(-1));
   t.match(answer.code, 1);
   await settled(from);
-  t.match(witness.doubles(), []);
-  t.match(witness.running(), [from]);
-  t.match(traffic.broken, []);
+  t.strictSame(witness.doubles(), []);
+  t.strictSame(witness.running(), [from]);
+  t.strictSame(traffic.broken, []);
 });
 
 await t.test("the home agent is killed: the migration ends one way, and the home agent knows which", async (t) => {
@@ -103,9 +103,9 @@ await t.test("the home agent is killed: the migration ends one way, and the home
   const where = await lab.where();
   t.comment(JSON.stringify(where), `was ${from}, wanted ${to}`);
   t.ok(where.epoch > epoch, "the epoch went on");
-  t.match(witness.running(), [where.host], "it runs where the home agent says");
-  t.match(witness.doubles(), []);
-  t.match(traffic.broken, []);
+  t.strictSame(witness.running(), [where.host], "it runs where the home agent says");
+  t.strictSame(witness.doubles(), []);
+  t.strictSame(traffic.broken, []);
   await traffic.idle();
 });
 
@@ -120,8 +120,8 @@ await t.test("the source's QEMU is killed: nobody runs it, everybody knows, and 
     return state === "expired" && host === null;
   });
   await lab.until("no QEMU is left", 15_000, () => Promise.resolve(qemuOf(from).length === 0 && qemuOf(to).length === 0));
-  t.match(witness.running(), []);
-  t.match(witness.doubles(), []);
+  t.strictSame(witness.running(), []);
+  t.strictSame(witness.doubles(), []);
   traffic.kill();
   await lab.startGuest(to);
   traffic = await lab.traffic({ pps: 500, bulkMbit: 2 });
@@ -134,10 +134,10 @@ await t.test("after all that it moves", async (t) => {
   t.match(await lab.migrate(to), { result: "completed", to });
   await traffic.idle();
   t.equal((await traffic.quit()).survived, true);
-  t.match(witness.running(), [to]);
-  t.match(witness.doubles(), []);
+  t.strictSame(witness.running(), [to]);
+  t.strictSame(witness.doubles(), []);
   witness.close();
-  t.match(await lab.close(), []);
+  t.strictSame(await lab.close(), []);
 });
 
 /** QEMU processes in a host's namespace. */

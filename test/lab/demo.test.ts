@@ -77,7 +77,7 @@ await t.test("to its end: figures, report, plot", async (t) => {
   t.match(page, /29 seconds with hardly a byte/);
   t.notMatch(page, /<script|<link|src=|url\(|href=/, "nothing is fetched, nothing runs");
   t.match(readFileSync(join(files, "figure.svg"), "utf8"), /^<svg xmlns="http:\/\/www\.w3\.org\/2000\/svg"/);
-  t.match(ours(), [], "nothing is left");
+  t.strictSame(ours(), [], "nothing is left");
 });
 
 await t.test("interrupted in the midst: exit 1, nothing is left", async (t) => {
@@ -87,9 +87,9 @@ await t.test("interrupted in the midst: exit 1, nothing is left", async (t) => {
   run.child.kill("SIGINT");
   t.equal(await run.ended, 1);
   t.match(run.output(), /interrupted/);
-  t.match(ours(), []);
+  t.strictSame(ours(), []);
   t.ok(name !== undefined);
-  t.match(leftOver(name ?? ""), []);
+  t.strictSame(leftOver(name ?? ""), []);
 });
 
 await t.test("a part that dies is named, with the end of its log", async (t) => {
@@ -101,7 +101,7 @@ await t.test("a part that dies is named, with the end of its log", async (t) => 
   if (victim !== undefined) process.kill(victim, "SIGKILL");
   t.equal(await run.ended, 1);
   t.match(run.output(), /host-b died; the end of its log:\n.*\{/s);
-  t.match(ours(), []);
+  t.strictSame(ours(), []);
 });
 
 await t.test("killed outright: the next run removes what it left", async (t) => {
@@ -113,10 +113,10 @@ await t.test("killed outright: the next run removes what it left", async (t) => 
   t.ok(abandonedRuns().includes(name));
   const second = demo("--quick");
   await second.says(/removed what an earlier run left/, 30_000);
-  t.match(leftOver(name), []);
+  t.strictSame(leftOver(name), []);
   second.child.kill("SIGTERM");
   t.equal(await second.ended, 1);
-  t.match(ours(), []);
+  t.strictSame(ours(), []);
 });
 
 await t.test("wrong use is exit 2, and without root one sentence and exit 1", async (t) => {

@@ -8,15 +8,15 @@ import { ABSENT_HOST } from "../../deploy/lab/files.js";
 import { Lab, type Where } from "../../deploy/lab/lab.js";
 import { PLAN } from "../../deploy/lab/plan.js";
 import { leftOver } from "../../deploy/lab/registry.js";
-import { REPOSITORY } from "../../deploy/lab/traffic.js";
-import { Witness, WITNESS_ARGS } from "../../deploy/lab/witness.js";
+import { REPOSITORY, type Traffic } from "../../deploy/lab/traffic.js";
+import { Witness } from "../../deploy/lab/witness.js";
 
 /** A real guest that moves there and back with its sessions open, and everything that may be asked wrongly meanwhile. */
 
 const MARGIN_MS = 2200;
 const VM = PLAN.guest.name;
 
-const lab = await Lab.start({ absentHost: true, extraArgs: WITNESS_ARGS });
+const lab = await Lab.start({ absentHost: true, witnessed: true });
 const witness = new Witness(lab);
 t.teardown(async () => {
   witness.close();
@@ -33,14 +33,15 @@ const historySchema = z.array(z.looseObject({
   epoch: z.number(), host: z.string(), until: z.string().nullable(), pauseMs: z.number().nullable(), gapDownMs: z.number().nullable(), gapUpMs: z.number().nullable(),
 }));
 
+let traffic: Traffic;
+
 await t.test("a guest starts, and is heard from inside", async (t) => {
   t.match(await lab.where(), { state: "expired", host: null, epoch: 0 }, "never bound before");
   await lab.startGuest("host-a");
   t.match(await lab.where(), { vm: VM, homeAddresses: [PLAN.guest.address], state: "bound", host: "host-a", careOf: PLAN.hosts["host-a"].careOf, epoch: 1 });
   await lab.until("a heartbeat from inside the guest", 30_000, async () => (await lab.where()).lastHeartbeat !== null);
+  traffic = await lab.traffic({ pps: 1000, bulkMbit: 20 });
 });
-
-const traffic = await lab.traffic({ pps: 1000, bulkMbit: 20 });
 
 for (const [index, to] of (["host-b", "host-a"] as const).entries()) {
   await t.test(`it moves to ${to} with every session open`, async (t) => {
@@ -59,7 +60,7 @@ for (const [index, to] of (["host-b", "host-a"] as const).entries()) {
     }
     t.ok(window.sentDown > 4000 && window.sentUp > 4000, "counted over two seconds before and after");
     t.ok(window.sentDown - window.receivedDown + window.sentUp - window.receivedUp < 20, "hardly a packet is lost", { found: window });
-    t.match(traffic.broken, [], "no session broke");
+    t.strictSame(traffic.broken, [], "no session broke");
     t.ok((window.tcpStallDownMs ?? 99_999) < 5000 && (window.tcpStallUpMs ?? 99_999) < 5000, "TCP flows on");
     t.match(await lab.where(), { state: "bound", host: to, careOf: PLAN.hosts[to].careOf, epoch: 2 + index });
     const entries = await lab.json(historySchema, ["history", VM]);
@@ -67,8 +68,8 @@ for (const [index, to] of (["host-b", "host-a"] as const).entries()) {
     t.match(entries.length, 2 + index);
     const heard = (await lab.where()).lastHeartbeat;
     await lab.until("a later heartbeat, from the new host", 5000, async () => ((await lab.where()).lastHeartbeat ?? "") > (heard ?? ""));
-    t.match(witness.doubles(), [], "the guest never ran twice");
-    t.match(witness.running(), [to]);
+    t.strictSame(witness.doubles(), [], "the guest never ran twice");
+    t.strictSame(witness.running(), [to]);
   });
 }
 
@@ -157,7 +158,7 @@ await t.test("a host agent that is killed finds its guest again", async (t) => {
   await sleep(300);
   const window = await traffic.window("agent.before", "agent.after");
   t.ok(window.sentDown - window.receivedDown + window.sentUp - window.receivedUp < 5, "packets need no agent process", { found: window });
-  t.match(qemuPids(lab), qemus, "the same QEMU");
+  t.strictSame(qemuPids(lab), qemus, "the same QEMU");
   t.match(await lab.where(), { host: "host-b", epoch: 4 });
   const move = await lab.migrate("host-a");
   t.match(move, { result: "completed" }, "and it moves on");
@@ -168,14 +169,14 @@ await t.test("it was one guest all the time", async (t) => {
   await traffic.idle();
   const end = await traffic.quit();
   t.equal(end.survived, true, "every session, the idle one too");
-  t.match(witness.doubles(), []);
+  t.strictSame(witness.doubles(), []);
   const stopped = await lab.careof(["stop", VM]);
   t.equal(stopped.code, 0, stopped.stderr);
   t.match(await lab.where(), { state: "expired", host: null });
-  t.match(witness.running(), []);
+  t.strictSame(witness.running(), []);
   witness.close();
-  t.match(await lab.close(), []);
-  t.match(leftOver(lab.run), []);
+  t.strictSame(await lab.close(), []);
+  t.strictSame(leftOver(lab.run), []);
 });
 
 /** QEMU processes of this lab, by their command lines, which name its directory. */
