@@ -5,6 +5,7 @@ import type { Reason } from "../model/reasons.js";
 import type { Body, VmReport } from "../proto/messages.js";
 import type { MigrationContext } from "./departure.js";
 import { guestSpec } from "./guests.js";
+import { NO_HOLD } from "./hold.js";
 import type { Guest, GuestIdentity, HypervisorDriver } from "./hypervisor/driver.js";
 import { openTargetRelay } from "./migration/relay-target.js";
 import type { TargetRelay } from "./migration/relay.js";
@@ -38,10 +39,10 @@ export class Arrival {
     this.#context = context;
     this.#file = file;
     this.#settled = settled;
-    const { network, guests, clock, log } = context;
+    const { network, guests, clock, log, hold = NO_HOLD } = context;
     const { vm } = file.spec;
     this.#run = new TargetRun(first, {
-      clock, log,
+      clock, log, hold,
       prepare: async (owned) => { if (body !== null) await this.#ready(body, canLead, owned); },
       record: (state) => { this.#write({ state }); },
       stamps: () => network.stamps(vm),
@@ -102,7 +103,7 @@ export class Arrival {
 
   /** The home agent passes the source's RELEASE on (or a person decided so). */
   grant(epoch: Epoch): void {
-    this.#run.take({ kind: "release", epoch, stopAt: null });
+    this.#run.granted(epoch);
   }
 
   uplinkSeen(token: number): void {

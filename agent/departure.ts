@@ -6,6 +6,7 @@ import type { Logger } from "../model/log.js";
 import type { Reason } from "../model/reasons.js";
 import type { Body, VmReport } from "../proto/messages.js";
 import type { Guests } from "./guests.js";
+import { NO_HOLD, type Hold } from "./hold.js";
 import type { Guest } from "./hypervisor/driver.js";
 import { openSourceRelay } from "./migration/relay-source.js";
 import { SourceRun } from "./migration/run-source.js";
@@ -24,6 +25,7 @@ export interface MigrationContext {
   readonly say: (body: Body) => void;
   readonly clock: Clock;
   readonly log: Logger;
+  readonly hold?: Hold;
 }
 
 /** A guest that leaves this host: the source machine with this host's disk, network and home agent around it. */
@@ -41,10 +43,10 @@ export class Departure {
     this.#context = context;
     this.#file = file;
     this.#settled = settled;
-    const { network, records, clock, log, runDir, say } = context;
+    const { network, records, clock, log, runDir, say, hold = NO_HOLD } = context;
     const { vm } = file.spec;
     this.#run = new SourceRun(first, {
-      clock, log, guest, say,
+      clock, log, guest, say, hold,
       stream: { lead: first.state.plan.lead, maxBandwidth: body?.parameters.maxBandwidth ?? 0, downtimeLimitMs: body?.parameters.downtimeLimitMs ?? millis(0) },
       openRelay: async () => {
         if (body === null) throw new CareofError("relay-failed", "the source agent was restarted");

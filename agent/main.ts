@@ -14,6 +14,7 @@ import { LinuxVmPorts } from "../net/vm-port-linux.js";
 import { HostAgent } from "./agent.js";
 import { readAgentConfig, relayEndpoint, type AgentConfig } from "./config.js";
 import { Guests } from "./guests.js";
+import { holdOf } from "./hold.js";
 import { HeartbeatRelay } from "./heartbeat-relay.js";
 import { QemuDriver } from "./hypervisor/qemu.js";
 import { Migrations } from "./migrations.js";
@@ -58,6 +59,7 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   const migrations = new Migrations({
     host: config.name, careOf: config.careOf, relayListen: relayEndpoint(config), runDir: config.runDir, driver, guests, network, outbox, clock, log,
     records: new Records(join(config.stateDir, "migrations"), migrationFile), say: (body) => { session.tell(body); },
+    hold: holdOf(process.env["CAREOF_HOLD"], clock, log),
   });
   const heartbeats = new HeartbeatRelay({
     address: config.gateway.address, port: config.heartbeats.port, perVmPerSecond: config.heartbeats.perVmPerSecond, clock, log,
