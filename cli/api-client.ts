@@ -88,18 +88,19 @@ export class ApiClient {
     return this.#ask({ method: "POST", path: ["vms", vm, "resolve"], body: { host }, reply: vmReply, limit: this.#limits.start });
   }
 
-  async reload(): Promise<Record<string, unknown>> {
+  async reload(): Promise<z.infer<typeof reloadReply>> {
     return this.#ask({ method: "POST", path: ["reload"], body: {}, reply: reloadReply });
   }
 
   /**
    * What happens from now on; resolves when the stream is open, so that a state asked for afterwards misses nothing. Iterating rejects when the
-   * stream breaks off or falls silent, and ends when `signal` aborts.
+   * stream breaks off or falls silent, and ends when `signal` aborts. Abort it in any case: that closes the connection.
    */
   async events(signal: AbortSignal): Promise<AsyncIterable<Happening>> {
     const silence = new AbortController();
     const watchdog = this.#watchdog(silence);
     const either = AbortSignal.any([signal, silence.signal]);
+    signal.addEventListener("abort", () => { watchdog.stop(); }, { once: true });
     try {
       watchdog.heard();
       const response = await this.#fetch(this.#url(["events"]), { headers: { accept: "text/event-stream" }, signal: either });

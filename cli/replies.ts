@@ -66,7 +66,7 @@ export type MigrationReply = z.infer<typeof migrationReply>;
 export const alarmReply = z.object({ alarm: z.string(), vm: z.string(), hosts: z.array(z.string()), detail: z.string(), at: time });
 export type AlarmReply = z.infer<typeof alarmReply>;
 
-export const reloadReply = z.looseObject({});
+export const reloadReply = z.object({ hosts: z.number(), vms: z.number(), needRestart: z.array(z.string()) });
 
 export const errorReply = z.object({ code: z.string().min(1), message: z.string(), retryable: z.boolean() });
 

@@ -6,6 +6,7 @@ import type { Logger } from "../model/log.js";
 import type { HomeTunnel } from "../net/tunnel.js";
 import { AGENT_PATH, Registrar } from "./registrar.js";
 import { Alarms } from "./alarms.js";
+import type { ReloadView } from "./api/operations.js";
 import { openApi, type Api } from "./api/server.js";
 import { BindingCache } from "./bindings/binding-cache.js";
 import type { HomeAgentConfig } from "./config.js";
@@ -26,6 +27,8 @@ import { Waiters } from "./waiters.js";
 
 export interface HomeAgentOptions {
   readonly config: HomeAgentConfig;
+  /** Reads the configuration again. @throws CareofError `config-…` */
+  readonly readConfig: () => HomeAgentConfig;
   readonly clock: Clock;
   readonly log: Logger;
   readonly tunnel: HomeTunnel;
@@ -96,7 +99,7 @@ export class HomeAgent {
       },
     });
     this.#metrics = metrics;
-    this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, events, notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null) });
+    this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, events, notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null), reload: () => this.reload() });
   }
 
   /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `cannot-listen`, and what the tunnel throws */
@@ -124,12 +127,15 @@ export class HomeAgent {
     return this.#alarms;
   }
 
-  /** Takes over hosts, VMs and times of a changed configuration; connections and traffic of what stays are not touched. */
-  async reload(config: HomeAgentConfig): Promise<void> {
+  /**
+   * Takes over hosts, VMs and times of the changed configuration; connections and traffic of what stays are not touched.
+   * @throws CareofError `config-…`, having changed nothing
+   */
+  async reload(): Promise<ReloadView> {
     const before = this.#config;
-    for (const key of ["name", "stateDir", "runDir", "tunnel", "home", "listen"] as const) {
-      if (JSON.stringify(before[key]) !== JSON.stringify(config[key])) this.#options.log.warn({ key }, "a change that needs a restart was not taken over");
-    }
+    const config = this.#options.readConfig();
+    const needRestart = (["name", "stateDir", "runDir", "tunnel", "home", "listen"] as const).filter((key) => JSON.stringify(before[key]) !== JSON.stringify(config[key]));
+    for (const key of needRestart) this.#options.log.warn({ key }, "a change that needs a restart was not taken over");
     this.#config = { ...before, hosts: config.hosts, vms: config.vms, timing: config.timing, handover: config.handover };
     this.#hosts.configure(config.hosts, config.vms);
     const wanted = new Set(config.vms.map((vm) => vm.name));
@@ -143,6 +149,7 @@ export class HomeAgent {
       if (state !== null) this.#driver.announce(state, vm);
     }
     this.#options.log.info({ hosts: config.hosts.length, vms: config.vms.length }, "configuration taken over");
+    return { hosts: config.hosts.length, vms: config.vms.length, needRestart };
   }
 
   /** Clean: nothing is acknowledged that was not written, and the tunnel stays as it is. Only the first call does something. */

@@ -22,17 +22,12 @@ export async function runHomeAgent(configFile: string, signal: AbortSignal): Pro
   const { uplink, address, dataPlane, maxEntries } = config.tunnel;
   const { tunnel, reason } = openHomeTunnel(dataPlane, { uplink, address, homePrefixes: config.home.prefixes, runDir: config.runDir, maxEntries });
   log.info({ dataPlane: tunnel.driver, reason, uplink, address }, `data plane: ${tunnel.driver} (${reason})`);
-  const homeAgent = await HomeAgent.open({ config, clock: new SystemClock(), log, tunnel, store, version: VERSION });
+  const homeAgent = await HomeAgent.open({ config, readConfig: () => readHomeAgentConfig(configFile), clock: new SystemClock(), log, tunnel, store, version: VERSION });
   const reload = (): void => {
-    try {
-      homeAgent.reload(readHomeAgentConfig(configFile)).catch(refused);
-    } catch (thrown) {
-      refused(thrown);
-    }
-  };
-  const refused = (thrown: unknown): void => {
-    const error = toCareofError(thrown);
-    log.error({ code: error.code }, `the changed configuration was not taken over: ${error.message}`);
+    homeAgent.reload().catch((thrown: unknown) => {
+      const error = toCareofError(thrown);
+      log.error({ code: error.code }, `the changed configuration was not taken over: ${error.message}`);
+    });
   };
   process.on("SIGHUP", reload);
   try {

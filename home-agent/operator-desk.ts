@@ -1,7 +1,7 @@
 import { CareofError } from "../model/errors.js";
 import { parseMigrationId, type HostId, type VmId } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
-import type { ApiEvent, HistoryView, HostView, MigrationView, Operations, VmView } from "./api/operations.js";
+import type { ApiEvent, HistoryView, HostView, MigrationView, Operations, ReloadView, VmView } from "./api/operations.js";
 import type { BindingCache, Decided } from "./bindings/binding-cache.js";
 import type { VmConfig } from "./config.js";
 import type { EventBus } from "./events.js";
@@ -20,6 +20,7 @@ export interface OperatorDeskOptions {
   readonly book: MigrationBook;
   readonly events: EventBus;
   readonly notReady: () => string | null;
+  readonly reload: () => Promise<ReloadView>;
 }
 
 /** What operators can see and want, in terms of the cache. */
@@ -58,6 +59,10 @@ export class OperatorDesk implements Operations {
 
   migrations(): readonly MigrationView[] {
     return this.#options.book.all();
+  }
+
+  async reload(): Promise<ReloadView> {
+    return this.#options.reload();
   }
 
   migration(id: string): MigrationView {

@@ -12,7 +12,7 @@ const STATUS: Readonly<Record<string, number>> = {
   "timed-out": 504,
 };
 
-/** RFC 9110 §15 status of an error: malformed words are the client's (400), what is not known here is ours (500). */
+/** RFC 9110 §15 status of an error: malformed words are the client's (400), a configuration that does not fit is the operator's (422), what is not known here is ours (500). */
 export function statusOf(error: CareofError): number {
-  return STATUS[error.code] ?? (error.code.startsWith("malformed") ? 400 : 500);
+  return STATUS[error.code] ?? (error.code.startsWith("malformed") ? 400 : error.code.startsWith("config-") || error.code === "key-unreadable" ? 422 : 500);
 }

@@ -67,6 +67,14 @@ export const migrationView = z.object({
 });
 export type MigrationView = z.infer<typeof migrationView>;
 
+export const reloadView = z.object({
+  hosts: z.number(),
+  vms: z.number(),
+  /** Keys of the file whose change takes a restart. */
+  needRestart: z.array(z.string()),
+});
+export type ReloadView = z.infer<typeof reloadView>;
+
 export const alarmView = z.object({ alarm: z.string(), vm: z.string(), hosts: z.array(z.string()), detail: z.string(), at: time });
 export type AlarmView = z.infer<typeof alarmView>;
 
@@ -101,6 +109,8 @@ export interface Operations {
   stop(vm: VmId, options: { readonly force: boolean }, actor: string): Promise<VmView>;
   /** A person decides where a lost VM is. */
   resolve(vm: VmId, host: HostId, actor: string): Promise<VmView>;
+  /** Reads the configuration again. @throws CareofError `config-…`, having changed nothing */
+  reload(): Promise<ReloadView>;
   /** Returns the function that ends the subscription. The listener must not throw. */
   subscribe(listener: (event: ApiEvent) => void): () => void;
   /** Why the home agent cannot take requests now, `null` when it can. */

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { parsed } from "../../model/config.js";
 import { CareofError } from "../../model/errors.js";
 import { hostId, vmId } from "../../model/ids.js";
-import { historyView, hostView, migrationView, vmView, type Operations } from "./operations.js";
+import { historyView, hostView, migrationView, reloadView, vmView, type Operations } from "./operations.js";
 
 export type Method = "GET" | "POST" | "DELETE";
 
@@ -72,5 +72,6 @@ export const ROUTES: readonly Route[] = [
       return call.body.wait ? await operations.migrationEnd(begun.migration) : begun;
     },
   ),
+  route("POST", "/v1/reload", "Take over hosts, VMs and times of the changed configuration", z.strictObject({}), 200, reloadView, (operations) => operations.reload()),
   route("DELETE", "/v1/migrations/{migration}", "Cancel a migration", null, 202, migrationView, (operations, call) => operations.cancel(call.parameters["migration"] ?? "")),
 ];

@@ -50,6 +50,7 @@ class Scripted implements Operations {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
   };
+  reload = async (): Promise<{ hosts: number; vms: number; needRestart: string[] }> => await this.#did("reload", [], { hosts: 1, vms: 1, needRestart: [] });
   notReady = (): string | null => this.why;
 
   async #did<T>(what: string, call: unknown[], answer: T): Promise<T> {
@@ -131,7 +132,7 @@ void t.test("each kind of bad input has its status and code, and reaches nothing
 
 void t.test("a refusal keeps its reason", async (test) => {
   const { url, operations } = await opened(test);
-  const table: readonly [string, boolean, number][] = [["already-moving", false, 409], ["host-gone", true, 409], ["store-unavailable", true, 503], ["timed-out", true, 504], ["surprise", false, 500]];
+  const table: readonly [string, boolean, number][] = [["already-moving", false, 409], ["host-gone", true, 409], ["store-unavailable", true, 503], ["timed-out", true, 504], ["surprise", false, 500], ["config-invalid", false, 422]];
   for (const [code, retryable, status] of table) {
     operations.refuse = new CareofError(code, `because ${code}`, { retryable });
     test.same(await call(`${url}/v1/migrations`, "POST", '{"vm":"web1","host":"host-b"}'), { status, body: { code, message: `because ${code}`, retryable } });

@@ -59,10 +59,13 @@ export class Bench {
   readonly agents: ScriptedAgent[] = [];
   /** Every marker that was sent: to whom, which token, and whom the tunnel pointed to. */
   readonly markers: { readonly careOf: string; readonly token: number; readonly active: string | null }[];
+  /** What a reload finds in the file. */
+  file: HomeAgentConfig;
 
   private constructor(parts: { tunnel: FakeHomeTunnel; config: HomeAgentConfig; store: Store; homeAgent: HomeAgent; at: Listening; markers: Bench["markers"] }) {
     this.tunnel = parts.tunnel;
     this.config = parts.config;
+    this.file = parts.config;
     this.store = parts.store;
     this.homeAgent = parts.homeAgent;
     this.at = parts.at;
@@ -81,11 +84,13 @@ export class Bench {
       send(home, careOf, token);
     };
     const store = options.store ?? new MemoryStore();
-    const homeAgent = await HomeAgent.open({ config, clock, log: pino({ level: process.env["CAREOF_TEST_LOG"] ?? "silent" }), tunnel, store, version: "test" });
+    let bench: Bench | null = null;
+    const homeAgent = await HomeAgent.open({ config, readConfig: () => bench?.file ?? config, clock, log: pino({ level: process.env["CAREOF_TEST_LOG"] ?? "silent" }), tunnel, store, version: "test" });
     const at = await homeAgent.start();
-    const bench = new Bench({ tunnel, config, store, homeAgent, at, markers });
-    t.teardown(() => bench.close());
-    return bench;
+    bench = new Bench({ tunnel, config, store, homeAgent, at, markers });
+    const opened = bench;
+    t.teardown(() => opened.close());
+    return opened;
   }
 
   agent(name: HostName, token = `token-${name}`): ScriptedAgent {

@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { CareofError } from "../../model/errors.js";
+import type { CareofError } from "../../model/errors.js";
 import { epoch, hostId, vmId } from "../../model/ids.js";
 import { readHomeAgentConfig } from "../../home-agent/config.js";
 import { Journal } from "../../home-agent/store/journal.js";
@@ -115,15 +115,18 @@ await t.test("a changed configuration is taken over, a broken one is not", async
   const { a } = await bench.withVm();
   const base = readHomeAgentConfig(configFile(directory));
   const added = { ...base, vms: base.vms.map((vm) => (vm.name === "web1" ? { ...vm, hosts: [...vm.hosts, hostId("host-c")] } : vm)).filter((vm) => vm.name !== "ext1") };
-  await bench.homeAgent.reload(added);
+  bench.file = added;
+  t.same(await bench.call("POST", "/v1/reload"), { status: 200, body: { hosts: base.hosts.length, vms: added.vms.length, needRestart: [] } });
   t.equal((await bench.call("GET", "/v1/vms/ext1")).status, 404);
   t.match(await bench.where(), { state: "bound", host: "host-a", epoch: 1 });
   t.ok(a.connected, "connections stay");
   t.match(await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-c" }), { body: { code: "host-gone" } }, "host-c is listed now");
-  await bench.homeAgent.reload({ ...base, hosts: base.hosts.filter((host) => host.name !== "host-a"), vms: [] });
+  bench.file = { ...base, name: hostId("elsewhere"), hosts: base.hosts.filter((host) => host.name !== "host-a"), vms: [] };
+  t.same((await bench.homeAgent.reload()).needRestart, ["name"]);
   await until("a host that is not listed any more is sent away", () => !a.connected);
   t.equal(bench.entry(), undefined);
-  await bench.homeAgent.reload(base);
+  bench.file = base;
+  await bench.homeAgent.reload();
   t.match(await bench.where(), { host: "host-a", epoch: 1 }, "a VM that comes back has its memory");
 });
 
