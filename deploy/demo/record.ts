@@ -2,7 +2,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import type { Move } from "../lab/lab.js";
-import { REPOSITORY, type TrafficSample, type TrafficWindow } from "../lab/traffic.js";
+import { REPOSITORY } from "../lab/program.js";
+import type { TrafficSample, TrafficWindow } from "../lab/traffic.js";
 
 /** One move as the demo's JSON has it. Unmeasured is `null`, never 0; durations in milliseconds, counts of packets. */
 export interface DemoMove {

@@ -6,10 +6,12 @@ import { CareofError } from "../../model/errors.js";
 import { command, inNamespace, must, type CommandResult } from "./command.js";
 import { writeFiles, type GuestImage, type LabFiles } from "./files.js";
 import { Part } from "./part.js";
-import { HOSTS, labPlan, newRunId, PLAN, type HostName, type LabPlan, type Node } from "./plan.js";
+import { HOSTS, labPlan, newRunId, PLAN, type HostName, type LabPlan, type Node, type WireDelay } from "./plan.js";
 import { abandonedRuns, labDirectory, register, removeRun } from "./registry.js";
 import { makeTopology } from "./topology.js";
-import { REPOSITORY, Traffic, trafficProgram, type TrafficOptions } from "./traffic.js";
+import type { Wire } from "./wires.js";
+import { REPOSITORY } from "./program.js";
+import { Traffic, trafficProgram, type TrafficOptions } from "./traffic.js";
 
 export type PartName = "home-agent" | HostName;
 
@@ -52,6 +54,8 @@ export interface LabOptions {
   readonly agent?: Readonly<Record<string, unknown>>;
   /** Lists a third host for the guest, which nobody starts. */
   readonly absentHost?: boolean;
+  /** Makes the cables from the router to these hosts so long. */
+  readonly wires?: Partial<Readonly<Record<HostName, WireDelay>>>;
   /** Starts guests so that a `Witness` can see them. */
   readonly witnessed?: boolean;
 }
@@ -68,9 +72,12 @@ export class Lab {
   readonly #parts = new Map<PartName, Part>();
   readonly #deaths: ((part: Part) => void)[] = [];
   readonly #expected = new WeakSet<Part>();
+  /** Of `LabOptions.wires`: host A's before host B's. */
+  readonly wires: readonly Wire[];
   #closed = false;
 
-  private constructor(plan: LabPlan, files: LabFiles) {
+  private constructor(plan: LabPlan, files: LabFiles, wires: readonly Wire[]) {
+    this.wires = wires;
     this.run = plan.run;
     this.plan = plan;
     this.directory = labDirectory(plan.run);
@@ -84,9 +91,9 @@ export class Lab {
     const run = newRunId();
     register(run);
     try {
-      const plan = labPlan(run);
-      await makeTopology(plan);
-      return new Lab(plan, writeFiles({ directory: labDirectory(run), image, ...options }));
+      const plan = labPlan(run, options.wires);
+      const wires = await makeTopology(plan);
+      return new Lab(plan, writeFiles({ directory: labDirectory(run), image, ...options }), wires);
     } catch (thrown) {
       await removeRun(run);
       throw thrown;
@@ -225,12 +232,14 @@ export class Lab {
   /** Lets this program end while the lab goes on; the next one that is made removes it. */
   leave(): void {
     for (const part of this.#parts.values()) part.leave();
+    for (const wire of this.wires) wire.leave();
   }
 
   /** Ends and removes everything, and says what is left: nothing, unless the kernel refuses. Idempotent. */
   async close(): Promise<string[]> {
     this.#closed = true;
     for (const part of this.#parts.values()) this.#expected.add(part);
+    for (const wire of this.wires) await wire.close();
     return removeRun(this.run);
   }
 }

@@ -37,7 +37,8 @@ interface End {
 export interface LabPlan {
   readonly run: string;
   readonly namespaces: Readonly<Record<Node, string>>;
-  readonly links: readonly (readonly [End, End])[];
+  /** The third is the length of a cable that has one; the way there is from the first end to the second. */
+  readonly links: readonly (readonly [End, End, WireDelay?])[];
   /** By node: destination and next hop. */
   readonly routes: readonly { readonly node: Node; readonly to: string; readonly via: string }[];
   readonly forwarding: readonly Node[];
@@ -52,16 +53,23 @@ export function namespacesOf(run: string): Readonly<Record<Node, string>> {
   return { c: `co-${run}-c`, h: `co-${run}-h`, r: `co-${run}-r`, a: `co-${run}-a`, b: `co-${run}-b` };
 }
 
-/** What the lab's network shall be; `topology.ts` makes it so. */
-export function labPlan(run: string): LabPlan {
+/** One-way delays of a cable in microseconds. */
+export interface WireDelay {
+  readonly thereUs: number;
+  readonly backUs: number;
+}
+
+/** What the lab's network shall be; `topology.ts` makes it so. The cables of `wires` lead from the router to the host. */
+export function labPlan(run: string, wires: Partial<Readonly<Record<HostName, WireDelay>>> = {}): LabPlan {
+  const cable = (host: HostName): [WireDelay?] => (wires[host] === undefined ? [] : [wires[host]]);
   return {
     run,
     namespaces: namespacesOf(run),
     links: [
       [{ node: "c", name: "home0", address: "203.0.113.10/24" }, { node: "h", name: "home0", address: "203.0.113.1/24" }],
       [{ node: "h", name: "core0", address: "192.0.2.1/24" }, { node: "r", name: "core0", address: "192.0.2.2/24" }],
-      [{ node: "r", name: "suba0", address: "10.1.0.1/24" }, { node: "a", name: "uplink0", address: "10.1.0.2/24" }],
-      [{ node: "r", name: "subb0", address: "10.2.0.1/24" }, { node: "b", name: "uplink0", address: "10.2.0.2/24" }],
+      [{ node: "r", name: "suba0", address: "10.1.0.1/24" }, { node: "a", name: "uplink0", address: "10.1.0.2/24" }, ...cable("host-a")],
+      [{ node: "r", name: "subb0", address: "10.2.0.1/24" }, { node: "b", name: "uplink0", address: "10.2.0.2/24" }, ...cable("host-b")],
     ],
     routes: [
       { node: "c", to: "default", via: "203.0.113.1" },

@@ -1,22 +1,30 @@
 import { inNamespace, must } from "./command.js";
 import type { LabPlan, Node } from "./plan.js";
+import { Wire } from "./wires.js";
 
 /**
  * Makes the namespaces and links of `plan`, from nothing or from what an interrupted call left. Called once per run, before any part starts; the parts
  * themselves never spawn `ip`.
+ * Returns the cables that have a length, in the order of the plan; they last until they are closed.
  * @throws CareofError `command-failed` with what the kernel said
  */
-export async function makeTopology(plan: LabPlan): Promise<void> {
+export async function makeTopology(plan: LabPlan): Promise<readonly Wire[]> {
+  const wires: Wire[] = [];
   const present = new Set((await must(["ip", "netns", "list"])).split("\n").map((line) => line.split(" ")[0] ?? ""));
   for (const name of Object.values(plan.namespaces)) {
     if (present.has(name)) await must(["ip", "netns", "del", name]);
     await must(["ip", "netns", "add", name]);
   }
-  for (const [left, right] of plan.links) {
+  for (const [left, right, wire] of plan.links) {
+    if (wire !== undefined) {
+      const end = ({ node, name }: typeof left): { namespace: string; name: string } => ({ namespace: plan.namespaces[node], name });
+      wires.push(await Wire.open({ run: plan.run, left: end(left), right: end(right), delay: wire }));
+      continue;
+    }
     await must(inNamespace(plan.namespaces[left.node], ["ip", "link", "add", left.name, "type", "veth", "peer", "name", right.name, "netns", plan.namespaces[right.node]]));
   }
   for (const node of nodes(plan)) {
-    const ends = plan.links.flat().filter((end) => end.node === node);
+    const ends = plan.links.flatMap(([left, right]) => [left, right]).filter((end) => end.node === node);
     await must(inNamespace(plan.namespaces[node], ["ip", "-batch", "-"]), {
       input: [
         "link set lo up",
@@ -26,6 +34,7 @@ export async function makeTopology(plan: LabPlan): Promise<void> {
     });
     await must(inNamespace(plan.namespaces[node], ["sh", "-c", settings(plan, node)]));
   }
+  return wires;
 }
 
 /** Without IPv6, whose multicast would be the only traffic that nobody sent. */

@@ -1,15 +1,9 @@
 import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
-import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync } from "node:fs";
-import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { CareofError } from "../../model/errors.js";
-import { inNamespace, must } from "./command.js";
-
-/** The repository's root, seen from dist/deploy/lab. */
-export const REPOSITORY = fileURLToPath(new URL("../../../", import.meta.url));
+import { inNamespace } from "./command.js";
+import { labProgram } from "./program.js";
 
 const gap = z.number().nonnegative().nullable();
 const count = z.number().int().nonnegative();
@@ -49,18 +43,9 @@ export type TrafficSample = z.infer<typeof sampleSchema>;
 type Line = z.infer<typeof lineSchema>;
 type LineOf<T extends Line["type"]> = Extract<Line, { readonly type: T }>;
 
-/** Compiles traffic.c into .cache/lab once per state of its sources, and returns the program's path. */
+/** @throws CareofError `command-failed` with the compiler's words */
 export async function trafficProgram(): Promise<string> {
-  const sources = join(REPOSITORY, "deploy", "lab");
-  const hash = createHash("sha256");
-  for (const name of readdirSync(sources).filter((file) => /^traffic.*\.[ch]$/.test(file)).sort()) hash.update(readFileSync(join(sources, name)));
-  const program = join(REPOSITORY, ".cache", "lab", `traffic-${hash.digest("hex").slice(0, 16)}`);
-  if (existsSync(program)) return program;
-  mkdirSync(dirname(program), { recursive: true });
-  const fresh = `${program}.${String(process.pid)}`;
-  await must(["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", fresh, join(sources, "traffic.c")], { limitMs: 60_000 });
-  renameSync(fresh, program);
-  return program;
+  return labProgram("traffic");
 }
 
 export interface TrafficOptions {

@@ -6,7 +6,7 @@ import { z } from "zod";
 import { inNamespace } from "./command.js";
 import { HOSTS, PLAN, type HostName } from "./plan.js";
 import type { Lab } from "./lab.js";
-import { REPOSITORY } from "./traffic.js";
+import { REPOSITORY } from "./program.js";
 
 const SOCKET = "careof-lab-witness";
 const lineSchema = z.object({ t: z.number(), runs: z.boolean(), status: z.string() });

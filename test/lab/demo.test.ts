@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { command } from "../../deploy/lab/command.js";
 import { abandonedRuns, leftOver, processesOf } from "../../deploy/lab/registry.js";
-import { REPOSITORY } from "../../deploy/lab/traffic.js";
+import { REPOSITORY } from "../../deploy/lab/program.js";
 
 /** The demo as a person runs it: to its end, interrupted, and after a crash. */
 

@@ -8,7 +8,8 @@ import { ABSENT_HOST } from "../../deploy/lab/files.js";
 import { Lab, type Where } from "../../deploy/lab/lab.js";
 import { PLAN } from "../../deploy/lab/plan.js";
 import { leftOver } from "../../deploy/lab/registry.js";
-import { REPOSITORY, type Traffic } from "../../deploy/lab/traffic.js";
+import { REPOSITORY } from "../../deploy/lab/program.js";
+import type { Traffic } from "../../deploy/lab/traffic.js";
 import { Witness } from "../../deploy/lab/witness.js";
 
 /** A real guest that moves there and back with its sessions open, and everything that may be asked wrongly meanwhile. */
