@@ -79,7 +79,7 @@ const schema = z.strictObject({
   handover: z.strictObject({
     lead: z.boolean().default(true),
     holdMaxMs: duration(250),
-    downtimeLimitMs: duration(100),
+    downtimeLimitMs: duration(20),
     maxBandwidth: z.number().int().min(0).default(0),
     timeoutMs: duration(600_000),
     prepareMs: duration(20_000),

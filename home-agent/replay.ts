@@ -12,6 +12,8 @@ export interface ReplayState {
   /** Grows whenever another boot takes over, so that no heartbeat of an earlier one is ever fresh again. */
   readonly generation: number;
   readonly highest: number;
+  /** What this boot echoes; kept, because computing it costs more than the rest of the check. */
+  readonly nonce: Buffer;
   /** Bit i: `highest - i` was seen. */
   readonly seen: number;
 }
@@ -37,10 +39,11 @@ export class ReplayWindow {
 
   check(state: ReplayState | null, body: Pick<HeartbeatBody, "vm" | "bootId" | "sequence" | "nonce">): ReplayVerdict {
     const boot = Buffer.from(body.bootId).toString("hex");
-    const generation = state === null ? 0 : state.boot === boot ? state.generation : state.generation + 1;
-    const nonce = this.#nonce(body.vm, boot, generation);
+    const same = state?.boot === boot;
+    const generation = state === null ? 0 : same ? state.generation : state.generation + 1;
+    const nonce = same ? state.nonce : this.#nonce(body.vm, boot, generation);
     if (body.nonce === null || !nonce.equals(body.nonce)) return { reason: "stale-nonce", state, nonce };
-    if (state?.boot !== boot) return { reason: "accepted", state: { boot, generation, highest: body.sequence, seen: 1 }, nonce };
+    if (!same) return { reason: "accepted", state: { boot, generation, nonce, highest: body.sequence, seen: 1 }, nonce };
     const ahead = body.sequence - state.highest;
     if (ahead > 0) return { reason: "accepted", state: { ...state, highest: body.sequence, seen: ahead >= WINDOW ? 1 : ((state.seen << ahead) | 1) >>> 0 }, nonce };
     const bit = -ahead < WINDOW ? (1 << -ahead) >>> 0 : 0;
