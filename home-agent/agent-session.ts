@@ -135,6 +135,18 @@ export class AgentSession implements HostSession {
       case "vmReport":
         this.#decide(this.#report(body), answer);
         break;
+      case "announcement": {
+        const { vm, what, basedOn, locator } = body;
+        const careOfListed = this.#context.hosts.host(this.host)?.careOf.includes(locator.address) === true;
+        this.#decide(this.#context.cache.dispatch(vm, { type: "announcement", host: this.host, what, basedOn, careOfListed }), answer);
+        break;
+      }
+      case "leaving":
+        this.#decide(this.#context.cache.dispatch(body.vm, { type: "leaving", host: this.host, basedOn: body.basedOn }), answer);
+        break;
+      case "drained":
+        this.#decide(this.#context.cache.dispatch(body.vm, { type: "drained", host: this.host, token: body.token }), answer);
+        break;
       case "relayedHeartbeat": {
         const reply = this.#context.heartbeats.relayed(this.host, body);
         if (reply !== null) this.tell(reply);

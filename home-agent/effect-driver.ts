@@ -96,6 +96,9 @@ export class EffectDriver implements Rim {
     this.#signals.set(vm, this.#signalsOf(after, config));
     const { binding } = after;
     const old = before.binding;
+    const { claimed, drain } = binding.outside;
+    // It holds back what comes by the direct path until it hears that nothing is left on the old one; this must not wait for the disk.
+    if (claimed !== null && claimed !== old.outside.claimed && drain === null) hosts.session(claimed)?.tell({ kind: "drained", vm, token: 0 });
     if (old.owner !== binding.owner || old.epoch !== binding.epoch || old.phase !== binding.phase) {
       this.announce(after, config);
       events.publish({ event: "vm", data: viewVm(after, config, hosts) });
@@ -107,7 +110,7 @@ export class EffectDriver implements Rim {
   }
 
   perform(vm: VmId, state: VmState, effect: Effect): void {
-    const { waiters, alarms, metrics, events, book, log, clock, questioner } = this.#options;
+    const { waiters, alarms, metrics, events, book, log, clock, questioner, hosts } = this.#options;
     switch (effect.do) {
       case "ask":
         this.#ask(vm, state, effect.host, effect.what, 0);
@@ -127,6 +130,9 @@ export class EffectDriver implements Rim {
         waiters.finish(result);
         break;
       }
+      case "drained":
+        hosts.session(effect.host)?.tell({ kind: "drained", vm, token: effect.token });
+        break;
       case "alarm": alarms.raise(effect.alarm, vm, effect.hosts, effect.detail, clock.now());
     }
   }
@@ -134,7 +140,7 @@ export class EffectDriver implements Rim {
   decided(vm: VmId, event: VmEvent, { reason, detail, epoch }: Decided): void {
     const { metrics, log } = this.#options;
     const host = "host" in event ? event.host : null;
-    if (event.type === "report") metrics.registrations.inc({ reason });
+    if (event.type === "report" || event.type === "announcement") metrics.registrations.inc({ reason });
     const what = event.type === "said" ? event.body.kind : event.type;
     const fields = { vm, host, epoch, reason, event: what, ...(detail === "" ? {} : { detail }) };
     const ordinary = event.type === "heartbeat" || event.type === "deadline" || (event.type === "report" && event.report.evidence === "refresh");
@@ -179,7 +185,10 @@ export class EffectDriver implements Rim {
     const { hosts } = this.#options;
     const { migration } = state;
     const home = vm.homeAddresses[0];
-    if (migration === null || home === undefined) return null;
+    if (home === undefined) return null;
+    const { drain } = state.binding.outside;
+    const from = drain === null ? null : hosts.careOf(drain.from);
+    if (migration === null) return drain === null || from === null ? null : { home, markers: { token: drain.token, to: [from] }, watchUplink: false };
     const token = markersOf(state);
     const to = [hosts.careOf(migration.from), hosts.careOf(migration.to)].filter((address) => address !== null);
     return { home, markers: token === null ? null : { token, to }, watchUplink: watchesUplink(state) };

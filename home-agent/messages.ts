@@ -1,7 +1,8 @@
 import { millis, type HostId } from "../model/ids.js";
 import type { Locator } from "../model/locator.js";
 import { CareofError } from "../model/errors.js";
-import type { BindingUpdate, MigrationParameters, VmSpec } from "../proto/messages.js";
+import { MAX_CARE_OF } from "../net/entry-checks.js";
+import type { BindingUpdate, MigrationParameters, Peer, VmSpec } from "../proto/messages.js";
 import type { VmConfig, HandoverConfig } from "./config.js";
 import { publicState, type VmState } from "./handover/migration.js";
 import type { Hosts } from "./hosts.js";
@@ -25,7 +26,16 @@ export function updateFor(state: VmState, vm: VmConfig, host: HostId, hosts: Hos
     forwardTo,
     forwardMs: millis(forwardTo === null || grace === undefined ? 0 : Math.max(0, grace.until - monotonic)),
     spec: specFor(vm, host),
+    peers: vm.driver === "external" ? peersOf(vm, host, hosts) : [],
   };
+}
+
+/** Between the hosts of a VM that somebody else moves stragglers go to and fro, and the old host may be told where to before the home agent is asked. */
+function peersOf(vm: VmConfig, host: HostId, hosts: Hosts): Peer[] {
+  return vm.hosts.flatMap((peer) => {
+    const locator = peer === host ? null : hosts.locator(peer);
+    return locator === null ? [] : [{ host: peer, locator }];
+  }).slice(0, MAX_CARE_OF);
 }
 
 export function parametersOf(handover: HandoverConfig, lead: boolean): MigrationParameters {

@@ -7,6 +7,8 @@ export type Effect =
   | { readonly do: "ask"; readonly host: HostId; readonly what: Question }
   | { readonly do: "started"; readonly epoch: Epoch; readonly reason: Reason; readonly detail: string }
   | { readonly do: "stopped"; readonly reason: Reason; readonly detail: string }
+  /** To the new host of a VM that somebody else moved: nothing is on the old path any more. */
+  | { readonly do: "drained"; readonly host: HostId; readonly token: number }
   | { readonly do: "finished"; readonly result: MigrationResult }
   | { readonly do: "alarm"; readonly alarm: AlarmKind; readonly hosts: readonly HostId[]; readonly detail: string };
 

@@ -1,5 +1,6 @@
 import type { IpAddress } from "../model/address.js";
 import type { VmId } from "../model/ids.js";
+import { MAX_CARE_OF } from "../net/entry-checks.js";
 import type { HomeEntry } from "../net/tunnel.js";
 import type { VmConfig } from "./config.js";
 import { routeOf, type VmState } from "./handover/migration.js";
@@ -8,14 +9,15 @@ import type { Hosts } from "./hosts.js";
 /** RFC 2003 §3: an outer IPv4 header without options, in bytes. */
 const OUTER_HEADER = 20;
 
-/** The tunnel's entries of one VM: what its state means in care-of addresses. */
+/** The tunnel's entries of one VM: what its state means in care-of addresses. Every host of a VM that somebody else moves may send for it: its first packet is what claims it. */
 export function entriesFor(state: VmState, vm: VmConfig, hosts: Hosts, pathMtu: number): readonly HomeEntry[] {
   const route = routeOf(state);
   if (route === null) return [];
   const active = hosts.careOf(route.active);
   const accept: IpAddress[] = [];
   let outer = pathMtu;
-  for (const host of route.accept) {
+  const senders = vm.driver === "external" ? [...route.accept, ...vm.hosts].slice(0, MAX_CARE_OF) : route.accept;
+  for (const host of senders) {
     const locator = hosts.locator(host);
     if (locator === null || accept.includes(locator.address)) continue;
     accept.push(locator.address);

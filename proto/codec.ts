@@ -59,6 +59,9 @@ const BODIES: { readonly [K in Kind]: BodyCodec<K> } = {
   heartbeatAnswer: body("heartbeatAnswer", registration.heartbeatAnswer),
   prepared: body("prepared", migration.prepared),
   keepAlive: body("keepAlive", registration.keepAlive),
+  announcement: body("announcement", registration.announcement),
+  leaving: body("leaving", registration.leaving),
+  drained: body("drained", registration.drained),
 };
 
 function write<K extends Kind>(value: Body<K>, frame: v1.Frame.$Properties): void {

@@ -23,7 +23,9 @@ export interface Capabilities {
 }
 
 export type VmState = "absent" | "runs" | "paused" | "incoming" | "released";
-export type ReportEvidence = "running" | "stopped" | "resync" | "refresh" | "guest-gone";
+export type ReportEvidence = "running" | "stopped" | "resync" | "refresh" | "guest-gone" | "port-gone";
+/** What a host has seen of a VM that somebody else moves. */
+export type Sighting = "rarp" | "gratuitous-arp" | "packet" | "port" | "arrive";
 export type BindingState = "bound" | "moving" | "stale" | "expired" | "lost";
 
 export interface QemuSpec {
@@ -62,6 +64,13 @@ export interface BindingUpdate {
   readonly forwardTo: Locator | null;
   readonly forwardMs: Millis;
   readonly spec: VmSpec;
+  /** Of a VM that somebody else moves: the other hosts that are listed for it. */
+  readonly peers: readonly Peer[];
+}
+
+export interface Peer {
+  readonly host: HostId;
+  readonly locator: Locator;
 }
 
 export interface MigrationRecord {
@@ -123,6 +132,9 @@ export interface BodyByKind {
   };
   readonly sourceEnded: { readonly migration: MigrationId; readonly result: "source-runs" | "source-released" | "source-gone"; readonly reason: Reason; readonly detail: string };
   readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string };
+  readonly announcement: { readonly vm: VmId; readonly basedOn: Epoch; readonly locator: Locator; readonly what: Sighting; readonly at: Millis };
+  readonly leaving: { readonly vm: VmId; readonly basedOn: Epoch; readonly to: HostId | null };
+  readonly drained: { readonly vm: VmId; readonly token: number };
   readonly registered: {
     readonly decision: Decision;
     readonly restartCounter: number;

@@ -1,5 +1,6 @@
 import { CareofError } from "../../model/errors.js";
 import { nextEpoch, type Epoch, type HostId, type Millis, type VmId } from "../../model/ids.js";
+import { NOTHING_OUTSIDE, type Outside } from "./outside.js";
 
 /** `none` is a VM that was never bound, or whose binding has ended; its epoch stays as memory. */
 export type BindingPhase = "none" | "bound" | "moving" | "stale" | "expired" | "lost";
@@ -42,12 +43,13 @@ export interface Binding {
   readonly ownerSees: boolean;
   /** Hosts that may still send for the VM after it left them, until when (monotonic). */
   readonly graces: readonly { readonly host: HostId; readonly until: Millis }[];
+  readonly outside: Outside;
 }
 
 export function unbound(vm: VmId, epoch: Epoch): Binding {
   return {
     vm, phase: "none", owner: null, epoch, issued: epoch, since: 0 as Millis, starting: null,
-    evidence: "none", seenAt: null, lastHeartbeat: null, ownerSees: false, graces: [],
+    evidence: "none", seenAt: null, lastHeartbeat: null, ownerSees: false, graces: [], outside: NOTHING_OUTSIDE,
   };
 }
 
@@ -79,6 +81,8 @@ export interface Change {
  *    │                                    │  │ claim: n+1                               │
  *    │                silent for another  ▼  │                     guest died           │
  *    └────────────── lifetime ───────── expired                  ◀──────────────────────┘ (to none)
+ *
+ *   bound, stale or expired @A, n ──── announced elsewhere (a VM that somebody else moves) ────▶ bound@B, n+1
  * ```
  *
  * @throws CareofError `internal` for a step that the diagram does not have: an older epoch, or another owner under the same one (I1).
@@ -104,6 +108,7 @@ export function changeState(binding: Binding, phase: BindingPhase, change: Chang
     evidence: change.evidence,
     seenAt: phase === "bound" ? now.mono : binding.seenAt,
     ownerSees: phase === "bound" ? true : binding.ownerSees,
+    outside: moved ? NOTHING_OUTSIDE : binding.outside,
   };
 }
 

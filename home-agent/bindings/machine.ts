@@ -3,6 +3,7 @@ import type { Reason } from "../../model/reasons.js";
 import type { VmReport } from "../../proto/messages.js";
 import type { Cause, HistoryChange } from "../history.js";
 import { decide, write, type Effect, type Outcome } from "../outcome.js";
+import { alarms, alarmsAt, claim, consider, onOutside, unseen, withdraw, type OutsideEvent } from "./announcements.js";
 import { changeState, freshEpoch, type Binding, type Evidence, type Now } from "./binding.js";
 
 /** What the configuration says about one VM. */
@@ -14,6 +15,7 @@ export interface Rules {
 }
 
 export type BindingEvent =
+  | OutsideEvent
   | { readonly type: "report"; readonly host: HostId; readonly report: VmReport; readonly careOfListed: boolean; readonly ownerConnected: boolean }
   | { readonly type: "heartbeat"; readonly via: HostId | null; readonly ownerConnected: boolean }
   | { readonly type: "deadline" }
@@ -30,7 +32,7 @@ const MAX_GRACES = 4;
 
 /** When the machine wants a `deadline` event, monotonic; `null`: never. Earlier or repeated ones do no harm. */
 export function bindingDeadline(binding: Binding, rules: Rules): Millis | null {
-  const times = binding.graces.map((grace) => grace.until as number);
+  const times: number[] = [...binding.graces.map((grace) => grace.until), ...alarmsAt(binding)];
   if (binding.seenAt !== null && binding.phase === "bound") times.push(binding.seenAt + rules.lifetimeMs);
   if (binding.seenAt !== null && binding.phase === "stale") times.push(binding.seenAt + 2 * rules.lifetimeMs);
   return times.length === 0 ? null : (Math.min(...times) as Millis);
@@ -41,6 +43,9 @@ export function bind(binding: Binding, event: BindingEvent, now: Now, rules: Rul
   switch (event.type) {
     case "report": return onReport(binding, event, now, rules);
     case "heartbeat": return onHeartbeat(binding, event, now, rules);
+    case "announcement":
+    case "leaving":
+    case "drained": return onOutside(binding, event, now, rules);
     case "deadline": return onDeadline(binding, now, rules);
     case "restored": return decide({ ...binding, seenAt: binding.phase === "none" ? null : now.mono, evidence: binding.phase === "none" ? "none" : "restored", ownerSees: true, starting: binding.starting === null ? null : { ...binding.starting, asked: false } }, "accepted");
     case "start": return onStart(binding, event, now, rules);
@@ -70,7 +75,7 @@ export function end(binding: Binding, now: Now, effects: readonly Effect[] = [])
 }
 
 /** A sign of life that may count for the owner. Only coming back from `expired`, which is on disk, is written. */
-function refresh(binding: Binding, evidence: Evidence, now: Now): Outcome<Binding> {
+export function refresh(binding: Binding, evidence: Evidence, now: Now): Outcome<Binding> {
   if (binding.phase === "moving" || binding.phase === "lost") return decide({ ...binding, seenAt: now.mono }, "accepted");
   const next = changeState(binding, "bound", { owner: binding.owner, epoch: binding.epoch, evidence }, now);
   return binding.phase === "expired" ? write(next) : decide(next, "accepted");
@@ -86,27 +91,25 @@ function onReport(binding: Binding, event: BindingEvent & { type: "report" }, no
     if (runs && (report.basedOn === starting.epoch || report.basedOn === binding.epoch)) return own(binding, host, starting.epoch, "started", "start", starting.actor, now, [{ do: "started", epoch: starting.epoch, reason: "accepted", detail: "" }]);
     if (report.state === "absent" && !starting.asked) return write({ ...binding, starting: null }, [], [{ do: "started", epoch: starting.epoch, reason: "start-failed", detail: "the host says that it does not run" }]);
   }
-  if (!runs) return onDenial(binding, event, now);
+  if (!runs) return onDenial(binding, event, now, rules);
   if (report.basedOn !== binding.epoch) return decide(binding, "stale-epoch");
   if (binding.owner === host && binding.phase !== "none") return refresh(binding, "report", now);
   if (binding.phase === "moving" || binding.phase === "lost") return decide(binding, "not-owner");
   if (binding.phase === "none" || binding.phase === "expired") return own(binding, host, freshEpoch(binding), "registration", "registration", host, now);
   const ownerHasIt = event.ownerConnected && binding.ownerSees;
-  if (rules.driver === "external" && (report.evidence === "running" || !ownerHasIt)) {
-    return moveTo(binding, host, report.evidence === "running" ? "announcement" : "registration", now, rules);
-  }
+  if (rules.driver === "external" && (report.evidence === "running" || !ownerHasIt)) return claim(binding, host, "announcement", now, rules);
   return ownerHasIt ? bothClaim(binding, host) : decide(binding, "not-owner");
 }
 
 /** The host does not run the guest: it counts only from the owner, and only of the present epoch (RFC 5213 §5.3.5). */
-function onDenial(binding: Binding, event: BindingEvent & { type: "report" }, now: Now): Outcome<Binding> {
+function onDenial(binding: Binding, event: BindingEvent & { type: "report" }, now: Now, rules: Rules): Outcome<Binding> {
   const { host, report } = event;
   if (report.state !== "absent") return decide(binding, "accepted");
-  if (binding.owner !== host) return decide(binding, "not-owner");
+  if (binding.owner !== host) return decide(withdraw(binding, host), "not-owner");
   if (report.basedOn !== binding.epoch || report.basedOn === NEVER_BOUND) return decide(binding, "stale-epoch");
   const over = report.evidence === "stopped" || report.evidence === "guest-gone";
   if (over && binding.phase !== "moving" && binding.phase !== "lost") return end(binding, now);
-  return decide({ ...binding, ownerSees: false }, "accepted");
+  return binding.phase === "moving" || binding.phase === "lost" ? decide({ ...binding, ownerSees: false }, "accepted") : unseen(binding, now, rules);
 }
 
 function onHeartbeat(binding: Binding, event: BindingEvent & { type: "heartbeat" }, now: Now, rules: Rules): Outcome<Binding> {
@@ -117,13 +120,7 @@ function onHeartbeat(binding: Binding, event: BindingEvent & { type: "heartbeat"
   if (binding.phase === "moving" || binding.phase === "lost") return decide(beaten, "accepted");
   if (rules.driver !== "external") return decide(binding, "not-owner");
   if (binding.phase === "none" || binding.phase === "expired") return own(beaten, via, freshEpoch(binding), "heartbeat", "heartbeat", via, now);
-  return event.ownerConnected && binding.ownerSees ? bothClaim(binding, via) : moveTo(beaten, via, "heartbeat", now, rules);
-}
-
-/** A VM that somebody else moves has turned up elsewhere; its old host may send what it still has. */
-function moveTo(binding: Binding, host: HostId, cause: "announcement" | "heartbeat" | "registration", now: Now, rules: Rules): Outcome<Binding> {
-  const outcome = own(binding, host, freshEpoch(binding), cause, cause, host, now);
-  return { ...outcome, state: withGrace(outcome.state, binding.owner, now, rules) };
+  return consider(beaten, via, "heartbeat", event.ownerConnected && binding.ownerSees, now, rules);
 }
 
 function bothClaim(binding: Binding, host: HostId): Outcome<Binding> {
@@ -140,16 +137,19 @@ export function withGrace(binding: Binding, host: HostId | null, now: Now, rules
 
 export function endGraces(binding: Binding, now: Now): Binding {
   const graces = binding.graces.filter((grace) => grace.until > now.mono);
-  return graces.length === binding.graces.length ? binding : { ...binding, graces };
+  if (graces.length === binding.graces.length) return binding;
+  const { outside } = binding;
+  const drained = outside.drain !== null && !graces.some((grace) => grace.host === outside.drain?.from);
+  return { ...binding, graces, outside: drained ? { ...outside, drain: null } : outside };
 }
 
 function onDeadline(binding: Binding, now: Now, rules: Rules): Outcome<Binding> {
-  const next = endGraces(binding, now);
+  const { binding: next, effects } = alarms(endGraces(binding, now), now);
   const silent = binding.seenAt === null ? 0 : now.mono - binding.seenAt;
   const { owner, epoch, evidence } = binding;
   if (next.phase === "bound" && silent >= rules.lifetimeMs) return onDeadline(changeState(next, "stale", { owner, epoch, evidence }, now), now, rules);
   if (next.phase === "stale" && silent >= 2 * rules.lifetimeMs) return write(changeState(next, "expired", { owner, epoch, evidence }, now));
-  return decide(next, "accepted");
+  return decide(next, "accepted", "", effects);
 }
 
 function onStart(binding: Binding, event: BindingEvent & { type: "start" }, _now: Now, rules: Rules): Outcome<Binding> {

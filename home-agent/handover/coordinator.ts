@@ -26,6 +26,9 @@ export function coordinate(state: VmState, event: VmEvent, now: Now, rules: Move
     case "deadline": return moving === null ? inner(state, event, now, rules) : onDeadline(moving, now, rules);
     case "report":
     case "heartbeat":
+    case "announcement":
+    case "leaving":
+    case "drained":
     case "restored":
     case "start":
     case "started":

@@ -105,14 +105,16 @@ export interface Route {
 /** Follows from the state alone, so that it can be put again at any time (I2). */
 export function routeOf(state: VmState): Route | null {
   const { binding, migration } = state;
-  if (binding.phase === "none" && migration === null) return null;
-  const active: HostId | null = binding.phase === "expired" ? null : migration === null ? binding.owner : migration.pointed === "source" ? migration.from : migration.to;
+  const { claimed } = binding.outside;
+  if (binding.phase === "none" && migration === null && claimed === null) return null;
+  const active: HostId | null = claimed !== null ? claimed : binding.phase === "expired" ? null : migration === null ? binding.owner : migration.pointed === "source" ? migration.from : migration.to;
   const accept = new Set<HostId>();
   if (active !== null) accept.add(active);
   if (migration !== null) {
     accept.add(migration.from);
     accept.add(migration.to);
   }
+  if (binding.owner !== null && claimed !== null) accept.add(binding.owner);
   for (const grace of binding.graces) accept.add(grace.host);
   return { active, accept: [...accept] };
 }

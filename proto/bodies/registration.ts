@@ -5,7 +5,7 @@ import {
   reason, text, uint32, uint53, vm, word, type Field,
 } from "../fields.js";
 import { careof } from "../gen/careof.js";
-import type { BindingUpdate, BodyByKind, Capabilities, Decision, MigrationRecord, QemuSpec, VmReport, VmSpec } from "../messages.js";
+import type { BindingUpdate, BodyByKind, Capabilities, Decision, MigrationRecord, Peer, QemuSpec, VmReport, VmSpec } from "../messages.js";
 import v1 = careof.v1;
 
 /** A frame's size is the limit that matters; these only keep nonsense out. */
@@ -48,7 +48,7 @@ export const vmReport: Field<VmReport, v1.VmReport.$Properties> = message<VmRepo
   }),
   basedOn: epochField,
   locator: optional(locator),
-  evidence: word("running", "stopped", "resync", "refresh", "guest-gone"),
+  evidence: word("running", "stopped", "resync", "refresh", "guest-gone", "port-gone"),
 });
 
 const migrationRecord = message<MigrationRecord, v1.MigrationRecord.$Properties>({
@@ -90,6 +90,7 @@ export const vmSpec = message<VmSpec, v1.VmSpec.$Properties>({
   listsHost: flag,
 });
 
+const peer = message<Peer, v1.Peer.$Properties>({ host, locator });
 
 export const bindingUpdate: Field<BindingUpdate, v1.BindingUpdate.$Properties> = message<BindingUpdate, v1.BindingUpdate.$Properties>({
   vm,
@@ -99,7 +100,18 @@ export const bindingUpdate: Field<BindingUpdate, v1.BindingUpdate.$Properties> =
   forwardTo: optional(locator),
   forwardMs: duration,
   spec: vmSpec,
+  peers: list(peer, 256),
 });
+
+export const announcement = message<BodyByKind["announcement"], v1.Announcement.$Properties>({
+  vm,
+  basedOn: epochField,
+  locator,
+  what: word("rarp", "gratuitous-arp", "packet", "port", "arrive"),
+  at: instant,
+});
+export const leaving = message<BodyByKind["leaving"], v1.Leaving.$Properties>({ vm, basedOn: epochField, to: orEmpty(host) });
+export const drained = message<BodyByKind["drained"], v1.Drained.$Properties>({ vm, token: uint32 });
 
 export const registered = message<BodyByKind["registered"], v1.Registered.$Properties>({
   decision,

@@ -41,7 +41,7 @@ const reports: Arbitrary<VmReport> = record({
   state: fc.constantFrom("absent", "runs", "paused", "incoming", "released"),
   basedOn: epochs,
   locator: fc.option(locators),
-  evidence: fc.constantFrom("running", "stopped", "resync", "refresh", "guest-gone"),
+  evidence: fc.constantFrom("running", "stopped", "resync", "refresh", "guest-gone", "port-gone"),
 });
 const qemuSpecs: Arbitrary<QemuSpec> = record({
   memoryBytes: counts, cpus: fc.integer({ min: 1, max: 4096 }), kernel: text, initrd: text, append: text,
@@ -53,7 +53,7 @@ const specs: Arbitrary<VmSpec> = record({
 });
 const bindings: Arbitrary<BindingUpdate> = record({
   vm: vms, epoch: epochs, state: fc.constantFrom("bound", "moving", "stale", "expired", "lost"), owner: fc.option(hosts), forwardTo: fc.option(locators),
-  forwardMs: durations, spec: specs,
+  forwardMs: durations, spec: specs, peers: fc.array(record({ host: hosts, locator: locators }), { maxLength: 3 }),
 });
 const records: Arbitrary<MigrationRecord> = record({
   migration: migrations, side: fc.constantFrom("source", "target"),
@@ -96,6 +96,9 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
     bindings: fc.array(bindings, { maxLength: 3 }), heartbeatPort: ports,
   }),
   bindingUpdate: bindings,
+  announcement: record({ vm: vms, basedOn: epochs, locator: locators, what: fc.constantFrom("rarp", "gratuitous-arp", "packet", "port", "arrive"), at: stamps }),
+  leaving: record({ vm: vms, basedOn: epochs, to: fc.option(hosts) }),
+  drained: record({ vm: vms, token: uint32 }),
   startVm: record({ spec: specs, epoch: epochs }),
   stopVm: record({ vm: vms, epoch: epochs, force: fc.boolean(), patienceMs: durations }),
   prepare: record({
