@@ -27,7 +27,7 @@ export function program(context: Context): Command {
     .description("A virtual machine keeps its address while it moves between hosts in different subnets.")
     .version(context.version, "-V, --version", "which version this is")
     .helpCommand("help [command]", "what a command does")
-    .addHelpText("after", "\nExit codes: 0 done, 1 refused or failed (standard error says why), 2 wrong usage.\nOperators' commands talk to the home agent at --api URL, or CAREOF_API, or\nhttp://127.0.0.1:8434.");
+    .addHelpText("after", "\nExit codes: 0 done, 1 refused or failed (see standard error), 2 wrong usage.\nOperators' commands talk to the home agent at --api URL, or CAREOF_API, or\nhttp://127.0.0.1:8434.");
   careof.commandsGroup("Where is it:");
   for (const make of [whereCommand, vmsCommand, hostsCommand, historyCommand, watchCommand]) careof.addCommand(make(context));
   careof.commandsGroup("Act on it:");

@@ -35,7 +35,7 @@ export class JsonView implements View {
   }
 
   lost(error: CareofError): void {
-    this.#terminal.err(`${plain(error.message)}; trying again\n`);
+    this.#terminal.err(`no contact, trying again: ${plain(error.message)}\n`);
   }
 
   close(): void {
@@ -75,7 +75,7 @@ export class LineView implements View {
   }
 
   lost(error: CareofError): void {
-    this.#terminal.err(`${plain(error.message)}; trying again\n`);
+    this.#terminal.err(`no contact, trying again: ${plain(error.message)}\n`);
   }
 
   close(): void {
@@ -116,6 +116,8 @@ export class ScreenView implements View {
   readonly #moves = new Map<string, MigrationReply>();
   readonly #events: string[] = [];
   #trouble: string | null = null;
+  /** What is shown is from before a break; the present state will take its place. */
+  #outdated = false;
   #timer: Timer | null = null;
   #drawnAt = millis(0);
   #open = false;
@@ -126,6 +128,8 @@ export class ScreenView implements View {
   }
 
   show(happening: Happening, present: boolean): void {
+    if (this.#outdated) for (const each of [this.#vms, this.#hosts, this.#moves]) each.clear();
+    this.#outdated = false;
     const before = happening.event === "vm" ? this.#vms.get(happening.data.vm) : undefined;
     this.#remember(happening);
     const progress = happening.event === "migration" && happening.data.result === null;
@@ -144,6 +148,7 @@ export class ScreenView implements View {
 
   lost(error: CareofError): void {
     this.#trouble = plain(error.message);
+    this.#outdated = true;
     this.#draw();
   }
 
@@ -188,7 +193,7 @@ export class ScreenView implements View {
       ...(this.#moves.size === 0 ? [] : ["", ...[...this.#moves.values()].map(progressLine)]),
       "",
       ...this.#events,
-      ...(this.#trouble === null ? [] : ["", `${this.#trouble}; trying again`]),
+      ...(this.#trouble === null ? [] : ["", `no contact, trying again: ${this.#trouble}`]),
     ];
     this.#terminal.out(`${this.#open ? "" : ALTERNATE}${HOME_AND_CLEAR}${lines.map((line) => line.slice(0, columns)).join("\r\n")}`);
     this.#open = true;

@@ -4,20 +4,22 @@ import type { Context } from "../context.js";
 /** The exit code of a part that was told twice to end. */
 const INTERRUPTED = 130;
 
+const KEEPS = "SIGTERM and Ctrl-C end it cleanly; guests and tunnels stay. SIGHUP reads the\nconfiguration again.";
+
 /** `home-agent`, `agent` and `heartbeat`: run until SIGTERM or Ctrl-C, then shut down cleanly. */
 export function partCommands(context: Context): Command[] {
   return [
-    part(context, "home-agent", "run the home agent: knows where every VM is and ends its tunnel", "home-agent.yaml", context.parts.homeAgent),
-    part(context, "agent", "run the host agent: runs VMs on this host and carries their migrations", "agent.yaml", context.parts.agent),
-    part(context, "heartbeat", "run the heartbeat service inside a guest", "heartbeat.yaml", context.parts.heartbeat),
+    part(context, "home-agent", "run the home agent: knows where every VM is and ends its tunnel", "home-agent.yaml", KEEPS, context.parts.homeAgent),
+    part(context, "agent", "run the host agent: runs VMs on this host and carries their migrations", "agent.yaml", KEEPS, context.parts.agent),
+    part(context, "heartbeat", "run the heartbeat service inside a guest", "heartbeat.yaml", "SIGTERM and Ctrl-C end it cleanly.", context.parts.heartbeat),
   ];
 }
 
-function part(context: Context, name: string, description: string, file: string, start: (file: string, signal: AbortSignal) => Promise<void>): Command {
+function part(context: Context, name: string, description: string, file: string, signals: string, start: (file: string, signal: AbortSignal) => Promise<void>): Command {
   return new Command(name)
     .description(description)
     .requiredOption("-c, --config <file>", "its configuration (YAML)")
-    .addHelpText("after", `\nSIGTERM and Ctrl-C end it cleanly; guests and tunnels stay. SIGHUP reads the configuration again.\n\nExamples:\n  careof ${name} --config /etc/careof/${file}`)
+    .addHelpText("after", `\n${signals}\n\nExamples:\n  careof ${name} --config /etc/careof/${file}`)
     .action(async (options: { readonly config: string }) => {
       await untilInterrupted(context, (signal) => start(options.config, signal));
     });

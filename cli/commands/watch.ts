@@ -40,8 +40,9 @@ async function watch(context: Context, api: ApiClient, view: View, signal: Abort
   const over = (): boolean => signal.aborted;
   let reached = false;
   while (!over()) {
+    const stream = new AbortController();
     try {
-      const events = await api.events(signal);
+      const events = await api.events(AbortSignal.any([signal, stream.signal]));
       for (const each of await present(api)) view.show(each, true);
       view.ready();
       reached = true;
@@ -51,8 +52,10 @@ async function watch(context: Context, api: ApiClient, view: View, signal: Abort
       // The first time, a wrong address is more likely than a restart.
       if (!reached || !(thrown instanceof CareofError) || !thrown.retryable) throw thrown;
       view.lost(thrown);
-      await rest(context.clock, PAUSE, signal);
+    } finally {
+      stream.abort();
     }
+    await rest(context.clock, PAUSE, signal);
   }
 }
 

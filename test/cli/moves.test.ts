@@ -1,0 +1,256 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import fc from "fast-check";
+import t from "tap";
+import { millis } from "../../model/ids.js";
+import { SystemClock } from "../../model/clock.js";
+import { ApiClient } from "../../cli/api-client.js";
+import { EventParser } from "../../cli/event-parser.js";
+import { follow } from "../../cli/migration-follower.js";
+import { progressLine } from "../../cli/migration-progress.js";
+import { migrationReply } from "../../cli/replies.js";
+import { careof, CapturedTerminal, shortLimits } from "./captured-terminal.js";
+import { at, hostA, moved, moving, ScriptedHomeAgent, web1 } from "./scripted-home-agent.js";
+
+const contract = ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes"];
+const ID = "web1%404";
+
+/** A home agent that knows one migration under way. */
+async function withMove(t: { teardown: (end: () => Promise<void>) => unknown }): Promise<ScriptedHomeAgent> {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  return agent.on("POST /v1/migrations", { status: 202, json: moving }).on(`GET /v1/migrations/${ID}`, { json: moving });
+}
+
+t.test("migrate follows the events: progress on standard error, the result on standard output", async (t) => {
+  const agent = await withMove(t);
+  agent.streams().on(`GET /v1/migrations/${ID}`, (response) => {
+    response.end(JSON.stringify(moving), () => {
+      agent.emit("migration", { ...moving, migration: "other@9", vm: "other", result: "failed", reason: "x" });
+      agent.emit("news", { "from a newer": "home agent" });
+      agent.emit("migration", { ...moving, phase: "lead" });
+      agent.emit("migration", moved);
+    });
+  });
+  const ran = await careof(["migrate", "web1", "host-b", "--output", "json", "--api", agent.url]);
+  t.equal(ran.code, 0);
+  t.same(JSON.parse(ran.stdout), { migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", result: "completed", reason: "accepted", totalMs: 3210, pauseMs: 45.25, gapDownMs: 0, gapUpMs: null, bytes: 130_000_000 });
+  t.same(Object.keys(JSON.parse(ran.stdout) as object), contract, "the order of the fields too");
+  t.match(ran.stderr, /^web1 host-a → host-b {2}copy {2}77% {2}30\.0 MB left {2}100 MB\/s {2}pass 2 {2}0\.3 s$/m);
+  t.match(ran.stderr, /lead/);
+  t.notMatch(ran.stderr, /other|\u001b/);
+  t.same(agent.asked.find((each) => each.method === "POST")?.body, { vm: "web1", host: "host-b" });
+  const text = await careof(["migrate", "web1", "host-b", "--api", agent.url]);
+  t.equal(text.stdout, "web1 moved from host-a to host-b in 3.2 s: paused 45 ms, gap down 0.0 ms, up –, 130 MB\n");
+});
+
+t.test("migrate on a terminal draws one line over and over", async (t) => {
+  const agent = await withMove(t);
+  agent.streams(() => setTimeout(() => { agent.emit("migration", moved); }, 30));
+  const terminal = new CapturedTerminal();
+  terminal.errIsLive = true;
+  await careof(["migrate", "web1", "host-b", "--api", agent.url], { terminal });
+  t.match(terminal.stderr, /\r\u001b\[Kweb1 host-a → host-b {2}copy/);
+  t.ok(terminal.stderr.endsWith("\r\u001b[K"), "and leaves nothing of it");
+});
+
+t.test("migrate: how it may end", async (t) => {
+  const agent = await withMove(t);
+  agent.streams();
+  const cases: readonly { readonly end: object; readonly code: number; readonly says: RegExp }[] = [
+    { end: moved, code: 0, says: /moved from host-a to host-b/ },
+    { end: { ...moved, result: "failed", reason: "relay-failed" }, code: 1, says: /was not moved \(relay-failed\)/ },
+    { end: { ...moved, result: "cancelled", reason: "cancelled-by-operator" }, code: 1, says: /cancelled.*runs on host-a/ },
+    { end: { ...moved, result: "lost", reason: "target-gone", pauseMs: null }, code: 1, says: /LOST \(target-gone\).*careof resolve web1 HOST/ },
+  ];
+  for (const { end, code, says } of cases) {
+    agent.on(`GET /v1/migrations/${ID}`, { json: end });
+    const text = await careof(["migrate", "web1", "host-b", "--api", agent.url]);
+    t.equal(text.code, code);
+    t.match(text.stdout, says);
+    const json = await careof(["migrate", "web1", "host-b", "--api", agent.url, "--output", "json"]);
+    t.equal(json.code, code);
+    t.same(Object.keys(JSON.parse(json.stdout) as object), contract);
+  }
+});
+
+t.test("migrate --no-wait returns at once", async (t) => {
+  const agent = await withMove(t);
+  const ran = await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--output", "json"]);
+  t.equal(ran.code, 0);
+  t.match(JSON.parse(ran.stdout), { migration: "web1@4", result: null });
+  t.equal(agent.asked.length, 1);
+  t.match((await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url])).stdout, /web1@4: web1 moves from host-a to host-b/);
+});
+
+t.test("migrate refused: nothing was begun, and the JSON says why", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  for (const code of ["unknown-vm", "unknown-host", "not-listed", "already-here", "already-moving", "host-gone", "not-bound"]) {
+    agent.on("POST /v1/migrations", { status: 409, json: { code, message: `no: ${code}`, retryable: false } });
+    const ran = await careof(["migrate", "web1", "host-b", "--api", agent.url, "--output", "json"]);
+    t.equal(ran.code, 1, code);
+    t.match(ran.stderr, new RegExp(`\\(${code}\\)`));
+    t.match(JSON.parse(ran.stdout), { migration: null, vm: "web1", to: "host-b", result: "failed", reason: code });
+    t.equal((await careof(["migrate", "web1", "host-b", "--api", agent.url])).stdout, "", `${code}: text goes to standard error only`);
+  }
+  const gone = await careof(["migrate", "web1", "host-b", "--output", "json", "--api", "http://127.0.0.1:1"]);
+  t.equal(gone.code, 1);
+  t.equal(gone.stdout, "", "whether it moves is not known, so nothing is said");
+});
+
+t.test("Ctrl-C cancels the move and asks nothing; a second one leaves it", async (t) => {
+  const agent = await withMove(t);
+  agent.streams();
+  agent.on(`DELETE /v1/migrations/${ID}`, (response) => {
+    response.writeHead(202).end(JSON.stringify(moving));
+    setTimeout(() => { agent.emit("migration", { ...moved, result: "cancelled", reason: "cancelled-by-operator" }); }, 20);
+  });
+  const terminal = new CapturedTerminal();
+  const running = careof(["migrate", "web1", "host-b", "--api", agent.url], { terminal });
+  await terminal.until((each) => each.stderr.includes("copy"));
+  while (agent.readers === 0) await sleep(5);
+  terminal.interrupt();
+  const ran = await running;
+  t.equal(ran.code, 1);
+  t.match(ran.stderr, /cancelling web1@4; Ctrl-C again stops watching it/);
+  t.match(ran.stdout, /not moved: cancelled/);
+
+  agent.on(`DELETE /v1/migrations/${ID}`, { status: 409, json: { code: "not-permitted", message: "web1 is released already", retryable: false } });
+  const stubborn = new CapturedTerminal();
+  const second = careof(["migrate", "web1", "host-b", "--api", agent.url], { terminal: stubborn });
+  await stubborn.until((each) => each.listens && each.stderr.includes("copy"));
+  stubborn.interrupt();
+  await stubborn.until((each) => each.stderr.includes("cannot be cancelled: web1 is released already"));
+  stubborn.interrupt();
+  const left = await second;
+  t.equal(left.code, 1);
+  t.match(left.stderr, /web1@4 goes on without being watched \(left\)/);
+  t.equal(left.stdout, "");
+  t.notOk(stubborn.listens);
+});
+
+t.test("a home agent that goes away and comes back loses no result", async (t) => {
+  const agent = await withMove(t);
+  agent.streams().on(`GET /v1/migrations/${ID}`, (response) => {
+    response.end(JSON.stringify(moving), () => {
+      agent.on(`GET /v1/migrations/${ID}`, { json: moved });
+      setTimeout(() => { agent.cut(); }, 20);
+    });
+  });
+  const ran = await careof(["migrate", "web1", "host-b", "--api", agent.url, "--output", "json"], { limits: shortLimits });
+  t.equal(ran.code, 0);
+  t.match(ran.stderr, /the move goes on, trying again/);
+});
+
+t.test("following ends: silence, patience, refusal", async (t) => {
+  const agent = await withMove(t);
+  const clock = new SystemClock({ keepAlive: true });
+  const options = {
+    api: new ApiClient(new URL(agent.url), shortLimits, clock), clock, migration: "web1@4", onChange: () => undefined, signal: new AbortController().signal, patience: millis(150), pause: millis(20),
+  };
+  const lost: string[] = [];
+  agent.streams();
+  await t.rejects(follow({ ...options, onLost: (error) => { lost.push(error.code); agent.on(`GET /v1/migrations/${ID}`, { status: 503, json: { code: "not-ready", message: "starting", retryable: true } }); } }), { code: "not-ready" });
+  t.same(lost, ["timed-out"], "a stream that falls silent is a lost one, said once");
+  agent.on(`GET /v1/migrations/${ID}`, { status: 404, json: { code: "unknown-migration", message: "no such move", retryable: false } });
+  await t.rejects(follow({ ...options, onLost: () => undefined }), { code: "unknown-migration" });
+  agent.on("GET /v1/events", { status: 429, json: { code: "too-many", message: "64 readers", retryable: true } });
+  await t.rejects(follow({ ...options, onLost: (error) => { lost.push(error.code); } }), { code: "too-many" });
+  agent.on("GET /v1/events", { json: {} });
+  await t.rejects(follow({ ...options, onLost: () => undefined }), { code: "bad-reply" }, "something else than a stream");
+});
+
+t.test("watch: the state, then what happens, a JSON object a line", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  agent.streams().on("GET /v1/vms", { json: [web1] }).on("GET /v1/hosts", { json: [hostA] }).on("GET /v1/migrations", { json: [moved, moving] });
+  const terminal = new CapturedTerminal();
+  const running = careof(["watch", "--output", "json", "--api", agent.url], { terminal });
+  const lines = (): string[] => terminal.stdout.split("\n").filter((line) => line !== "");
+  await terminal.until(() => lines().length >= 3);
+  const alarm = { alarm: "lost", vm: "web1", hosts: ["host-a", "host-b"], detail: "who knows", at };
+  agent.emit("alarm", alarm);
+  agent.emit("vm", { ...web1, state: "lost" });
+  await terminal.until(() => lines().length >= 5);
+  terminal.interrupt();
+  t.equal((await running).code, 0, "Ctrl-C is how it ends");
+  const seen = lines().map((line) => JSON.parse(line) as { readonly event: string; readonly data: unknown });
+  t.same(seen.map((each) => each.event), ["host", "vm", "migration", "alarm", "vm"]);
+  t.same(seen[3]?.data, alarm);
+});
+
+t.test("watch in a pipe: a line per change, none per refresh", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  agent.streams().on("GET /v1/vms", { json: [web1] }).on("GET /v1/hosts", { json: [hostA] }).on("GET /v1/migrations", { json: [] });
+  const terminal = new CapturedTerminal();
+  const running = careof(["watch", "--api", agent.url], { terminal });
+  await terminal.until((each) => each.stdout.includes("web1 is bound"));
+  for (const data of [web1, { ...web1, lastHeartbeat: "2026-03-01T10:00:09.000Z" }]) agent.emit("vm", data);
+  for (const remaining of [3e7, 2e7, 1e7]) agent.emit("migration", { ...moving, progress: { ...moving.progress, remaining } });
+  agent.emit("migration", moved);
+  agent.emit("host", { ...hostA, state: "gone" });
+  agent.emit("alarm", { alarm: "both-claim", vm: "web1", hosts: ["host-a", "host-b"], detail: "both run it", at });
+  await terminal.until((each) => each.stdout.includes("ALARM"));
+  terminal.interrupt();
+  await running;
+  const lines = terminal.stdout.trimEnd().split("\n").map((line) => line.slice(21));
+  t.same(lines.slice(0, 2), ["host-a is connected", "web1 is bound in care of host-a (10.1.0.2), epoch 3"]);
+  t.equal(lines.length, 6, "one for the phase, one for the end, one each for host and alarm");
+  t.match(lines[3], /web1 host-a → host-b {2}completed \(accepted\): paused 45 ms/);
+  t.match(lines[5], /ALARM both-claim: web1 \(host-a, host-b\) both run it/);
+});
+
+t.test("watch on a terminal: a table that is kept, also across a restart of the home agent", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  agent.streams().on("GET /v1/vms", { json: [web1] }).on("GET /v1/hosts", { json: [hostA] }).on("GET /v1/migrations", { json: [moving] });
+  const terminal = new CapturedTerminal();
+  terminal.outIsLive = true;
+  terminal.columns = 80;
+  const running = careof(["watch", "--api", agent.url], { terminal });
+  await terminal.until((each) => each.stdout.includes("host-a ✓"));
+  t.match(terminal.stdout, /VM +ADDRESS[\s\S]*web1 host-a → host-b {2}copy/);
+  agent.emit("vm", { ...web1, host: "host-b", epoch: 4 });
+  await terminal.until((each) => each.stdout.includes("web1 is bound in care of host-b"));
+  agent.cut();
+  await terminal.until((each) => each.stdout.includes("trying again"));
+  const before = terminal.stdout.length;
+  await terminal.until((each) => each.stdout.slice(before).includes("host-a ✓") && !each.stdout.slice(each.stdout.lastIndexOf("\u001b[H")).includes("trying again"));
+  terminal.interrupt();
+  t.equal((await running).code, 0);
+  t.ok(terminal.stdout.startsWith("\u001b[?1049h"), "uses a screen of its own");
+  t.ok(terminal.stdout.endsWith("\u001b[?25h\u001b[?1049l"), "and gives it back");
+});
+
+t.test("watch: the first contact must succeed", async (t) => {
+  const ran = await careof(["watch", "--api", "http://127.0.0.1:1"]);
+  t.equal(ran.code, 1);
+  t.match(ran.stderr, /home-agent-unreachable/);
+});
+
+t.test("events arrive whole, however they are cut into pieces", (t) => {
+  const stream = ": hi\n\nid: 1\nevent: vm\ndata: {\"a\":\ndata: 1}\n\nevent:host\r\ndata:{}\r\n\r\ndata: x\r\revent: none\n\nretry: 5\ndata\n\n";
+  const whole = new EventParser().push(stream);
+  t.same(whole, [{ event: "vm", data: '{"a":\n1}' }, { event: "host", data: "{}" }, { event: "message", data: "x" }, { event: "message", data: "" }]);
+  fc.assert(fc.property(fc.array(fc.nat(stream.length), { maxLength: 12 }), (cuts) => {
+    const parser = new EventParser();
+    const edges = [0, ...cuts.sort((a, b) => a - b), stream.length];
+    const found = edges.slice(1).flatMap((end, i) => parser.push(stream.slice(edges[i], end)));
+    return JSON.stringify(found) === JSON.stringify(whole);
+  }));
+  t.throws(() => new EventParser().push(`data: ${"x".repeat(1 << 20)}`), { code: "bad-reply" });
+  const hoarder = new EventParser();
+  t.throws(() => { for (let i = 0; i < 2000; i++) hoarder.push(`data: ${"x".repeat(1000)}\n`); }, { code: "bad-reply" });
+  t.end();
+});
+
+t.test("a line of progress", (t) => {
+  const of = (overlay: object): string => progressLine(migrationReply.parse({ ...moving, ...overlay }));
+  t.equal(of({ progress: null, phase: "prepare" }), "web1 host-a → host-b  prepare");
+  t.equal(of({ progress: { ...moving.progress, total: 0 } }), "web1 host-a → host-b  copy");
+  t.equal(of({ progress: { ...moving.progress, bytesPerSecond: 0, passes: 0 } }), "web1 host-a → host-b  copy  77%  30.0 MB left");
+  t.equal(of({ result: "completed" }), "web1 host-a → host-b  completed");
+  t.equal(of({ phase: "co\u001b[Jpy", progress: null }), "web1 host-a → host-b  co?[Jpy");
+  t.end();
+});
