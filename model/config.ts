@@ -34,7 +34,9 @@ export function parseConfig<T>(text: string, file: string, schema: z.ZodType<T>)
   }
   const result = schema.safeParse(document.toJS());
   if (result.success) return result.data;
-  const problems = result.error.issues.slice(0, 5).map((issue) => {
+  // A misspelt key explains the one that is missing, so it comes first.
+  const issues = result.error.issues.toSorted((a, b) => Number(b.code === "unrecognized_keys") - Number(a.code === "unrecognized_keys"));
+  const problems = issues.slice(0, 5).map((issue) => {
     const unknown = issue.code === "unrecognized_keys" ? issue.keys[0] : undefined;
     const at = lines.linePos(offsetOf(document, issue.path, unknown));
     const where = issue.path.map(String).join(".");
