@@ -23,6 +23,8 @@ const DEFAULT_GATEWAY = ipv4("169.254.1.1");
 /**
  * A host's end by tc-BPF: one entry of the map `guests` per home address, programs on the uplink and on every VM's port. What a port's program leaves to the stack
  * (too big, TTL used up) comes back to the uplink's egress by the policy route that VmPorts makes.
+ * Kernels up to 6.18 at least leave the marks of the tunnel on a large segment (SKB_GSO_IPXIP4) when a program takes the outer header off, and a TAP cannot take those:
+ * the kernel cuts it into packets of the MTU just before the TAP. So its queue counts packets of the wire, and downward bulk TCP costs more than upward.
  * A port keeps its program while its VM's entry says `forward`: nothing that the guest might still send gets anywhere.
  */
 export class BpfHostTunnel implements HostTunnel {

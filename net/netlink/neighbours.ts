@@ -1,5 +1,5 @@
 import { addressBytes, addressFromBytes, isV4, macBytes, macFromBytes, type Ipv4, type Mac } from "../../model/address.js";
-import { ENOENT, errnoOf } from "../errno.js";
+import { ENODEV, ENOENT, errnoOf } from "../errno.js";
 import { decodeAttributes, encodeAttributes, raw } from "./attributes.js";
 import { NLM_F_CREATE, NLM_F_REPLACE, type Netlink } from "./client.js";
 
@@ -34,13 +34,13 @@ export function putNeighbour(netlink: Netlink, { device, address, mac }: Neighbo
   netlink.request({ type: RTM_NEWNEIGH, flags: NLM_F_CREATE | NLM_F_REPLACE, body, what: `neighbour ${address}` });
 }
 
-/** Idempotent. */
+/** Idempotent; the interface may be gone. */
 export function deleteNeighbour(netlink: Netlink, { device, address }: Omit<Neighbour, "mac">): void {
   const body = Buffer.concat([header(device, 0), encodeAttributes([raw(NDA_DST, addressBytes(address))])]);
   try {
     netlink.request({ type: RTM_DELNEIGH, flags: 0, body, what: `to remove neighbour ${address}` });
   } catch (thrown) {
-    if (errnoOf(thrown) !== ENOENT) throw thrown;
+    if (errnoOf(thrown) !== ENOENT && errnoOf(thrown) !== ENODEV) throw thrown;
   }
 }
 

@@ -1,5 +1,5 @@
 import { addressBytes, addressFromBytes, ipv4, isV4, type Ipv4, type Prefix } from "../../model/address.js";
-import { ENOENT, errnoOf, ESRCH } from "../errno.js";
+import { ENODEV, ENOENT, errnoOf, ESRCH } from "../errno.js";
 import { decodeAttributes, encodeAttributes, nested, raw, readU32, u32, type Attribute } from "./attributes.js";
 import { NLM_F_CREATE, NLM_F_REPLACE, type Netlink, type Request } from "./client.js";
 
@@ -70,13 +70,13 @@ export function putRoute(netlink: Netlink, route: Route): void {
   netlink.request(routeRequest(route));
 }
 
-/** Idempotent. */
+/** Idempotent; the interface may be gone. */
 export function deleteRoute(netlink: Netlink, route: Route): void {
   try {
     netlink.request({ type: RTM_DELROUTE, flags: 0, body: body(route), what: `to remove the route to ${route.destination.address}` });
   } catch (thrown) {
     const errno = errnoOf(thrown);
-    if (errno !== ESRCH && errno !== ENOENT) throw thrown;
+    if (errno !== ESRCH && errno !== ENOENT && errno !== ENODEV) throw thrown;
   }
 }
 

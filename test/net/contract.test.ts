@@ -201,6 +201,8 @@ async function ports(t: Test, make: { readonly ports: VmPorts; readonly within: 
 
 const TAP: VmPort = { name: "cotap1", kind: "tap", mac: mac("52:54:00:00:00:09"), homeAddresses: [ipv4("198.51.100.9")], queueLength: 500, mtu: MTU };
 
+t.setTimeout(120_000); // a busy machine
+
 t.test("tunnels: the fake", async (t) => {
   const made = fakes();
   await tunnels(t, made);

@@ -30,6 +30,7 @@ const lanRouter = new Wire(homeAgent, "lan").mac;
 const homeUplink = new Wire(homeAgent, "uplink").mac;
 const uplinkOfA = new Wire(a.net, "uplink").mac;
 t.teardown(() => topology.close());
+t.setTimeout(120_000); // a busy machine
 
 /** `one` stands on A; B and `two` are as each test wants them. */
 async function reset(): Promise<void> {

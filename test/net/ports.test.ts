@@ -11,6 +11,7 @@ import { requireLink } from "../../net/netlink/links.js";
 import { deleteRoute, listRoutes, MAIN_TABLE, putRoute, type Route } from "../../net/netlink/routes.js";
 import { probeForwarding, probeNetfilter, probeNetwork, probeReversePath, probeUplink } from "../../net/probe.js";
 import { close, ioctl, open, requireInterface } from "../../net/syscall.js";
+import { BpfHomeTunnel } from "../../net/tunnel-bpf-home.js";
 import { LinuxVmPorts } from "../../net/vm-port-linux.js";
 import type { VmPort } from "../../net/vm-port.js";
 import { GATEWAY } from "./lab/topology.js";
@@ -24,6 +25,7 @@ all.connect(host, "uplink", far, "eth0");
 all.connect(host, "ext0", far, "ext0");
 host.ip("address add 10.0.1.1/24 dev uplink", "address add 192.168.9.1/24 dev ext0");
 t.teardown(() => { all.destroy(); });
+t.setTimeout(120_000); // a busy machine
 
 const options = { uplink: "uplink", gateway: GATEWAY, table: TABLE, pathMtu: 1400 };
 const ports = (): LinuxVmPorts => host.within(() => new LinuxVmPorts(options));
@@ -141,6 +143,19 @@ t.test("wishes that cannot be", async (t) => {
   t.equal(listRoutes(netlink, 250).length, 0);
   t.throws(() => requireLink(netlink, "nowhere0"), { code: "no-link" });
   netlink.close();
+});
+
+t.test("an uplink that disappears: what is left can still be taken down", async (t) => {
+  all.connect(host, "brief", far, "brief");
+  const tunnel = host.within(() => new BpfHomeTunnel({ uplink: "brief", address: ipv4("10.0.1.1"), homePrefixes: [prefix("198.51.100.0/24")], runDir: join(all.folder, "brief"), maxEntries: 10 }));
+  const entry = { home: ipv4("198.51.100.7"), active: null, accept: [], mtu: 1480 };
+  await host.within(() => tunnel.set([entry]));
+  host.ip("link del brief");
+  await t.rejects(host.within(() => tunnel.set([entry])), { code: "no-link", retryable: true });
+  host.within(() => { tunnel.drop(entry.home); });
+  t.same(tunnel.entries(), []);
+  await host.within(() => tunnel.close({ keep: false }));
+  t.notMatch(show("route"), /198\.51\.100/);
 });
 
 t.test("the data plane is chosen with a reason, or refused with one", async (t) => {

@@ -15,6 +15,7 @@ for (const host of [a, b]) {
   await host.net.within(() => host.ports.set(topology.guests.map((guest) => topology.port(guest))));
 }
 t.teardown(() => topology.close());
+t.setTimeout(120_000); // a busy machine
 
 const worker = join(import.meta.dirname, "lab", "worker.js");
 
@@ -65,7 +66,7 @@ t.test("re-pointing under load, hundreds of times: nothing is lost, doubled or d
   await homeAgent.within(() => topology.home.set([bound(one, a)]));
   const receivers = [a, b].map((host) => new Worker(one.on(host), "udp-receive", 5000));
   for (const receiver of receivers) await receiver.line(ready);
-  const count = 10_000;
+  const count = 6_000;
   const sender = new Worker(correspondent, "udp-send", one.home, 5000, count, 4);
   const times: number[] = [];
   const sending = Worker.running(sender.line(sent));
@@ -81,7 +82,7 @@ t.test("re-pointing under load, hundreds of times: nothing is lost, doubled or d
   for (const receiver of receivers) receiver.stop();
   const reports = await Promise.all(receivers.map((receiver) => receiver.line(received)));
   const counters = [a, b].map((host) => host.tunnel.counters(one.home));
-  t.ok(times.length > 300, `${String(times.length)} re-points`);
+  t.ok(times.length > 200, `${String(times.length)} re-points`);
   t.ok(counters.every(({ downPackets }) => downPackets > count / 10), "both hosts had their share");
   t.equal(topology.home.counters(one.home).downPackets, count);
   t.equal(counters.reduce((sum, { downPackets }) => sum + downPackets, 0), count);
@@ -125,7 +126,7 @@ t.test("TCP in large segments: down and up, and from VM to VM through the home a
   await homeAgent.within(() => topology.home.set([bound(one, a), bound(two, b)]));
   const servers = [new Worker(one.on(a), "tcp-serve", 5001), new Worker(two.on(b), "tcp-serve", 5001)];
   for (const server of servers) await server.line(ready);
-  const bytes = 64 * 1024 * 1024;
+  const bytes = 32 * 1024 * 1024;
   const frames = (): number => Number(/"tx":\{"bytes":\d+,"packets":(\d+)/.exec(homeAgent.exec("ip", "-s", "-j", "link", "show", "uplink").replaceAll(" ", ""))?.[1]);
 
   const before = frames();
@@ -146,6 +147,7 @@ t.test("a process that goes away and comes back, with resyncs: no packet is lost
   await homeAgent.within(() => topology.home.set([bound(one, a)]));
   const count = 4_000;
   const before = a.tunnel.counters(one.home).downPackets;
+  const homeBefore = topology.home.counters(one.home).downPackets;
   const receiver = new Worker(one.on(a), "udp-receive", 5000);
   await receiver.line(ready);
   const sender = new Worker(correspondent, "udp-send", one.home, 5000, count, 4);
@@ -166,6 +168,7 @@ t.test("a process that goes away and comes back, with resyncs: no packet is lost
   const report = await receiver.line(received);
   t.equal(report.received + report.overflowed, count, `over ${String(runs)} restarts`);
   t.match(report, { duplicated: 0, reordered: 0 });
+  t.equal(home.counters(one.home).downPackets - homeBefore, count);
   t.equal(a.tunnel.counters(one.home).downPackets - before, count);
   await homeAgent.within(() => home.close({ keep: false }));
 });
