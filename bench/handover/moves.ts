@@ -1,0 +1,90 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Lab } from "../../deploy/lab/lab.js";
+import type { HostName } from "../../deploy/lab/plan.js";
+import type { HandoverCase } from "./cases.js";
+import type { Counted } from "./outcome.js";
+
+/** Traffic that is counted before and after each move. */
+const MARGIN_MS = 2000;
+/** For what was sent last to arrive. */
+const ARRIVAL_MS = 400;
+
+/** careof in the lab, with a guest that is moved to and fro. */
+export class Moves {
+  readonly #case: HandoverCase;
+  readonly #lab: Lab;
+  readonly #holds: string;
+  #at: HostName = "host-a";
+
+  private constructor(of: HandoverCase, lab: Lab, holds: string) {
+    this.#case = of;
+    this.#lab = lab;
+    this.#holds = holds;
+  }
+
+  static async open(of: HandoverCase): Promise<Moves> {
+    const holds = mkdtempSync(join(tmpdir(), "careof-bench-"));
+    mkdirSync(holds, { recursive: true, mode: 0o700 });
+    // The agents inherit it; without a file in it nothing is held (agent/hold.ts).
+    process.env["CAREOF_HOLD"] = of.pauseMs > 0 ? holds : "";
+    const lab = await Lab.start({ wires: of.wires });
+    try {
+      await lab.startGuest("host-a");
+      return new Moves(of, lab, holds);
+    } catch (thrown) {
+      await lab.close();
+      throw thrown;
+    }
+  }
+
+  /** So many moves under one set of sessions. `survived`: every one of them, the idle one included. */
+  async run(moves: number, say: (counted: Counted) => void): Promise<{ readonly counted: readonly Counted[]; readonly survived: boolean }> {
+    const { pps, bulkMbit } = this.#case;
+    const traffic = await this.#lab.traffic({ pps, bulkMbit });
+    try {
+      const counted: Counted[] = [];
+      for (let i = 0; i < moves; i++) {
+        const to: HostName = this.#at === "host-a" ? "host-b" : "host-a";
+        await traffic.mark(`before${String(i)}`);
+        await sleep(MARGIN_MS);
+        const move = await this.#move(to);
+        await sleep(MARGIN_MS);
+        await traffic.mark(`after${String(i)}`);
+        await sleep(ARRIVAL_MS + 4 * this.#case.delayMs);
+        const one = { move, window: await traffic.window(`before${String(i)}`, `after${String(i)}`) };
+        counted.push(one);
+        say(one);
+      }
+      await traffic.idle();
+      return { counted, survived: (await traffic.quit()).survived && traffic.broken.length === 0 };
+    } finally {
+      traffic.kill();
+    }
+  }
+
+  async close(): Promise<void> {
+    const left = await this.#lab.close();
+    rmSync(this.#holds, { recursive: true, force: true });
+    if (left.length > 0) process.stderr.write(`left over: ${left.join(", ")}\n`);
+  }
+
+  async #move(to: HostName): ReturnType<Lab["migrate"]> {
+    const { pauseMs } = this.#case;
+    const held = join(this.#holds, "grant");
+    if (pauseMs > 0) writeFileSync(held, "");
+    const moving = this.#lab.migrate(to, (line) => {
+      // The source has released: the guest stands, and stands still for as long as the case wants.
+      if (pauseMs > 0 && / released /.test(line)) setTimeout(() => { rmSync(held, { force: true }); }, pauseMs);
+    });
+    try {
+      const move = await moving;
+      this.#at = to;
+      return move;
+    } finally {
+      rmSync(held, { force: true });
+    }
+  }
+}

@@ -1,0 +1,87 @@
+import type { Move } from "../../deploy/lab/lab.js";
+import type { TrafficWindow } from "../../deploy/lab/traffic.js";
+import { spread, type Spread } from "../statistics.js";
+import type { HandoverCase } from "./cases.js";
+
+/** One move: what careof says of it, and what the correspondent counted from 2 s before to 2 s after it. */
+export interface Counted {
+  readonly move: Pick<Move, "result" | "pauseMs" | "gapDownMs" | "gapUpMs">;
+  readonly window: TrafficWindow;
+}
+
+export interface ControlCounted {
+  readonly serviceGapDownMs: number | null;
+  readonly serviceGapUpMs: number | null;
+}
+
+/** One case as the JSON has it. */
+export interface CaseResult {
+  readonly name: string;
+  readonly pps: number;
+  readonly delayMs: number;
+  readonly moves: number;
+  readonly completed: number;
+  readonly sentDown: number;
+  readonly receivedDown: number;
+  readonly sentUp: number;
+  readonly receivedUp: number;
+  /** Of the slower direction: what the sender managed to send. */
+  readonly achievedPps: number | null;
+  readonly lostDown: number;
+  readonly lostUp: number;
+  readonly duplicated: number;
+  readonly reordered: number;
+  readonly tcpSurvived: boolean;
+  readonly pauseMs: Spread;
+  readonly gapDownMs: Spread;
+  readonly gapUpMs: Spread;
+  readonly serviceGapDownMs: Spread;
+  readonly serviceGapUpMs: Spread;
+  readonly controlServiceGapDownMs: Spread;
+  readonly controlServiceGapUpMs: Spread;
+  readonly tcpStallMs: Spread;
+}
+
+export function caseResult(of: HandoverCase, counted: readonly Counted[], control: readonly ControlCounted[], tcpSurvived: boolean): CaseResult {
+  const sum = (pick: (window: TrafficWindow) => number): number => counted.reduce((total, { window }) => total + pick(window), 0);
+  const seconds = sum((window) => window.t1 - window.t0) / 1000;
+  const sentDown = sum((window) => window.sentDown);
+  const sentUp = sum((window) => window.sentUp);
+  const receivedDown = sum((window) => window.receivedDown);
+  const receivedUp = sum((window) => window.receivedUp);
+  return {
+    name: of.name, pps: of.pps, delayMs: of.delayMs, moves: counted.length,
+    completed: counted.filter(({ move }) => move.result === "completed").length,
+    sentDown, receivedDown, sentUp, receivedUp,
+    achievedPps: seconds === 0 ? null : Math.round(Math.min(sentDown, sentUp) / seconds),
+    lostDown: sentDown - receivedDown, lostUp: sentUp - receivedUp,
+    duplicated: sum((window) => window.duplicatedDown + window.duplicatedUp),
+    reordered: sum((window) => window.reorderedDown + window.reorderedUp),
+    tcpSurvived,
+    pauseMs: spread(counted.map(({ move }) => move.pauseMs)),
+    gapDownMs: spread(counted.map(({ move }) => move.gapDownMs)),
+    gapUpMs: spread(counted.map(({ move }) => move.gapUpMs)),
+    serviceGapDownMs: spread(counted.map(({ window }) => window.serviceGapDownMs)),
+    serviceGapUpMs: spread(counted.map(({ window }) => window.serviceGapUpMs)),
+    controlServiceGapDownMs: spread(control.map((each) => each.serviceGapDownMs)),
+    controlServiceGapUpMs: spread(control.map((each) => each.serviceGapUpMs)),
+    tcpStallMs: spread(counted.map(({ window }) => longer(window.tcpStallDownMs, window.tcpStallUpMs))),
+  };
+}
+
+function longer(one: number | null, other: number | null): number | null {
+  return one === null || other === null ? null : Math.max(one, other);
+}
+
+/** The table of RESULTS.md. */
+export function caseTable(results: readonly CaseResult[]): string {
+  const ms = ({ median, p90, max }: Spread): string => [median, p90, max].map((value) => (value === null ? "–" : value.toFixed(1))).join(" / ");
+  const rows = results.map((result) => [
+    result.name, `${String(result.completed)} of ${String(result.moves)}`, String(result.achievedPps ?? "–"),
+    `${String(result.lostDown)} of ${String(result.sentDown)}`, `${String(result.lostUp)} of ${String(result.sentUp)}`, `${String(result.duplicated)} / ${String(result.reordered)}`,
+    ms(result.pauseMs), ms(result.gapDownMs), ms(result.gapUpMs), ms(result.serviceGapDownMs), ms(result.serviceGapUpMs), ms(result.controlServiceGapDownMs), ms(result.controlServiceGapUpMs), ms(result.tcpStallMs),
+    result.tcpSurvived ? "yes" : "NO",
+  ]);
+  const head = ["case", "moves", "packets/s", "lost down", "lost up", "dup. / reord.", "pause", "gap down", "gap up", "service gap down", "up", "control down", "up", "TCP stall", "TCP lives"];
+  return ["Milliseconds are median / 90 % / longest.", "", ...[head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`)].join("\n");
+}

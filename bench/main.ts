@@ -1,0 +1,31 @@
+import { toCareofError } from "../model/errors.js";
+import { benchHandover } from "./handover/main.js";
+
+const USAGE = `usage: npm run bench -- handover --json FILE [--quick] [--only CASE[,CASE…]]
+
+  handover    moves a guest again and again under numbered traffic and counts what is lost, and how long nothing was heard, beside
+              the same migration without any change of network; 50 moves a case, with --quick 5
+
+Appends to bench/RESULTS.md. Needs root and what \`npm test\` installs.
+`;
+
+async function main(args: readonly string[]): Promise<number> {
+  const [name, ...rest] = args;
+  if (name === "--help" || name === "-h") {
+    process.stdout.write(USAGE);
+    return 0;
+  }
+  if (name !== "handover") {
+    process.stderr.write(USAGE);
+    return 2;
+  }
+  return benchHandover(rest);
+}
+
+main(process.argv.slice(2)).then(
+  (code) => { process.exitCode = code; },
+  (thrown: unknown) => {
+    process.stderr.write(`bench: ${toCareofError(thrown).message}\n`);
+    process.exitCode = 1;
+  },
+);
