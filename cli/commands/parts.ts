@@ -4,14 +4,14 @@ import type { Context } from "../context.js";
 /** The exit code of a part that was told twice to end. */
 const INTERRUPTED = 130;
 
-const KEEPS = "SIGTERM and Ctrl-C end it cleanly; guests and tunnels stay. SIGHUP reads the\nconfiguration again.";
+const ENDS = "SIGTERM and Ctrl-C end it cleanly.";
 
 /** `home-agent`, `agent` and `heartbeat`: run until SIGTERM or Ctrl-C, then shut down cleanly. */
 export function partCommands(context: Context): Command[] {
   return [
-    part(context, "home-agent", "run the home agent: knows where every VM is and ends its tunnel", "home-agent.yaml", KEEPS, context.parts.homeAgent),
-    part(context, "agent", "run the host agent: runs VMs on this host and carries their migrations", "agent.yaml", KEEPS, context.parts.agent),
-    part(context, "heartbeat", "run the heartbeat service inside a guest", "heartbeat.yaml", "SIGTERM and Ctrl-C end it cleanly.", context.parts.heartbeat),
+    part(context, "home-agent", "run the home agent: knows where every VM is and ends its tunnel", "home-agent.yaml", `${ENDS} The tunnels stay.\nSIGHUP, or careof reload, takes a changed configuration over.`, context.parts.homeAgent),
+    part(context, "agent", "run the host agent: runs VMs on this host and carries their migrations", "agent.yaml", `${ENDS} Guests and tunnels stay.`, context.parts.agent),
+    part(context, "heartbeat", "run the heartbeat service inside a guest", "heartbeat.yaml", ENDS, context.parts.heartbeat),
   ];
 }
 
