@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { CareofError } from "../../model/errors.js";
-import { command, inNamespace, must, type CommandResult } from "./command.js";
+import { NamespaceHttp, type HttpAnswer } from "./api.js";
+import { command, inNamespace, type CommandResult } from "./command.js";
 import { writeFiles, type GuestImage, type LabFiles } from "./files.js";
 import { Part } from "./part.js";
 import { HOSTS, labPlan, newRunId, PLAN, type HostName, type LabPlan, type Node, type WireDelay } from "./plan.js";
@@ -74,6 +75,7 @@ export class Lab {
   readonly #expected = new WeakSet<Part>();
   /** Of `LabOptions.wires`: host A's before host B's. */
   readonly wires: readonly Wire[];
+  #http: NamespaceHttp | null = null;
   #closed = false;
 
   private constructor(plan: LabPlan, files: LabFiles, wires: readonly Wire[]) {
@@ -156,9 +158,7 @@ export class Lab {
       for (const [name, part] of this.#parts) {
         if (!part.running && !this.#expected.has(part)) throw new CareofError("part-died", `${name} ended while it was started:\n${part.tail(8)}`);
       }
-      const answer = await this.careof(["hosts", "--output", "json"]);
-      if (answer.code !== 0) return false;
-      const known = hostsSchema.parse(JSON.parse(answer.stdout));
+      const known = await this.http("GET", "/v1/hosts").then(({ status, body }) => (status === 200 ? hostsSchema.parse(body) : []), () => []);
       return hosts.every((host) => known.some((each) => each.name === host && each.state === "connected"));
     });
   }
@@ -175,8 +175,11 @@ export class Lab {
     return schema.parse(JSON.parse(answer.stdout));
   }
 
+  /** As `careof where --output json` says it. */
   async where(vm: string = PLAN.guest.name): Promise<Where> {
-    return this.json(whereSchema, ["where", vm]);
+    const { status, body } = await this.http("GET", `/v1/vms/${vm}`);
+    if (status !== 200) throw new CareofError("careof-failed", `where ${vm}: ${String(status)} ${JSON.stringify(body)}`);
+    return whereSchema.parse(body);
   }
 
   /** `onProgress` hears what the command says for people meanwhile. @throws CareofError `careof-failed` unless it completed */
@@ -186,13 +189,10 @@ export class Lab {
     return moveSchema.parse(JSON.parse(answer.stdout));
   }
 
-  /** A request to the operators' API, as any client would send it. */
-  async http(method: string, path: string, body: string | null = null): Promise<{ readonly status: number; readonly body: unknown }> {
-    const program = "const [method, url, body] = process.argv.slice(1); const init = body === '' ? { method } : { method, body, headers: { 'content-type': 'application/json' } };" +
-      "const answer = await fetch(url, init); process.stdout.write(JSON.stringify({ status: answer.status, text: await answer.text() }));";
-    const said = await must(inNamespace(this.namespace("h"), [process.execPath, "--input-type=module", "-e", program, method, `http://127.0.0.1:${String(PLAN.ports.api)}${path}`, body ?? ""]));
-    const { status, text } = z.object({ status: z.number(), text: z.string() }).parse(JSON.parse(said));
-    return { status, body: text === "" ? null : JSON.parse(text) };
+  /** A request to the operators' API, as any client would send it. @throws CareofError `no-answer` (retryable) */
+  async http(method: string, path: string, body: string | null = null): Promise<HttpAnswer> {
+    this.#http ??= new NamespaceHttp(this.namespace("h"));
+    return this.#http.request(method, `http://127.0.0.1:${String(PLAN.ports.api)}${path}`, body);
   }
 
   /** Starts the guest; resolves when its host says that it runs, which is before it listens. */
@@ -238,6 +238,7 @@ export class Lab {
   /** Ends and removes everything, and says what is left: nothing, unless the kernel refuses. Idempotent. */
   async close(): Promise<string[]> {
     this.#closed = true;
+    this.#http?.close();
     for (const part of this.#parts.values()) this.#expected.add(part);
     for (const wire of this.wires) await wire.close();
     return removeRun(this.run);
