@@ -83,7 +83,7 @@ export class HostAgent {
     this.#refreshTimer?.cancel();
     this.#options.session.close();
     this.#options.heartbeats.close();
-    this.#options.migrations.close();
+    await this.#options.migrations.close();
     await this.#options.guests.release();
     await this.#options.network.tunnel?.close({ keep: true });
   }

@@ -114,6 +114,10 @@ export class Arrival {
     this.#run.close();
   }
 
+  abandon(): Promise<void> {
+    return this.#run.abandon();
+  }
+
   async #ready(body: Body<"prepare">, canLead: boolean, owned: (part: Owned) => void): Promise<void> {
     const { network, driver, runDir, clock, log, relayListen } = this.#context;
     const { vm } = body.spec;

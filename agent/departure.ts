@@ -152,6 +152,12 @@ export class Departure {
     this.#run.close();
   }
 
+  /** The guest is a resident: it is let go of with the others. */
+  abandon(): Promise<void> {
+    this.#run.close();
+    return Promise.resolve();
+  }
+
   #report(event: Body<"released"> | Body<"sourceEnded">): void {
     const { outbox } = this.#context;
     const topic = this.#file.migration;

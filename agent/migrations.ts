@@ -138,8 +138,9 @@ export class Migrations {
     if (moving?.side === "target" && bound && update.owner === this.#options.host && update.epoch >= moving.file.epoch) moving.grant(update.epoch);
   }
 
-  close(): void {
-    for (const one of this.#open.values()) one.close();
+  /** The agent ends; everything is left for its next life. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#open.values()].map((one) => one.abandon()));
   }
 
   /** Nothing is known of it here, and now never will be: a guest that runs here was never touched, and one that does not never ran. */

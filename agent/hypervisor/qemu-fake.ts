@@ -207,6 +207,7 @@ class FakeGuest implements Guest {
     if (copying(this.#machine)) {
       this.#machine.cancelled = true;
       this.#machine.socket?.destroy();
+      this.#fail();
     }
     return Promise.resolve();
   }

@@ -49,6 +49,8 @@ class Relay implements SourceRelay {
   #hypervisor: Socket | null = null;
   #greeted: (() => void) | null = null;
   #held: Uint8Array[] | null = null;
+  /** What came back before our hypervisor has connected. */
+  readonly #early: Uint8Array[] = [];
   #heldBytes = 0;
   #endHeld = false;
   #stalled = false;
@@ -114,7 +116,7 @@ class Relay implements SourceRelay {
   }
 
   hold(): void {
-    if (!this.#over) this.#held ??= [];
+    if (!this.#over) this.#held ??= this.#early.splice(0);
   }
 
   stall(): void {
@@ -160,6 +162,7 @@ class Relay implements SourceRelay {
       return;
     }
     this.#hypervisor = hypervisor;
+    for (const chunk of this.#early.splice(0)) hypervisor.write(chunk);
     hypervisor.on("data", (chunk: Buffer) => {
       this.bytes += chunk.length;
       if (this.#connection?.send({ type: "data", data: chunk }) === false) hypervisor.pause();
@@ -193,13 +196,13 @@ class Relay implements SourceRelay {
   }
 
   #fromTarget(bytes: Uint8Array): void {
-    if (this.#held === null) {
-      if (this.#hypervisor?.write(bytes) === false) this.#connection?.pause();
+    if (this.#held === null && this.#hypervisor !== null) {
+      if (!this.#hypervisor.write(bytes)) this.#connection?.pause();
       return;
     }
     this.#heldBytes += bytes.length;
     if (this.#heldBytes > this.#limits.maxHeldBytes) throw new CareofError("relay-failed", "too much came back while the gate was shut");
-    this.#held.push(bytes);
+    (this.#held ?? this.#early).push(bytes);
   }
 
   #ended(cause: CareofError | null): void {

@@ -1,0 +1,187 @@
+import { execFile } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import t from "tap";
+import type { Guest, GuestSpec, HypervisorDriver } from "../../../agent/hypervisor/driver.js";
+import { chooseAccelerator } from "../../../agent/hypervisor/accelerator.js";
+import { identifyProcess, isAlive } from "../../../agent/hypervisor/process.js";
+import { epoch, millis } from "../../../model/ids.js";
+import { clock, recorder, sleep, until } from "../rig.js";
+import { kinds, type Kind } from "./machines-here.js";
+
+const directories: string[] = [];
+function fresh(): string {
+  const directory = mkdtempSync(join(tmpdir(), "co-"));
+  directories.push(directory);
+  return directory;
+}
+const drivers: HypervisorDriver[] = [];
+t.teardown(async () => {
+  for (const driver of drivers) await driver.cleanUp([]);
+  for (const directory of directories) rmSync(directory, { recursive: true, force: true });
+});
+function made(kind: Kind, directory = fresh()): HypervisorDriver {
+  const driver = kind.make(directory);
+  drivers.push(driver);
+  return driver;
+}
+
+for (const kind of kinds) {
+  void t.test(`driver contract: ${kind.name}`, { skip: kind.skip }, async (t) => {
+    const { qemu, mac, vm } = kind.spec;
+    if (qemu === null) throw new Error("no qemu");
+    const guestSpec = (number: number): GuestSpec => ({ vm, epoch: epoch(number), mac, port: null, qemu });
+    const stream = { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(300) };
+
+    await t.test("starts, is found again, ends", async (t) => {
+      const driver = made(kind);
+      const facts = await driver.facts();
+      t.ok(facts.canHoldTarget && facts.ownsStream);
+      const guest = await driver.start(guestSpec(1));
+      t.equal(await guest.status(), "running");
+      await t.rejects(guest.continueSwitchover(), { code: /qmp-/ });
+      await guest.cancelSend();
+      await guest.release();
+      const again = await driver.adopt(vm, guest.identity);
+      t.equal(await again?.status(), "running");
+      const { words, take } = recorder();
+      again?.subscribe(take);
+      await again?.destroy();
+      await again?.destroy();
+      t.same(words, ["gone"], "once");
+      t.equal(await again?.status(), "gone");
+      await t.rejects(Promise.resolve(again?.progress()), { code: "guest-gone" });
+      t.equal(await driver.adopt(vm, guest.identity), null);
+    });
+
+    await t.test("a guest moves, and the target waits for the word", async (t) => {
+      const a = made(kind);
+      const b = made(kind);
+      const socket = join(fresh(), "stream.sock");
+      const source = await a.start(guestSpec(1));
+      const target = await b.incoming(guestSpec(2));
+      const heard = { source: recorder(), target: recorder() };
+      source.subscribe(heard.source.take);
+      target.subscribe(heard.target.take);
+      t.equal(await target.status(), "incoming");
+      await target.receive({ ...stream, socket });
+      await source.send({ ...stream, socket });
+      await until("pre-switchover", () => heard.source.words.includes("pre-switchover"));
+      t.equal(await source.status(), "halted");
+      t.ok(heard.source.words.indexOf("stopped") < heard.source.words.indexOf("pre-switchover"), "STOP comes first");
+      await sleep(30);
+      t.equal(await source.status(), "halted", "and waits");
+      await source.continueSwitchover();
+      await until("completed", () => heard.source.words.includes("completed") && heard.target.words.includes("completed"));
+      t.equal(await source.status(), "handed-over");
+      t.equal(await target.status(), "loaded");
+      t.notOk(heard.target.words.includes("resumed"));
+      await target.resume();
+      await until("resumed", () => heard.target.words.includes("resumed"));
+      await target.resume();
+      t.equal(await target.status(), "running");
+      t.equal(await source.status(), "handed-over");
+      t.same(heard.source.words.filter((word) => word !== "setup" && word !== "active" && word !== "stopped" && word !== "pass"), ["pre-switchover", "device", "completed"]);
+
+      // With a proof that the other never ran, a guest that was handed over may run again.
+      await target.destroy();
+      await source.resume();
+      t.equal(await source.status(), "running");
+      await source.destroy();
+    });
+
+    await t.test("cancelled, the source runs on and the target ends", async (t) => {
+      const a = made(kind);
+      const b = made(kind);
+      const socket = join(fresh(), "stream.sock");
+      const source = await a.start(guestSpec(1));
+      const target = await b.incoming(guestSpec(2));
+      const { words, take } = recorder();
+      target.subscribe(take);
+      await target.receive({ ...stream, socket });
+      await source.send({ ...stream, socket, maxBandwidth: 4_000_000 });
+      await source.cancelSend();
+      await until("the target ends", () => words.at(-1) === "gone");
+      await until("the source runs", async () => (await source.status()) === "running" && ["cancelled", "failed"].includes((await source.progress()).status));
+      await t.rejects(source.send({ ...stream, socket: join(fresh(), "nobody.sock") }).then(async () => {
+        // QEMU may tell only later that nobody listens.
+        await until("failed", async () => (await source.progress()).status === "failed");
+        throw Object.assign(new Error("failed later"), { code: "qmp-later" });
+      }), { code: /qmp-/ });
+      t.equal(await source.status(), "running");
+      await source.destroy();
+    });
+
+    await t.test("cleans up what nobody keeps", async (t) => {
+      const driver = made(kind);
+      const kept = await driver.start(guestSpec(1));
+      const lost = await driver.start(guestSpec(2));
+      const { words, take } = recorder();
+      lost.subscribe(take);
+      t.equal((await driver.cleanUp([kept.identity])).length, 1);
+      await until("gone", () => words.includes("gone"));
+      t.equal(await kept.status(), "running");
+      t.equal((await driver.cleanUp([])).length, 1);
+      t.equal(await driver.adopt(vm, kept.identity), null);
+    });
+
+    await t.test("what does not start leaves nothing", async (t) => {
+      const directory = fresh();
+      const driver = made(kind, directory);
+      const broken: GuestSpec = { ...guestSpec(1), qemu: { ...qemu, extraArgs: ["-fail", "now"] } };
+      await t.rejects(driver.start(broken), { code: "start-failed" });
+      t.same(readdirSync(directory).filter((name) => /\.(qmp|pid)$/.test(name)), []);
+    });
+  });
+}
+
+const real = kinds.find(({ name }) => name === "qemu");
+void t.test("QEMU outlives who started it, and is never mistaken", { skip: real?.skip ?? "no QEMU" }, async (t) => {
+  const directory = fresh();
+  const code = `
+    import { QemuDriver } from "${process.cwd()}/dist/agent/hypervisor/qemu.js";
+    import { SystemClock } from "${process.cwd()}/dist/model/clock.js";
+    import { createLogger } from "${process.cwd()}/dist/model/log.js";
+    const clock = new SystemClock({ keepAlive: true });
+    const driver = new QemuDriver({ binary: "qemu-system-x86_64", accel: "tcg", probeKernel: null, directory: ${JSON.stringify(directory)}, clock, log: createLogger("t", "silent") });
+    const guest = await driver.start(${JSON.stringify({ vm: "web1", epoch: 1, mac: "02:00:00:00:00:07", port: null, qemu: real?.spec.qemu })});
+    process.stdout.write(JSON.stringify(guest.identity));
+    process.kill(process.pid, "SIGKILL");
+  `;
+  const output = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", code]).catch((thrown: unknown) => thrown as { readonly stdout: string });
+  const identity = JSON.parse(output.stdout) as Guest["identity"];
+  t.ok(isAlive(identity), "lives on");
+  const driver = real === undefined ? undefined : made(real, directory);
+  const guest = await driver?.adopt(real?.spec.vm ?? ("" as never), identity);
+  await until("the guest is up", () => readFileSync(identity.console, "utf8").includes("careof-guest ready"));
+  t.equal(await guest?.status(), "running");
+  await guest?.release();
+
+  t.equal(await driver?.adopt(real?.spec.vm ?? ("" as never), { ...identity, startTicks: "1" }), null, "another process with its number");
+  t.ok(isAlive(identity), "and that one was left alone");
+  const mine = identifyProcess(process.pid);
+  writeFileSync(join(directory, "web1@7.pid"), String(mine?.pid));
+  await driver?.cleanUp([identity]);
+  t.ok(mine !== null && isAlive(mine), "a pid file whose number went to somebody else kills nobody");
+  await driver?.cleanUp([]);
+  t.notOk(isAlive(identity));
+});
+
+void t.test("the accelerator is tried, not believed", { skip: real?.skip ?? "no QEMU" }, async (t) => {
+  const directory = fresh();
+  const options = { binary: "qemu-system-x86_64", kernel: real?.spec.qemu?.kernel ?? "", directory, clock };
+  t.same(await chooseAccelerator({ ...options, wish: "tcg" }), { accelerator: "tcg", reason: "configured" });
+  const none = await chooseAccelerator({ ...options, wish: "auto", device: join(directory, "kvm") });
+  t.equal(none.accelerator, "tcg");
+  t.match(none.reason, /ENOENT/);
+  await t.rejects(chooseAccelerator({ ...options, wish: "kvm", device: join(directory, "kvm") }), { code: "unsupported" });
+  const started = clock.monotonic();
+  const choice = await chooseAccelerator({ ...options, wish: "auto" });
+  t.comment(`${choice.accelerator}: ${choice.reason}`);
+  t.ok(clock.monotonic() - started < 12_000, "bounded");
+  const again = clock.monotonic();
+  t.equal((await chooseAccelerator({ ...options, wish: "auto" })).accelerator, choice.accelerator);
+  t.ok(clock.monotonic() - again < 100, "remembered");
+});

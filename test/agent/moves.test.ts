@@ -1,0 +1,192 @@
+import t from "tap";
+import { FakeHypervisor } from "../../agent/hypervisor/qemu-fake.js";
+import { epoch, millis, migrationId } from "../../model/ids.js";
+import { kinds } from "./hypervisor/machines-here.js";
+import { begin, clock, Host, settle, sleep, until, VM } from "./rig.js";
+
+for (const kind of kinds) {
+  const real = kind.name === "qemu";
+  const started = async (test: Pick<typeof t, "teardown">): Promise<{ readonly a: Host; readonly b: Host }> => {
+    const a = new Host("host-a", "192.0.2.11", kind.make);
+    const b = new Host("host-b", "192.0.2.12", kind.make);
+    test.teardown(async () => { await a.end(); await b.end(); });
+    await a.boot();
+    await b.boot();
+    await a.guests.start(kind.spec, epoch(1));
+    return { a, b };
+  };
+  const both = async (a: Host, b: Host): Promise<string> => `${(await a.runs()) ? "a" : ""}${(await b.runs()) ? "b" : ""}`;
+
+  void t.test(`moves with ${kind.name}`, { skip: kind.skip }, async (t) => {
+    await t.test("there and back, with a lead", async (t) => {
+      const { a, b } = await started(t);
+      // A home agent that re-points: its marker reaches the source through the (fake) tunnel.
+      a.onTold = (body) => {
+        if (body.kind === "leadReady") setTimeout(() => { a.migrations.lead({ kind: "lead", migration: body.migration, token: 77 }); }, 5);
+      };
+      const { canLead } = await a.driver.facts();
+      await begin(a, b, 2, { lead: canLead, holdMaxMs: millis(150) });
+      const switchOver = await a.heard("switchOver");
+      const running = await b.heard("running", ({ final }) => final);
+      const released = await a.heard("released");
+      t.equal(switchOver.hold, canLead ? "hold-expired" : "no-gate", "no marker came: the hold is bounded");
+      t.equal(await both(a, b), "b");
+      t.ok(running.pauseMs !== null && running.pauseMs > 0 && running.pauseMs < 2000, `pause ${String(running.pauseMs)} ms ± ${String(running.pauseErrorMs)}`);
+      t.ok(released.bytes > 0);
+      t.equal(a.entries(), "forward 192.0.2.12");
+      t.equal(b.entries(), "deliver");
+      t.equal(b.ports.frames.length, 1, "primed once");
+      await settle(a, b, 2);
+      t.same([a.entries(), a.ports.list().length, a.migrations.records().length], ["", 0, 0], "nothing is left at the source");
+      t.equal(a.guests.get(VM), undefined);
+      t.equal(b.guests.get(VM)?.epoch, 2);
+      await begin(b, a, 3);
+      await a.heard("running", ({ final, epoch: under }) => final && under === 3);
+      await settle(b, a, 3);
+      t.equal(await both(a, b), "a");
+      t.equal(b.migrations.records().length, 0);
+    });
+
+    await t.test("refusals change nothing", async (t) => {
+      const { a, b } = await started(t);
+      const prepare = await begin(a, b, 2, real ? { maxBandwidth: 1_000_000 } : { lead: true, holdMaxMs: millis(3000) });
+      await t.rejects(b.migrations.prepare({ ...prepare, migration: migrationId(VM, epoch(3)), epoch: epoch(3) }), { code: "already-moving" });
+      await t.rejects(a.migrations.prepare({ ...prepare, migration: migrationId(VM, epoch(3)), epoch: epoch(3) }), { code: "already-moving" });
+      t.equal(a.migrations.abort({ kind: "abort", migration: prepare.migration, vm: VM, reason: "cancelled-by-operator" }), "accepted");
+      const end = await a.heard("sourceEnded");
+      t.same([end.result, end.reason], ["source-runs", "cancelled-by-operator"]);
+      await b.heard("targetEnded");
+      t.ok(await a.runs());
+      t.equal(a.entries(), "deliver");
+      await until("settled", () => !b.migrations.has(VM) && !a.migrations.has(VM));
+      await t.rejects(b.migrations.prepare(prepare), { code: "stale-epoch" }, "a late repetition meets the tombstone");
+      t.equal(a.migrations.abort({ kind: "abort", migration: migrationId(VM, epoch(9)), vm: VM, reason: "timed-out" }), "not-moving");
+      t.equal(a.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(9), forwardTo: null, graceMs: millis(1) }), "not-permitted", "a guest that runs is not revoked");
+    });
+
+    const cuts: readonly (readonly [string, (a: Host, b: Host) => Promise<void>, string])[] = [
+      ["the target's process dies while copying", async (_a, b) => { await killGuest(b); }, "a"],
+      ["the source's process dies while copying", async (a) => { await a.guests.get(VM)?.guest?.destroy(); }, ""],
+      ["the target's agent dies while copying", async (_a, b) => { await b.crash(); await b.boot(); }, "a"],
+      ["the source's agent dies while copying", async (a) => { await a.crash(); await a.boot(); }, "a"],
+    ];
+    for (const [name, cut, runner] of cuts) {
+      await t.test(name, async (t) => {
+        const { a, b } = await started(t);
+        await begin(a, b, 2, real ? { maxBandwidth: 4_000_000 } : { lead: true, holdMaxMs: millis(3000) });
+        await sleep(30);
+        await cut(a, b);
+        const end = await a.heard("sourceEnded");
+        t.equal(end.result, runner === "a" ? "source-runs" : "source-gone");
+        await b.heard("targetEnded", ({ result }) => result === "target-never-ran");
+        t.equal(await both(a, b), runner);
+        await until("settled", () => !b.migrations.has(VM) && !a.migrations.has(VM));
+      });
+    }
+
+    await t.test("the source's agent dies between STOP and RELEASE", async (t) => {
+      const { a, b } = await started(t);
+      let crashed = Promise.resolve();
+      a.onTold = (body) => { if (body.kind === "switchOver") crashed = a.crash(); };
+      await begin(a, b, 2);
+      await a.heard("switchOver");
+      await crashed;
+      a.onTold = () => undefined;
+      await a.boot();
+      await a.heard("sourceEnded", ({ result }) => result === "source-runs");
+      t.equal(await both(a, b), "a");
+      b.migrations.abort({ kind: "abort", migration: migrationId(VM, epoch(2)), vm: VM, reason: "source-gone" });
+      await b.heard("targetEnded", ({ result }) => result === "target-never-ran");
+      t.equal(await both(a, b), "a");
+    });
+
+    await t.test("the relay dies with RELEASE on disk: the home agent passes it on, or the target is buried and the source comes back", async (t) => {
+      for (const granted of [true, false]) {
+        const { a, b } = await started(t);
+        // RELEASE never leaves by the relay: the agent dies right after the disk has it.
+        a.reachable = false;
+        await begin(a, b, 2);
+        await until("released", () => a.migrations.records()[0]?.state === "released");
+        await a.crash();
+        a.reachable = true;
+        await a.boot();
+        await a.heard("released");
+        t.notOk(await a.runs(), "the source stands");
+        if (b.migrations.records()[0]?.state === "prepared") {
+          if (granted) b.migrations.binding({ vm: VM, epoch: epoch(2), state: "bound", owner: b.name, forwardTo: null, forwardMs: millis(0), spec: kind.spec, peers: [] });
+          else b.migrations.abort({ kind: "abort", migration: migrationId(VM, epoch(2)), vm: VM, reason: "source-gone" });
+        }
+        const neverRan = b.told.some((body) => body.kind === "targetEnded") || (!granted && !(await b.runs()) && b.migrations.records()[0]?.state !== "continued");
+        if (neverRan) {
+          await b.heard("targetEnded", ({ result }) => result === "target-never-ran");
+          t.equal(a.migrations.resume({ kind: "resume", migration: migrationId(VM, epoch(2)), vm: VM, epoch: epoch(3), evidence: "target-never-ran" }), "accepted");
+          await a.heard("sourceEnded", ({ result }) => result === "source-runs");
+          t.equal(await both(a, b), "a");
+          await until("the new epoch", () => a.guests.get(VM)?.epoch === 3);
+        } else {
+          await b.heard("running");
+          t.equal(await both(a, b), "b");
+          await settle(a, b, 2);
+          t.equal(a.guests.get(VM), undefined);
+        }
+      }
+    });
+
+    await t.test("the target's agent dies right after its word is on disk", async (t) => {
+      const { a, b } = await started(t);
+      b.reachable = false;
+      await begin(a, b, 2);
+      await until("continued", () => b.migrations.records()[0]?.state === "continued");
+      await b.crash();
+      b.reachable = true;
+      await b.boot();
+      await b.heard("running", ({ final }) => final);
+      t.equal(await both(a, b), "b");
+      await settle(a, b, 2);
+      t.equal(await both(a, b), "b");
+      t.equal(b.migrations.records().length, 0);
+    });
+
+    await t.test("both agents die at once, at any moment", async (t) => {
+      for (const delay of real ? [40, 250, 500] : [1, 5, 9, 12, 14, 16, 20]) {
+        const { a, b } = await started(t);
+        await begin(a, b, 2, real ? { maxBandwidth: 200_000_000 } : {});
+        await sleep(delay);
+        await a.crash();
+        await b.crash();
+        await a.boot();
+        await b.boot();
+        await until("an end", async () => {
+          const neverRan = b.told.some((body) => body.kind === "targetEnded");
+          if (neverRan && a.migrations.records()[0]?.state === "released") {
+            a.migrations.resume({ kind: "resume", migration: migrationId(VM, epoch(2)), vm: VM, epoch: epoch(3), evidence: "target-never-ran" });
+          }
+          return (await both(a, b)) !== "";
+        });
+        await sleep(50);
+        t.match(await both(a, b), /^(a|b)$/, `${String(delay)} ms: ${a.told.map((body) => body.kind).join()} / ${b.told.map((body) => body.kind).join()}`);
+      }
+    });
+  });
+
+  async function killGuest(host: Host): Promise<void> {
+    const identities = [...host.migrations.records()].length;
+    if (identities !== 1) throw new Error("no target here");
+    // As SIGKILL from outside: the agent's own driver is not asked.
+    await host.driver.cleanUp([]);
+  }
+}
+
+void t.test("a guest that dies by itself is noticed", async (t) => {
+  const fake = new FakeHypervisor({ clock });
+  const host = new Host("host-a", "192.0.2.11", () => fake);
+  t.teardown(() => host.end());
+  await host.boot();
+  const spec = kinds[0]?.spec;
+  if (spec === undefined) throw new Error("no fake");
+  await host.guests.start(spec, epoch(1));
+  t.equal(fake.running().length, 1);
+  await t.rejects(host.guests.start(spec, epoch(2)), { code: "already-running" });
+  fake.kill(1);
+  await until("noticed", () => host.deaths.length === 1);
+});
