@@ -78,7 +78,7 @@ const schema = z.strictObject({
   }).prefault({}),
   handover: z.strictObject({
     lead: z.boolean().default(true),
-    holdMaxMs: duration(250),
+    holdMaxMs: duration(1000),
     downtimeLimitMs: duration(20),
     maxBandwidth: z.number().int().min(0).default(0),
     timeoutMs: duration(600_000),
