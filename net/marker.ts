@@ -48,8 +48,8 @@ export function decodeMarker(packet: Buffer): Marker | null {
   return { outer: { source, destination }, inner: { source: innerSource, destination: innerDestination }, token };
 }
 
-/** RFC 791 §3.1 without options; DF is set, as on a VM's packets as a rule. */
-function ipHeader(source: Ipv4, destination: Ipv4, protocol: number, length: number): Buffer {
+/** RFC 791 §3.1 without options; DF is set, as on a VM's packets as a rule. `length` is the packet's, in bytes. */
+export function ipHeader(source: Ipv4, destination: Ipv4, protocol: number, length: number): Buffer {
   const bytes = Buffer.alloc(IP_HEADER);
   bytes.writeUInt8(0x45, 0);
   bytes.writeUInt16BE(length, 2);

@@ -22,6 +22,7 @@ interface Libc {
   setns(fd: number, kind: number): number;
   if_nametoindex(name: string): number;
   adjtimex(timex: Uint8Array): number;
+  eventfd(initial: number, flags: number): number;
   syscall(number: number, command: number, attributes: Uint8Array, size: number): number;
 }
 
@@ -39,6 +40,7 @@ const c: Libc = {
   setns: libc.func("setns", "int", ["int", "int"]),
   if_nametoindex: libc.func("if_nametoindex", "uint", ["str"]),
   adjtimex: libc.func("adjtimex", "int", ["void *"]),
+  eventfd: libc.func("eventfd", "int", ["uint", "int"]),
   syscall: libc.func("syscall", "long", ["long", "long", "void *", "ulong"]),
 };
 
@@ -111,6 +113,25 @@ export function requireInterface(name: string): number {
   const index = interfaceIndex(name);
   if (index === 0) throw new CareofError("no-link", `there is no interface "${name}"`, { retryable: true });
   return index;
+}
+
+const pollInBackground = libc.func("poll", "int", ["void *", "ulong", "int"]);
+
+/**
+ * poll(2) on one of Node's pool threads, without limit of time: `done` is called when a descriptor of `polled` (struct pollfd, 8 bytes each) is ready, with the
+ * buffer filled in. The buffer must be left alone until then.
+ */
+export function poll(polled: Buffer, done: (failed: CareofError | null) => void): void {
+  pollInBackground.async(polled, polled.length / 8, -1, (error: Error | null, ready: number) => {
+    done(error !== null ? new CareofError("kernel-refused", `poll: ${error.message}`, { cause: error }) : ready < 0 ? refused("to wait", koffi.errno(), "poll") : null);
+  });
+}
+
+/** A descriptor that becomes readable when 8 bytes are written to it (eventfd(2)). */
+export function eventDescriptor(): number {
+  const nonBlocking = 0o4000;
+  const closeOnExec = 0o2000000;
+  return checked(c.eventfd(0, nonBlocking | closeOnExec), "an event descriptor", "eventfd");
 }
 
 /** Does the kernel hold its clock for synchronised (adjtimex(2))? Someone has to tell it: chrony, ntpd, systemd-timesyncd. */

@@ -8,6 +8,7 @@ const IFF_TAP = 0x0002;
 const IFF_NO_PI = 0x1000;
 const IFF_VNET_HDR = 0x4000;
 const O_RDWR = 2;
+const O_NONBLOCK = 0o4000;
 const IFNAMSIZ = 16;
 const IFREQ = 40;
 
@@ -35,4 +36,19 @@ export function createTap(name: string): void {
   } finally {
     close(fd);
   }
+}
+
+/** A TAP that lives as long as its descriptor, which is returned: frames as they are, no offloads, never blocking. @throws CareofError `malformed-port`, `kernel-refused` */
+export function openTap(name: string): number {
+  const request = Buffer.alloc(IFREQ);
+  request.write(requireInterfaceName(name), 0, "utf8");
+  request.writeUInt16LE(IFF_TAP | IFF_NO_PI, IFNAMSIZ);
+  const fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK);
+  try {
+    ioctl(fd, TUNSETIFF, request, `TAP ${name}`);
+  } catch (thrown) {
+    close(fd);
+    throw thrown;
+  }
+  return fd;
 }

@@ -74,7 +74,7 @@ export class BpfHostTunnel implements HostTunnel {
     const record = this.#record(entry);
     if (!this.#attached) this.#attach();
     this.#write(addressKey(entry.home), record);
-    if (record.role === "deliver") this.#attachPort(record.port, addressKey(entry.home));
+    if (record.role === "deliver" && record.port !== record.hold?.device) this.#attachPort(record.port, addressKey(entry.home));
   }
 
   drop(home: IpAddress): void {
@@ -86,10 +86,11 @@ export class BpfHostTunnel implements HostTunnel {
 
   entries(): readonly HostEntry[] {
     const names = new Map(listLinks(this.#netlink).map(({ index, name }) => [index, name]));
+    const name = (index: number): string => names.get(index) ?? `gone:${String(index)}`;
     return this.#records().map(([key, record]): HostEntry => {
       const home = addressFromKey(key);
       if (record.role === "forward") return { role: "forward", home, to: record.to };
-      return { role: "deliver", home, port: names.get(record.port) ?? `gone:${String(record.port)}`, mac: record.mac, stragglersFrom: record.stragglersFrom };
+      return { role: "deliver", home, port: name(record.port), mac: record.mac, stragglersFrom: record.stragglersFrom, ...(record.hold === null ? {} : { hold: { device: name(record.hold.device), from: record.hold.from } }) };
     });
   }
 
@@ -140,7 +141,7 @@ export class BpfHostTunnel implements HostTunnel {
     }
     this.#attach();
     for (const [key, record] of wanted) {
-      if (record.role === "deliver") this.#attachPort(record.port, key);
+      if (record.role === "deliver" && record.port !== record.hold?.device) this.#attachPort(record.port, key);
     }
     this.#releasePorts();
   }
@@ -155,7 +156,11 @@ export class BpfHostTunnel implements HostTunnel {
   #record(entry: HostEntry): HostRecord {
     if (entry.role === "forward") return { role: "forward", to: entry.to };
     const port = requireLink(this.#netlink, entry.port);
-    return { role: "deliver", port: port.index, mac: entry.mac, portMac: mac(port.mac), stragglersFrom: entry.stragglersFrom };
+    const hold = entry.hold ?? null;
+    return {
+      role: "deliver", port: port.index, mac: entry.mac, portMac: mac(port.mac), stragglersFrom: entry.stragglersFrom,
+      hold: hold === null ? null : { device: requireLink(this.#netlink, hold.device).index, from: hold.from },
+    };
   }
 
   #records(): [Buffer, HostRecord][] {
@@ -191,7 +196,7 @@ export class BpfHostTunnel implements HostTunnel {
   /** Takes the programs off the ports that no VM is behind any more. */
   #releasePorts(): void {
     const used = new Map<number, Uint8Array>();
-    for (const [key, record] of this.#records()) if (record.role === "deliver" && !used.has(record.port)) used.set(record.port, key);
+    for (const [key, record] of this.#records()) if (record.role === "deliver" && record.port !== record.hold?.device && !used.has(record.port)) used.set(record.port, key);
     for (const found of this.#ports.keys()) {
       const port = found.readUInt32LE(0);
       const home = used.get(port);

@@ -26,6 +26,15 @@ export interface HostDeliver {
   readonly mac: Mac;
   /** Care-of addresses of other hosts that may send stragglers for it (hosts in a migration), apart from the home agents. */
   readonly stragglersFrom: readonly IpAddress[];
+  /** What waits meanwhile; none: all of it goes to the port. */
+  readonly hold?: HostHold | null;
+}
+
+/** Packets that must not go to the port yet: they leave by `device` (net/hold.ts), where the agent takes them in. */
+export interface HostHold {
+  readonly device: string;
+  /** `home-agents`: what comes directly, while stragglers go first. `all`: nobody is behind the port. */
+  readonly from: "home-agents" | "all";
 }
 
 /** The VM has left: what still comes from a home agent goes on to `to`. What comes from anywhere else is dropped: no loops. */

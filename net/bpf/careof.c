@@ -131,6 +131,21 @@ static __always_inline int to_port(struct __sk_buff *skb, const struct address *
 	return bpf_redirect(entry->port, 0);
 }
 
+/* The VM is not there yet, or older packets are: user space reads it from there, and knows by the source which it is (net/hold.ts). */
+static __always_inline int to_hold(struct __sk_buff *skb, const struct address *home, const struct host_entry *entry, __u32 which)
+{
+	struct {
+		__u8 destination[6];
+		__u8 source[6];
+		__be16 type;
+	} frame = {.source = {0x02, 0xca, 0x0f, 0, 1, which}, .type = bpf_htons(ETH_P_IP)};
+
+	__builtin_memcpy(frame.destination, entry->mac, 6);
+	if (bpf_skb_store_bytes(skb, 0, &frame, ETH, 0))
+		return drop(home, REFUSED);
+	return bpf_redirect(entry->hold, 0);
+}
+
 SEC("tc")
 int host_ingress(struct __sk_buff *skb)
 {
@@ -140,7 +155,7 @@ int host_ingress(struct __sk_buff *skb)
 	struct ip4 outer, inner;
 	enum reason why;
 	int verdict, from_home_agent;
-	__u32 token;
+	__u32 token, which;
 
 	if (!me)
 		return PASS;
@@ -173,6 +188,9 @@ int host_ingress(struct __sk_buff *skb)
 	count_down(skb, &home, &inner);
 	if (pop_outer(skb, &outer, &inner, me->decap_flags))
 		return drop(&home, REFUSED);
+	which = from_home_agent ? HOLD_DIRECT : HOLD_STRAGGLERS;
+	if (entry->held & which)
+		return to_hold(skb, &home, entry, which);
 	return to_port(skb, &home, entry);
 }
 
@@ -227,7 +245,7 @@ int port_ingress(struct __sk_buff *skb)
 
 	other = mapped(ip.destination);
 	peer = bpf_map_lookup_elem(&guests, &other);
-	if (peer && peer->role == ROLE_DELIVER) {
+	if (peer && peer->role == ROLE_DELIVER && !(peer->held & HOLD_DIRECT)) {
 		count_up(skb, &home, &ip);
 		count_down(skb, &other, &ip);
 		if (decrement_ttl(skb, ETH, &ip))

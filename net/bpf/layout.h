@@ -43,6 +43,10 @@ struct home_entry {
 #define ROLE_DELIVER 1
 #define ROLE_FORWARD 2
 
+/* What of a VM's packets waits: host_entry.held, and the last byte of a held frame's source. */
+#define HOLD_DIRECT 1
+#define HOLD_STRAGGLERS 2
+
 /* Host, by home address. */
 struct host_entry {
 	__u32 role;
@@ -52,6 +56,8 @@ struct host_entry {
 	struct address to; /* of a forward entry */
 	struct address stragglers[MAX_ACCEPT];
 	__u32 straggler_count;
+	__u32 hold; /* ifindex of the device where they wait */
+	__u32 held;
 };
 
 /* The order is the one of DROP_REASONS in records.ts. */

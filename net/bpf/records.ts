@@ -1,6 +1,6 @@
 import { addressFromKey, addressKey, macBytes, macFromBytes, type IpAddress, type Ipv4, type Mac } from "../../model/address.js";
 import { millis, type Millis } from "../../model/ids.js";
-import type { Counters, HomeEntry, Stamps } from "../tunnel.js";
+import type { Counters, HomeEntry, HostHold, Stamps } from "../tunnel.js";
 import { perCpuStride } from "./maps.js";
 
 /*
@@ -21,11 +21,13 @@ export const DROP_REASONS = ["not-listed", "spoofed", "no-binding", "too-big", "
 const ADDRESS = 16;
 const CONFIG = 176;
 const HOME_ENTRY = 152;
-const HOST_ENTRY = 168;
+const HOST_ENTRY = 176;
 export const COUNTERS = 168;
 
 const ROLE_DELIVER = 1;
 const ROLE_FORWARD = 2;
+const HOLD_DIRECT = 1;
+const HOLD_STRAGGLERS = 2;
 
 const NONE = new Uint8Array(ADDRESS);
 
@@ -73,9 +75,9 @@ export function decodeHomeEntry(home: IpAddress, bytes: Buffer): HomeEntry {
   };
 }
 
-/** A host's entry as the kernel has it: the port is an ifindex. */
+/** A host's entry as the kernel has it: the port, and the device where packets wait, are an ifindex. */
 export type HostRecord =
-  | { readonly role: "deliver"; readonly port: number; readonly mac: Mac; readonly portMac: Mac; readonly stragglersFrom: readonly IpAddress[] }
+  | { readonly role: "deliver"; readonly port: number; readonly mac: Mac; readonly portMac: Mac; readonly stragglersFrom: readonly IpAddress[]; readonly hold: { readonly device: number; readonly from: HostHold["from"] } | null }
   | { readonly role: "forward"; readonly to: IpAddress };
 
 export function encodeHostRecord(record: HostRecord): Buffer {
@@ -91,6 +93,10 @@ export function encodeHostRecord(record: HostRecord): Buffer {
   bytes.set(macBytes(record.portMac), 14);
   putAddresses(bytes, 36, record.stragglersFrom);
   bytes.writeUInt32LE(record.stragglersFrom.length, 164);
+  if (record.hold !== null) {
+    bytes.writeUInt32LE(record.hold.device, 168);
+    bytes.writeUInt32LE(record.hold.from === "all" ? HOLD_DIRECT | HOLD_STRAGGLERS : HOLD_DIRECT, 172);
+  }
   return bytes;
 }
 
@@ -102,6 +108,7 @@ export function decodeHostRecord(bytes: Buffer): HostRecord {
     mac: macFromBytes(bytes.subarray(8, 14)),
     portMac: macFromBytes(bytes.subarray(14, 20)),
     stragglersFrom: getAddresses(bytes, 36, bytes.readUInt32LE(164)),
+    hold: bytes.readUInt32LE(172) === 0 ? null : { device: bytes.readUInt32LE(168), from: (bytes.readUInt32LE(172) & HOLD_STRAGGLERS) === 0 ? "home-agents" : "all" },
   };
 }
 

@@ -11,6 +11,8 @@ export interface Link {
   /** ARPHRD: 1 is Ethernet. */
   readonly hardware: number;
   readonly up: boolean;
+  /** Up, and somebody is at the other end of the cable. */
+  readonly carrier: boolean;
   /** Lower case with colons; empty where the link has none. */
   readonly mac: string;
   readonly mtu: number;
@@ -30,10 +32,11 @@ export interface LinkChange {
 
 export const ETHERNET = 1;
 
-const RTM_NEWLINK = 16;
-const RTM_DELLINK = 17;
+export const RTM_NEWLINK = 16;
+export const RTM_DELLINK = 17;
 const RTM_GETLINK = 18;
 const IFF_UP = 1;
+const IFF_LOWER_UP = 0x10000;
 const IFLA_ADDRESS = 1;
 const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
@@ -49,7 +52,8 @@ function header(index: number, flags = 0, change = 0): Buffer {
   return bytes;
 }
 
-function decode({ body }: Reply): Link {
+/** Of an RTM_NEWLINK or RTM_DELLINK. @throws CareofError `malformed-netlink` */
+export function decodeLink({ body }: Reply): Link {
   if (body.length < HEADER) throw new CareofError("malformed-netlink", "a link's message is too short");
   const attributes = decodeAttributes(body.subarray(HEADER));
   return {
@@ -57,6 +61,7 @@ function decode({ body }: Reply): Link {
     name: readText(attributes, IFLA_IFNAME) ?? "",
     hardware: body.readUInt16LE(2),
     up: (body.readUInt32LE(8) & IFF_UP) !== 0,
+    carrier: (body.readUInt32LE(8) & IFF_UP) !== 0 && (body.readUInt32LE(8) & IFF_LOWER_UP) !== 0,
     mac: [...(attributes.get(IFLA_ADDRESS) ?? [])].map((byte) => byte.toString(16).padStart(2, "0")).join(":"),
     mtu: readU32(attributes, IFLA_MTU) ?? 0,
     queueLength: readU32(attributes, IFLA_TXQLEN) ?? 0,
@@ -65,14 +70,14 @@ function decode({ body }: Reply): Link {
 }
 
 export function listLinks(netlink: Netlink): Link[] {
-  return netlink.dump({ type: RTM_GETLINK, flags: 0, body: header(0), what: "the list of interfaces" }).filter(({ type }) => type === RTM_NEWLINK).map(decode);
+  return netlink.dump({ type: RTM_GETLINK, flags: 0, body: header(0), what: "the list of interfaces" }).filter(({ type }) => type === RTM_NEWLINK).map(decodeLink);
 }
 
 /** `null` where there is no interface of that name. */
 export function findLink(netlink: Netlink, name: string): Link | null {
   const body = Buffer.concat([header(0), encodeAttributes([text(IFLA_IFNAME, name)])]);
   try {
-    return decode(netlink.get({ type: RTM_GETLINK, flags: 0, body, what: `to describe interface ${name}` }));
+    return decodeLink(netlink.get({ type: RTM_GETLINK, flags: 0, body, what: `to describe interface ${name}` }));
   } catch (thrown) {
     if (errnoOf(thrown) === ENODEV) return null;
     throw thrown;

@@ -110,7 +110,7 @@ t.test("entries come back from their bytes", (t) => {
   }), { numRuns: 50 });
   const record: fc.Arbitrary<HostRecord> = fc.oneof(
     fc.record({ role: fc.constant("forward" as const), to: anyAddress }, { noNullPrototype: true }),
-    fc.record({ role: fc.constant("deliver" as const), port: fc.nat(0xffff_ffff), mac: station, portMac: station, stragglersFrom: careOf }, { noNullPrototype: true }),
+    fc.record({ role: fc.constant("deliver" as const), port: fc.nat(0xffff_ffff), mac: station, portMac: station, stragglersFrom: careOf, hold: fc.option(fc.record({ device: fc.nat(0xffff_ffff), from: fc.constantFrom("home-agents", "all") }, { noNullPrototype: true })) }, { noNullPrototype: true }),
   );
   fc.assert(fc.property(record, (value) => { t.strictSame(decodeHostRecord(encodeHostRecord(value)), value); }), { numRuns: 50 });
   t.end();

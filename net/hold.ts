@@ -1,0 +1,89 @@
+import { Buffer } from "node:buffer";
+import { readSync } from "node:fs";
+import { addressBytes, addressFromBytes, isV4, type Ipv4 } from "../model/address.js";
+import { CareofError } from "../model/errors.js";
+import { ipHeader } from "./marker.js";
+import { changeLink, requireLink } from "./netlink/links.js";
+import { Netlink } from "./netlink/client.js";
+import { writeSysctlIfThere } from "./sysctl.js";
+import * as sys from "./syscall.js";
+import { openTap } from "./tap.js";
+
+/** A frame that waits, as the data plane made it: without the port's addresses. */
+export interface HeldFrame {
+  readonly home: Ipv4;
+  /** It came by another host, hence before what comes directly. */
+  readonly straggler: boolean;
+  readonly frame: Buffer;
+}
+
+const ETHERNET = 14;
+const IP = 20;
+const IPIP = 4;
+/** `HOLD_STRAGGLERS` of bpf/layout.h, in the last byte of the frame's source. */
+const STRAGGLER = 2;
+const FRAME_BYTES = 65_550;
+
+/**
+ * A TAP into which the data plane puts packets that may not go to their port yet. Its queue is the kernel's; whoever holds this reads it as they come. Large segments
+ * are cut and checksums made on the way in.
+ */
+export class HoldDevice {
+  readonly name: string;
+  /** Readable when something has come. */
+  readonly descriptor: number;
+  readonly #buffer = Buffer.allocUnsafeSlow(FRAME_BYTES);
+
+  /** Lives as long as this process. @throws CareofError `kernel-refused`, `malformed-port` */
+  constructor(name: string, queueLength: number) {
+    this.name = name;
+    this.descriptor = openTap(name);
+    const netlink = new Netlink();
+    try {
+      writeSysctlIfThere(["net", "ipv6", "conf", name, "disable_ipv6"], "1");
+      changeLink(netlink, requireLink(netlink, name), { queueLength, mtu: 65_521, up: true });
+    } finally {
+      netlink.close();
+    }
+  }
+
+  /** Everything that waits, oldest first. */
+  read(): HeldFrame[] {
+    const found: HeldFrame[] = [];
+    for (;;) {
+      let length: number;
+      try {
+        length = readSync(this.descriptor, this.#buffer);
+      } catch (thrown) {
+        if (thrown instanceof Error && "code" in thrown && thrown.code === "EAGAIN") return found;
+        throw new CareofError("kernel-refused", `cannot read ${this.name}`, { cause: thrown });
+      }
+      const frame = Buffer.from(this.#buffer.subarray(0, length));
+      const home = length < ETHERNET + IP ? null : addressFromBytes(frame.subarray(ETHERNET + 16, ETHERNET + 20));
+      // What the stack itself might send here is nobody's.
+      if (home !== null && isV4(home) && frame.readUInt16BE(12) === 0x0800 && frame[6] === 0x02 && frame[7] === 0xca) found.push({ home, straggler: frame[11] === STRAGGLER, frame });
+    }
+  }
+
+  close(): void {
+    sys.close(this.descriptor);
+  }
+}
+
+/** Sends held packets on to another host as stragglers, as the data plane does with those that it need not hold. */
+export class StragglerSocket {
+  readonly #fd = sys.socket(2, 3 | 0o2000000, 255);
+
+  /** @throws CareofError `kernel-refused` */
+  send(frame: Buffer, from: Ipv4, to: Ipv4): void {
+    const inner = frame.subarray(ETHERNET);
+    const address = Buffer.alloc(16);
+    address.writeUInt16LE(2);
+    address.set(addressBytes(to), 4);
+    sys.sendTo(this.#fd, Buffer.concat([ipHeader(from, to, IPIP, IP + inner.length), inner]), address);
+  }
+
+  close(): void {
+    sys.close(this.#fd);
+  }
+}
