@@ -74,7 +74,7 @@ static __always_inline void stamp_marker(const struct address *home, __u32 token
 {
 	struct stamps *s = bpf_map_lookup_elem(&stamps, home);
 
-	if (!s)
+	if (!s || s->token == token) /* markers are repeated: the first one counts */
 		return;
 	s->marker_at = bpf_ktime_get_ns();
 	s->token = token;
