@@ -11,6 +11,7 @@ import type { Qmp, QmpEvent } from "./qmp.js";
 const COMMAND_LIMIT = millis(3000);
 /** After its QMP connection broke, a process is looked at for so long before it is ended: nothing could ever be asked of it again. */
 const LINGER_MS = 2000;
+const EXIT_STATUS_MS = millis(500);
 const CONSOLE_LOOK_MS = millis(10_000);
 const CONSOLE_MAX_BYTES = 1024 * 1024;
 /** `max-bandwidth` for "unlimited": above what any link carries, below where QEMU's arithmetic ends. */
@@ -189,12 +190,17 @@ export class QemuGuest implements Guest {
       log.error({ vm: this.vm, pid: identity.pid, reason: error.code }, "the guest's QMP connection broke and its process lives on: it is ended");
       await endProcess(identity, clock);
     }
-    const detail = ended === null ? "the process is gone" : await ended;
+    const detail = await Promise.race([ended ?? "the process is gone", this.#exitStatusTime()]);
     this.#isGone = true;
     this.#consoleTimer?.cancel();
     this.#options.forget();
     this.#emit({ kind: "gone", detail });
     return detail;
+  }
+
+  /** A process is gone before its parent hears how it ended. */
+  #exitStatusTime(): Promise<string> {
+    return new Promise((resolve) => { this.#options.clock.after("exit-status", EXIT_STATUS_MS, () => { resolve("the process is gone"); }); });
   }
 
   /** A guest that writes without end must not fill the disk; the file is opened for appending, so it may be cut under QEMU's hands. */
