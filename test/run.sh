@@ -84,6 +84,7 @@ stage() { printf '\n== %s\n' "$1"; }
 check() {
   local name=$1 start=$SECONDS
   shift
+  echo "  ...  $name"
   if "$@" >"$work/check.log" 2>&1; then
     echo "  ok   $name ($((SECONDS - start)) s)"
     passed
