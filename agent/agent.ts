@@ -10,6 +10,7 @@ import type { HostTunnel } from "../net/tunnel.js";
 import { decision, type Answer } from "../proto/channel.js";
 import type { BindingUpdate, Body, VmReport } from "../proto/messages.js";
 import type { Guests, Resident } from "./guests.js";
+import type { OutsideVms } from "./external/outside-vms.js";
 import type { HeartbeatRelay } from "./heartbeat-relay.js";
 import type { HypervisorDriver } from "./hypervisor/driver.js";
 import type { Migrations } from "./migrations.js";
@@ -34,6 +35,7 @@ export interface HostAgentOptions {
   readonly guests: Guests;
   readonly migrations: Migrations;
   readonly outbox: Outbox;
+  readonly outside: OutsideVms;
   readonly session: Session;
   readonly heartbeats: HeartbeatRelay;
   readonly clock: Clock;
@@ -63,11 +65,12 @@ export class HostAgent {
 
   /** Finds everything again that an earlier life left, makes the kernel's state so, then connects. */
   async start(): Promise<void> {
-    const { guests, migrations, network, driver, session, heartbeats, log, knownTunnelEnds } = this.#options;
+    const { guests, migrations, network, driver, session, heartbeats, outside, log, knownTunnelEnds } = this.#options;
     const gone = await guests.recover();
     const beginMigrations = await migrations.recover();
     const ended = await driver.cleanUp([...guests.all().map(({ guest }) => guest?.identity), ...migrations.adopted()].filter((identity) => identity !== undefined));
     if (ended.length > 0) log.warn({ guests: ended }, "guests without a record were ended");
+    outside.recover();
     await network.apply();
     await this.#useTunnel(knownTunnelEnds);
     beginMigrations();
@@ -84,6 +87,7 @@ export class HostAgent {
     this.#options.session.close();
     this.#options.heartbeats.close();
     await this.#options.migrations.close();
+    this.#options.outside.close();
     await this.#options.guests.release();
     await this.#options.network.tunnel?.close({ keep: true });
   }
@@ -106,7 +110,8 @@ export class HostAgent {
     log.info({ bindings: answer.bindings.length, restartCounter: answer.restartCounter }, "registered");
     this.#inBackground("tunnel", this.#useTunnel(answer.tunnelAddresses.filter(isV4)));
     for (const update of answer.bindings) {
-      this.#binding(update);
+      this.#binding(update, true);
+      if (this.#options.outside.has(update.vm)) continue;
       // An owner that is not here, or a start whose answer was lost: the home agent waits for a word.
       const here = guests.get(update.vm) !== undefined || migrations.has(update.vm);
       if (!here && (update.owner === host || update.owner === null)) this.#report({ vm: update.vm, state: "absent", basedOn: update.epoch, locator: null, evidence: "guest-gone" });
@@ -121,7 +126,7 @@ export class HostAgent {
   }
 
   request(body: Body, answer: Answer): void {
-    const { migrations, heartbeats } = this.#options;
+    const { migrations, heartbeats, outside } = this.#options;
     switch (body.kind) {
       case "startVm": { this.#decide(body, answer, body.spec.vm, async () => { await this.#start(body); return decision("accepted", "", body.epoch); }); return; }
       case "stopVm": { this.#decide(body, answer, body.vm, () => this.#stop(body)); return; }
@@ -132,7 +137,8 @@ export class HostAgent {
       case "resume": { this.#answer(answer, migrations.resume(body)); return; }
       case "revoke": { this.#answer(answer, migrations.revoke(body)); return; }
       case "uplinkSeen": { migrations.uplinkSeen(body); return; }
-      case "bindingUpdate": { this.#binding(body); return; }
+      case "bindingUpdate": { this.#binding(body, false); return; }
+      case "drained": { outside.drained(body.vm); return; }
       case "heartbeatAnswer": { heartbeats.answer(body); return; }
       default: answer(decision("unsupported", `a host agent does not take ${body.kind}`));
     }
@@ -177,8 +183,9 @@ export class HostAgent {
     }).catch((thrown: unknown) => { log.error({ vm, request: body.kind, err: toCareofError(thrown) }, "an answer could not be given"); });
   }
 
-  #binding(update: BindingUpdate): void {
-    const { host, guests, migrations } = this.#options;
+  #binding(update: BindingUpdate, registration: boolean): void {
+    const { host, guests, migrations, outside } = this.#options;
+    if (outside.binding(update, registration)) return;
     migrations.binding(update);
     const resident = guests.get(update.vm);
     if (resident?.state !== "runs" || migrations.ownsDeathOf(update.vm)) return;
@@ -223,10 +230,10 @@ export class HostAgent {
   }
 
   #reports(): VmReport[] {
-    const { guests, migrations } = this.#options;
-    return guests.all().filter(({ state }) => state === "runs").map(({ spec, epoch }) => ({
-      vm: spec.vm, state: migrations.reportState(spec.vm) ?? "runs", basedOn: epoch, locator: this.#locator(), evidence: "resync",
-    }));
+    const { guests, migrations, outside } = this.#options;
+    return [...outside.reports(), ...guests.all().filter(({ state }) => state === "runs").map(({ spec, epoch }) => ({
+      vm: spec.vm, state: migrations.reportState(spec.vm) ?? "runs", basedOn: epoch, locator: this.#locator(), evidence: "resync" as const,
+    }))];
   }
 
   #locator(): ReturnType<typeof ipInIp> {

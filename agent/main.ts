@@ -6,6 +6,7 @@ import { ipv4, type Ipv4 } from "../model/address.js";
 import { SystemClock } from "../model/clock.js";
 import { fields } from "../model/config.js";
 import { CareofError, toCareofError } from "../model/errors.js";
+import { ipInIp } from "../model/locator.js";
 import { createLogger } from "../model/log.js";
 import { openHostTunnel } from "../net/data-plane.js";
 import { Netlink } from "../net/netlink/client.js";
@@ -13,19 +14,24 @@ import { requireLink } from "../net/netlink/links.js";
 import { LinuxVmPorts } from "../net/vm-port-linux.js";
 import { HostAgent } from "./agent.js";
 import { readAgentConfig, relayEndpoint, type AgentConfig } from "./config.js";
+import { openControl } from "./control.js";
+import { LinuxEyes } from "./external/eyes.js";
+import { OutsideVms } from "./external/outside-vms.js";
 import { Guests } from "./guests.js";
 import { holdOf } from "./hold.js";
 import { HeartbeatRelay } from "./heartbeat-relay.js";
 import { QemuDriver } from "./hypervisor/qemu.js";
 import { Migrations } from "./migrations.js";
 import { Outbox } from "./outbox.js";
-import { migrationFile, vmRecord } from "./record-shapes.js";
+import { migrationFile, outsideRecord, vmRecord } from "./record-shapes.js";
 import { nextRestartCounter, Records } from "./records.js";
 import { ASK_LIMIT, Session } from "./session.js";
 import { VmNetwork } from "./vm-network.js";
 
 /** RFC 2003 §3.1: one IPv4 header. */
 const TUNNEL_HEADER = 20;
+/** In runDir; `careof port` knows the name too. */
+const CONTROL_SOCKET = "control.sock";
 const tunnelEnds = z.strictObject({ addresses: z.array(fields.ipv4) });
 
 /**
@@ -61,12 +67,17 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
     records: new Records(join(config.stateDir, "migrations"), migrationFile), say: (body) => { session.tell(body); },
     hold: holdOf(process.env["CAREOF_HOLD"], clock, log),
   });
+  const { queueLength } = config.ports;
+  const outside = new OutsideVms({
+    host: config.name, locator: ipInIp(config.careOf, pathMtu), gatewayMac: config.gateway.mac, eyes: new LinuxEyes({ careOf: config.careOf, queueLength }), network, outbox,
+    records: new Records(join(config.stateDir, "external"), outsideRecord), tell: (body) => { session.tell(body); }, queueLength, clock, log,
+  });
   const heartbeats = new HeartbeatRelay({
     address: config.gateway.address, port: config.heartbeats.port, perVmPerSecond: config.heartbeats.perVmPerSecond, clock, log,
     owners: () => network.owners(), say: (body) => { session.tell(body); },
   });
   const agent: HostAgent = new HostAgent({
-    host: config.name, careOf: config.careOf, pathMtu, memoryBytes: totalmem(), restartCounter, driver, network, guests, migrations, outbox, session, heartbeats, clock, log,
+    host: config.name, careOf: config.careOf, pathMtu, memoryBytes: totalmem(), restartCounter, driver, network, guests, migrations, outbox, outside, session, heartbeats, clock, log,
     openTunnel: (homeAgents) => {
       const { tunnel, reason } = openHostTunnel(config.tunnel.dataPlane, {
         uplink: config.uplink, careOf: config.careOf, homeAgents, pathMtu, gateway: config.gateway, runDir: config.runDir, maxEntries: config.tunnel.maxEntries,
@@ -78,11 +89,13 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
     rememberTunnelEnds: (addresses) => { ends.write("tunnel", { addresses: [...addresses] }); },
   });
   await agent.start();
+  const control = await openControl(join(config.runDir, CONTROL_SOCKET), outside, log);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener("abort", () => { resolve(); }, { once: true });
   });
   log.info("host agent ends; guests and tunnels stay");
+  await control.close();
   await agent.close();
   await ports.close({ keep: true });
 }

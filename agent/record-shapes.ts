@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { fields } from "../model/config.js";
-import { epoch, millis, parseMigrationId, type Epoch, type MigrationId, type Millis } from "../model/ids.js";
+import { epoch, millis, parseMigrationId, type Epoch, type HostId, type MigrationId, type Millis } from "../model/ids.js";
 import type { Locator } from "../model/locator.js";
-import type { VmSpec } from "../proto/messages.js";
+import type { Peer, VmSpec } from "../proto/messages.js";
 import type { GuestIdentity } from "./hypervisor/driver.js";
 
 /** Shapes of what this agent keeps on disk. A field is only ever added, with a default: an older file must stay readable. */
@@ -39,6 +39,16 @@ export interface VmRecord {
 }
 
 export const vmRecord: z.ZodType<VmRecord> = z.strictObject({ state: z.enum(["owner", "ended"]), epoch: epochField, spec, identity: identity.nullable() });
+
+/** What the home agent said last of a VM that somebody else moves, so that its traffic lives on while this agent is started again. */
+export interface OutsideRecord {
+  readonly spec: VmSpec;
+  readonly epoch: Epoch;
+  readonly owner: HostId | null;
+  readonly peers: readonly Peer[];
+}
+
+export const outsideRecord: z.ZodType<OutsideRecord> = z.strictObject({ spec, epoch: epochField, owner: fields.host.nullable(), peers: z.array(z.strictObject({ host: fields.host, locator })) });
 
 /** One unsettled migration, by VM. `stopAt`, `markerAt` and `bytes` are the source's, to be said again. */
 export interface MigrationFile {

@@ -28,6 +28,12 @@ interface Attached {
   forwardTo: IpAddress | null;
 }
 
+interface Outside {
+  readonly spec: VmSpec;
+  readonly entries: readonly HostEntry[];
+  readonly present: boolean;
+}
+
 /**
  * Ports and tunnel ends of the VMs on this host, as one desired state: `apply` makes the kernel's so, the others change one VM. The tunnel may come later
  * than the VMs (its far end is learned from the home agent) and may be exchanged.
@@ -35,6 +41,9 @@ interface Attached {
 export class VmNetwork {
   readonly #options: VmNetworkOptions;
   readonly #attached = new Map<VmId, Attached>();
+  /** VMs that somebody else makes and moves; agent/external says what is to be done for them. */
+  readonly #outside = new Map<VmId, Outside>();
+  readonly #outsidePorts = new Map<VmId, VmPort>();
   #tunnel: HostTunnel | null = null;
 
   constructor(options: VmNetworkOptions) {
@@ -47,7 +56,8 @@ export class VmNetwork {
 
   /** Home addresses that are here, and whose. */
   owners(): ReadonlyMap<IpAddress, VmId> {
-    return new Map([...this.#attached].flatMap(([vm, { spec }]) => spec.homeAddresses.map((home) => [home, vm] as const)));
+    const present = [...this.#outside.values()].filter((each) => each.present);
+    return new Map([...this.#attached.values(), ...present].flatMap(({ spec }) => spec.homeAddresses.map((home) => [home, spec.vm] as const)));
   }
 
   async useTunnel(tunnel: HostTunnel): Promise<void> {
@@ -63,8 +73,8 @@ export class VmNetwork {
   }
 
   async apply(): Promise<void> {
-    await this.#options.ports.set([...this.#attached.values()].map(({ port }) => port));
-    await this.#tunnel?.set([...this.#attached.values()].flatMap(entriesOf));
+    await this.#options.ports.set([...[...this.#attached.values()].map(({ port }) => port), ...this.#outsidePorts.values()]);
+    await this.#tunnel?.set([...[...this.#attached.values()].flatMap(entriesOf), ...[...this.#outside.values()].flatMap(({ entries }) => entries)]);
   }
 
   /** Idempotent. Returns the port's interface, ready for the hypervisor. */
@@ -99,6 +109,36 @@ export class VmNetwork {
     this.#attached.delete(vm);
     for (const home of attached.spec.homeAddresses) this.#tunnel?.drop(home);
     await this.#options.ports.drop(attached.port.name);
+  }
+
+  /** Idempotent. `present`: its port is up here. @throws CareofError `no-link` */
+  setOutside(spec: VmSpec, entries: readonly HostEntry[], present: boolean): void {
+    this.#outside.set(spec.vm, { spec, entries, present });
+    for (const entry of entries) this.#tunnel?.put(entry);
+  }
+
+  /** What the stack knows of the port: addresses, neighbour, routes. The data plane's fast path does without. */
+  async setOutsidePort(spec: VmSpec, name: string | null, old: string | null): Promise<void> {
+    const { ports, queueLength, guestMtu } = this.#options;
+    this.#outsidePorts.delete(spec.vm);
+    if (old !== null) await ports.drop(old);
+    if (name === null) return;
+    const port: VmPort = { name, kind: "external", mac: spec.mac, homeAddresses: spec.homeAddresses, queueLength, mtu: guestMtu };
+    await ports.put(port);
+    this.#outsidePorts.set(spec.vm, port);
+  }
+
+  /** Idempotent. */
+  dropOutside(vm: VmId): void {
+    const outside = this.#outside.get(vm);
+    this.#outside.delete(vm);
+    this.#outsidePorts.delete(vm);
+    for (const home of outside?.spec.homeAddresses ?? []) this.#tunnel?.drop(home);
+  }
+
+  /** @throws CareofError `no-link`, `kernel-refused` */
+  sendFrame(port: string, frame: Uint8Array): void {
+    this.#options.ports.sendFrame(port, frame);
   }
 
   /** The stamps of a move, of the VM's first home address (its markers carry that one). */
@@ -138,13 +178,12 @@ export class VmNetwork {
   }
 
   #home(vm: VmId): IpAddress | null {
-    return this.#attached.get(vm)?.spec.homeAddresses[0] ?? null;
+    return (this.#attached.get(vm) ?? this.#outside.get(vm))?.spec.homeAddresses[0] ?? null;
   }
 
   #portFor(spec: VmSpec): VmPort {
-    const external = spec.driver === "external";
     return {
-      name: external ? spec.externalPort : portName(spec.vm), kind: external ? "external" : "tap", mac: spec.mac, homeAddresses: spec.homeAddresses,
+      name: portName(spec.vm), kind: "tap", mac: spec.mac, homeAddresses: spec.homeAddresses,
       queueLength: this.#options.queueLength, mtu: this.#options.guestMtu,
     };
   }

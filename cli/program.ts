@@ -8,6 +8,7 @@ import { hostsCommand } from "./commands/hosts.js";
 import { keygenCommand } from "./commands/keygen.js";
 import { migrateCommand } from "./commands/migrate.js";
 import { partCommands } from "./commands/parts.js";
+import { portCommand } from "./commands/port.js";
 import { reloadCommand } from "./commands/reload.js";
 import { resolveCommand } from "./commands/resolve.js";
 import { startCommand } from "./commands/start.js";
@@ -31,7 +32,7 @@ export function program(context: Context): Command {
   careof.commandsGroup("Where is it:");
   for (const make of [whereCommand, vmsCommand, hostsCommand, historyCommand, watchCommand]) careof.addCommand(make(context));
   careof.commandsGroup("Act on it:");
-  for (const make of [migrateCommand, cancelCommand, startCommand, stopCommand, resolveCommand, reloadCommand]) careof.addCommand(make(context));
+  for (const make of [migrateCommand, cancelCommand, startCommand, stopCommand, resolveCommand, portCommand, reloadCommand]) careof.addCommand(make(context));
   careof.commandsGroup("Set up and try:");
   for (const make of [keygenCommand, doctorCommand, demoCommand]) careof.addCommand(make(context));
   careof.commandsGroup("The parts:");

@@ -74,7 +74,8 @@ export class BpfHostTunnel implements HostTunnel {
     const record = this.#record(entry);
     if (!this.#attached) this.#attach();
     this.#write(addressKey(entry.home), record);
-    if (record.role === "deliver" && record.port !== record.hold?.device) this.#attachPort(record.port, addressKey(entry.home));
+    const port = guestPort(record);
+    if (port !== null) this.#attachPort(port, addressKey(entry.home));
   }
 
   drop(home: IpAddress): void {
@@ -89,7 +90,7 @@ export class BpfHostTunnel implements HostTunnel {
     const name = (index: number): string => names.get(index) ?? `gone:${String(index)}`;
     return this.#records().map(([key, record]): HostEntry => {
       const home = addressFromKey(key);
-      if (record.role === "forward") return { role: "forward", home, to: record.to };
+      if (record.role === "forward") return { role: "forward", home, to: record.to, ...(record.sender === null ? {} : { sender: { port: name(record.sender.port), mac: record.sender.mac } }) };
       return { role: "deliver", home, port: name(record.port), mac: record.mac, stragglersFrom: record.stragglersFrom, ...(record.hold === null ? {} : { hold: { device: name(record.hold.device), from: record.hold.from } }) };
     });
   }
@@ -141,7 +142,8 @@ export class BpfHostTunnel implements HostTunnel {
     }
     this.#attach();
     for (const [key, record] of wanted) {
-      if (record.role === "deliver" && record.port !== record.hold?.device) this.#attachPort(record.port, key);
+      const port = guestPort(record);
+      if (port !== null) this.#attachPort(port, key);
     }
     this.#releasePorts();
   }
@@ -154,7 +156,10 @@ export class BpfHostTunnel implements HostTunnel {
 
   /** @throws CareofError `no-link` */
   #record(entry: HostEntry): HostRecord {
-    if (entry.role === "forward") return { role: "forward", to: entry.to };
+    if (entry.role === "forward") {
+      const sender = entry.sender ?? null;
+      return { role: "forward", to: entry.to, sender: sender === null ? null : { port: requireLink(this.#netlink, sender.port).index, mac: sender.mac } };
+    }
     const port = requireLink(this.#netlink, entry.port);
     const hold = entry.hold ?? null;
     return {
@@ -196,7 +201,10 @@ export class BpfHostTunnel implements HostTunnel {
   /** Takes the programs off the ports that no VM is behind any more. */
   #releasePorts(): void {
     const used = new Map<number, Uint8Array>();
-    for (const [key, record] of this.#records()) if (record.role === "deliver" && record.port !== record.hold?.device && !used.has(record.port)) used.set(record.port, key);
+    for (const [key, record] of this.#records()) {
+      const port = guestPort(record);
+      if (port !== null && !used.has(port)) used.set(port, key);
+    }
     for (const found of this.#ports.keys()) {
       const port = found.readUInt32LE(0);
       const home = used.get(port);
@@ -215,6 +223,12 @@ export class BpfHostTunnel implements HostTunnel {
     this.#attachments.remove(this.#uplink.index, "egress");
     deleteTunnelHop(this.#netlink, this.#uplink.index);
   }
+}
+
+/** The port by which the guest may send. */
+function guestPort(record: HostRecord): number | null {
+  if (record.role === "forward") return record.sender?.port ?? null;
+  return record.port === record.hold?.device ? null : record.port;
 }
 
 function indexKey(index: number): Buffer {

@@ -42,6 +42,8 @@ export interface HostForward {
   readonly role: "forward";
   readonly home: IpAddress;
   readonly to: IpAddress;
+  /** The VM has not quite left: what it still sends from this port goes its way. */
+  readonly sender?: { readonly port: string; readonly mac: Mac } | null;
 }
 
 export interface Counters {

@@ -53,7 +53,7 @@ struct host_entry {
 	__u32 port; /* ifindex */
 	__u8 mac[6];
 	__u8 port_mac[6];
-	struct address to; /* of a forward entry */
+	struct address to; /* of a forward entry; its port is 0 unless the guest may still send from there */
 	struct address stragglers[MAX_ACCEPT];
 	__u32 straggler_count;
 	__u32 hold; /* ifindex of the device where they wait */

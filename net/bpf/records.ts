@@ -78,13 +78,17 @@ export function decodeHomeEntry(home: IpAddress, bytes: Buffer): HomeEntry {
 /** A host's entry as the kernel has it: the port, and the device where packets wait, are an ifindex. */
 export type HostRecord =
   | { readonly role: "deliver"; readonly port: number; readonly mac: Mac; readonly portMac: Mac; readonly stragglersFrom: readonly IpAddress[]; readonly hold: { readonly device: number; readonly from: HostHold["from"] } | null }
-  | { readonly role: "forward"; readonly to: IpAddress };
+  | { readonly role: "forward"; readonly to: IpAddress; readonly sender: { readonly port: number; readonly mac: Mac } | null };
 
 export function encodeHostRecord(record: HostRecord): Buffer {
   const bytes = Buffer.alloc(HOST_ENTRY);
   if (record.role === "forward") {
     bytes.writeUInt32LE(ROLE_FORWARD, 0);
     bytes.set(addressKey(record.to), 20);
+    if (record.sender !== null) {
+      bytes.writeUInt32LE(record.sender.port, 4);
+      bytes.set(macBytes(record.sender.mac), 8);
+    }
     return bytes;
   }
   bytes.writeUInt32LE(ROLE_DELIVER, 0);
@@ -101,7 +105,10 @@ export function encodeHostRecord(record: HostRecord): Buffer {
 }
 
 export function decodeHostRecord(bytes: Buffer): HostRecord {
-  if (bytes.readUInt32LE(0) === ROLE_FORWARD) return { role: "forward", to: addressFromKey(bytes.subarray(20, 36)) };
+  if (bytes.readUInt32LE(0) === ROLE_FORWARD) {
+    const port = bytes.readUInt32LE(4);
+    return { role: "forward", to: addressFromKey(bytes.subarray(20, 36)), sender: port === 0 ? null : { port, mac: macFromBytes(bytes.subarray(8, 14)) } };
+  }
   return {
     role: "deliver",
     port: bytes.readUInt32LE(4),

@@ -1,0 +1,400 @@
+import { isV4, macBytes, type Mac } from "../../model/address.js";
+import type { Clock, Timer } from "../../model/clock.js";
+import { CareofError, toCareofError } from "../../model/errors.js";
+import { millis, type HostId, type Millis, type VmId } from "../../model/ids.js";
+import type { Locator } from "../../model/locator.js";
+import type { Logger } from "../../model/log.js";
+import type { HeldFrame } from "../../net/hold.js";
+import type { Link } from "../../net/netlink/links.js";
+import type { HostEntry } from "../../net/tunnel.js";
+import type { BindingUpdate, Body, VmReport } from "../../proto/messages.js";
+import type { Outbox } from "../outbox.js";
+import type { OutsideRecord } from "../record-shapes.js";
+import type { Records } from "../records.js";
+import type { VmNetwork } from "../vm-network.js";
+import type { Eyes, Sight } from "./eyes.js";
+import { Held } from "./held.js";
+import { awaitsMarker, deadlineOf, deliveryOf, looks, newcomer, outside, type OutsideEffect, type OutsideEvent, type OutsideVm, type Port } from "./outside-vm.js";
+import { fits } from "./pattern.js";
+
+/** How often a marker is looked for while a VM is leaving. */
+const MARKER_PERIOD = millis(1);
+/** A packet that has waited longer for its VM is of no use to anybody. */
+const HELD_LONGEST = millis(5000);
+const ETHERNET_SOURCE = 6;
+
+export interface OutsideVmsOptions {
+  readonly host: HostId;
+  readonly locator: Locator;
+  readonly gatewayMac: Mac;
+  readonly eyes: Eyes;
+  readonly network: VmNetwork;
+  readonly records: Records<OutsideRecord>;
+  readonly outbox: Outbox;
+  readonly tell: (body: Body) => void;
+  /** Packets of one VM that may wait. */
+  readonly queueLength: number;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+interface One {
+  state: OutsideVm;
+  readonly held: Held;
+  sight: { readonly port: number; readonly eye: Sight } | null;
+  /** The entries that the data plane has, as text. */
+  entries: string;
+  /** The port that the stack knows. */
+  port: Port | null;
+  recorded: string;
+  timer: Timer | null;
+  marker: Timer | null;
+}
+
+/** What `careof port` and the log say of one. */
+export interface OutsideView {
+  readonly vm: VmId;
+  readonly phase: string;
+  readonly owner: HostId | null;
+  readonly epoch: number;
+  readonly port: string | null;
+  readonly held: number;
+  readonly overflowed: number;
+  readonly expired: number;
+}
+
+/** The VMs of this host that somebody else makes and moves: the rim around `outside`. */
+export class OutsideVms {
+  readonly #options: OutsideVmsOptions;
+  readonly #vms = new Map<VmId, One>();
+  #links = new Map<number, Link>();
+  #open = false;
+
+  constructor(options: OutsideVmsOptions) {
+    this.#options = options;
+  }
+
+  /** What an earlier life of the agent knew, with the ports that are here now; before the network is applied. */
+  recover(): void {
+    for (const { spec, epoch, owner, peers } of this.#options.records.all().values()) {
+      const update: BindingUpdate = { vm: spec.vm, epoch, owner, state: "bound", forwardTo: null, forwardMs: millis(0), spec, peers };
+      this.#add(update);
+      this.#step(spec.vm, { type: "binding", update, registration: true });
+    }
+  }
+
+  has(vm: VmId): boolean {
+    return this.#vms.has(vm);
+  }
+
+  views(): readonly OutsideView[] {
+    return [...this.#vms].map(([vm, { state, held }]) => ({
+      vm, phase: state.phase, owner: state.owner, epoch: state.epoch, port: state.port?.name ?? null, held: held.size, overflowed: held.overflowed, expired: held.expired,
+    }));
+  }
+
+  /** What is here, for the registration and the refreshes. */
+  reports(): VmReport[] {
+    return [...this.#vms.values()].filter(({ state }) => state.phase === "here").map(({ state }) => ({
+      vm: state.spec.vm, state: "runs", basedOn: state.epoch, locator: this.#options.locator, evidence: "resync",
+    }));
+  }
+
+  /** True when the VM is one of these. `registration`: it is the home agent's answer to one. */
+  binding(update: BindingUpdate, registration: boolean): boolean {
+    if (update.spec.driver !== "external" || !update.spec.listsHost) {
+      this.forget(update.vm);
+      return false;
+    }
+    const known = this.#vms.get(update.vm);
+    if (known === undefined || known.state.spec.externalPort !== update.spec.externalPort) {
+      this.forget(update.vm);
+      this.#add(update);
+    }
+    this.#step(update.vm, { type: "binding", update, registration });
+    return true;
+  }
+
+  /** It is not listed for this host any more. */
+  forget(vm: VmId): void {
+    const one = this.#vms.get(vm);
+    if (one === undefined) return;
+    this.#vms.delete(vm);
+    this.#letGo(one);
+    this.#options.network.dropOutside(vm);
+    this.#options.records.remove(vm);
+  }
+
+  drained(vm: VmId): void {
+    this.#step(vm, { type: "drained" });
+  }
+
+  /** Whoever moves the VM says that it is here. @throws CareofError `unknown-vm`, `no-link` */
+  arrive(vm: VmId): OutsideView {
+    const one = this.#require(vm);
+    if (one.state.port?.carrier !== true) this.#look();
+    if (one.state.port?.carrier !== true) throw new CareofError("no-link", `no interface that fits "${one.state.spec.externalPort}" is up here`, { retryable: true });
+    this.#step(vm, { type: "seen", what: "arrive" });
+    return this.#view(vm);
+  }
+
+  /** Whoever moves the VM says that it leaves, perhaps to which host. When this returns, what comes for it is passed on, or waits. @throws CareofError `unknown-vm`, `unknown-host`, `not-running` */
+  leave(vm: VmId, to: HostId | null): OutsideView {
+    const { state } = this.#require(vm);
+    if (to !== null && !state.peers.some(({ host }) => host === to)) throw new CareofError("unknown-host", `${to} is not among the other hosts of ${vm}: ${state.peers.map(({ host }) => host).join(", ")}`);
+    if (state.phase === "away" || state.phase === "passing") throw new CareofError("not-running", `${vm} is not here, it is with ${String(state.owner)}`);
+    this.#step(vm, { type: "leave", to });
+    return this.#view(vm);
+  }
+
+  close(): void {
+    for (const one of this.#vms.values()) this.#letGo(one);
+    this.#options.eyes.close();
+  }
+
+  #add(update: BindingUpdate): void {
+    if (!this.#open) {
+      this.#open = true;
+      const { eyes, log } = this.#options;
+      eyes.open({
+        link: (event) => { this.#onLink(event); },
+        held: () => { this.#takeHeld(); },
+        failed: (error) => { log.error({ reason: error.code, err: error }, "VMs that others move cannot be seen any more"); },
+      });
+      this.#links = new Map(eyes.links().map((link) => [link.index, link]));
+    }
+    const held = new Held({ packets: this.#options.queueLength, longest: HELD_LONGEST });
+    const state = { ...newcomer(update), port: this.#portOf(update.spec.externalPort) };
+    this.#vms.set(update.vm, { state, held, sight: null, entries: "", port: null, recorded: "", timer: null, marker: null });
+  }
+
+  #require(vm: VmId): One {
+    const one = this.#vms.get(vm);
+    if (one === undefined) throw new CareofError("unknown-vm", `${vm} is not a VM of this host that somebody else moves`);
+    return one;
+  }
+
+  #view(vm: VmId): OutsideView {
+    const view = this.views().find((each) => each.vm === vm);
+    if (view === undefined) throw new CareofError("unknown-vm", `${vm} is gone`);
+    return view;
+  }
+
+  #letGo(one: One): void {
+    one.timer?.cancel();
+    one.marker?.cancel();
+    one.sight?.eye.close();
+    one.sight = null;
+  }
+
+  // ---- what is heard
+
+  #onLink(event: Parameters<Parameters<Eyes["open"]>[0]["link"]>[0]): void {
+    if (event.kind === "missed") {
+      this.#look();
+      return;
+    }
+    const { index } = event.link;
+    const before = this.#links.get(index);
+    if (event.kind === "gone") this.#links.delete(index);
+    else this.#links.set(index, event.link);
+    if (event.kind === "there" && before?.carrier === event.link.carrier && before.name === event.link.name) return;
+    this.#ports([event.link.name, before?.name]);
+  }
+
+  #look(): void {
+    this.#links = new Map(this.#options.eyes.links().map((link) => [link.index, link]));
+    this.#ports(null);
+  }
+
+  /** `names`: interfaces that have changed; null: any may have. */
+  #ports(names: readonly (string | undefined)[] | null): void {
+    for (const [vm, { state }] of this.#vms) {
+      const pattern = state.spec.externalPort;
+      if (names === null || names.some((name) => name !== undefined && fits(pattern, name))) this.#step(vm, { type: "port", port: this.#portOf(pattern) });
+    }
+  }
+
+  /** The one that fits and is up, else one that fits. */
+  #portOf(pattern: string): Port | null {
+    const fitting = [...this.#links.values()].filter(({ name }) => fits(pattern, name));
+    const link = fitting.find(({ carrier }) => carrier) ?? fitting[0];
+    return link === undefined ? null : { name: link.name, index: link.index, carrier: link.carrier };
+  }
+
+  // ---- one step: what is to be said first, then the data plane, then the rest
+
+  #step(vm: VmId, event: OutsideEvent): void {
+    const one = this.#vms.get(vm);
+    if (one === undefined) return;
+    const { clock, host, log, network } = this.#options;
+    const before = one.state;
+    const { state, effects } = outside(before, event, clock.monotonic(), host);
+    one.state = state;
+    for (const effect of effects) this.#say(one, effect);
+    if (state.phase === "leaving" && before.phase !== "leaving") network.clearStamps(vm);
+    this.#deliver(one);
+    this.#watch(one);
+    if (state.phase !== before.phase) {
+      const { overflowed, expired, size } = one.held;
+      log.info({ vm, epoch: state.epoch, owner: state.owner, phase: state.phase, before: before.phase, event: event.type === "seen" ? event.what : event.type, port: state.port?.name ?? null, held: size, overflowed, expired }, "a VM that others move");
+    }
+    setImmediate(() => { this.#settle(vm, one); });
+  }
+
+  #say({ state }: One, effect: OutsideEffect): void {
+    const { outbox, tell, locator, clock } = this.#options;
+    const { vm } = state.spec;
+    switch (effect.do) {
+      case "announce": {
+        const { what, basedOn } = effect;
+        // Each on its own: none waits for the answer to another.
+        outbox.put({
+          key: `${vm}/${what}`, topic: `vm/${vm}/${what}`, body: { kind: "announcement", vm, basedOn, locator, what, at: clock.monotonic() },
+          answered: ({ reason, epoch }) => { this.#step(vm, { type: "decided", what, basedOn, reason, epoch }); },
+        });
+        break;
+      }
+      case "leaving":
+        outbox.put({ key: `${vm}/leaving`, topic: `vm/${vm}/gone`, body: { kind: "leaving", vm, basedOn: effect.basedOn, to: effect.to }, answered: () => undefined });
+        break;
+      case "unseen":
+        outbox.put({ key: `${vm}/unseen`, topic: `vm/${vm}/gone`, body: { kind: "vmReport", vm, state: "absent", basedOn: effect.basedOn, locator: null, evidence: "port-gone" }, answered: () => undefined });
+        break;
+      case "drained": tell({ kind: "drained", vm, token: effect.token });
+    }
+  }
+
+  #deliver(one: One): void {
+    const { network, log } = this.#options;
+    const { state } = one;
+    const entries = this.#entries(state);
+    const text = `${String(state.port?.index)} ${JSON.stringify(entries)}`;
+    if (text === one.entries) return;
+    this.#takeHeld();
+    this.#release(one);
+    try {
+      network.setOutside(state.spec, entries, state.port?.carrier === true);
+      one.entries = text;
+    } catch (thrown) {
+      // The port went between the kernel's word and now; its next word comes.
+      const error = toCareofError(thrown);
+      log.warn({ vm: state.spec.vm, reason: error.code, detail: error.message }, "the data plane does not take a port");
+    }
+    this.#takeHeld();
+  }
+
+  #entries({ spec, peers, ...rest }: OutsideVm): HostEntry[] {
+    const { hold } = this.#options.eyes;
+    const delivery = deliveryOf({ spec, peers, ...rest });
+    const stragglersFrom = peers.map(({ locator }) => locator.address);
+    const { mac } = spec;
+    return spec.homeAddresses.map((home): HostEntry => {
+      switch (delivery.to) {
+        case "hold": return { role: "deliver", home, port: hold, mac, stragglersFrom, hold: { device: hold, from: "all" } };
+        case "port": return { role: "deliver", home, port: delivery.port.name, mac, stragglersFrom, hold: delivery.holdDirect ? { device: hold, from: "home-agents" } : null };
+        case "host": return { role: "forward", home, to: delivery.address, sender: delivery.port?.carrier === true ? { port: delivery.port.name, mac } : null };
+      }
+    });
+  }
+
+  /** Held packets that may go now do. */
+  #release(one: One): void {
+    const delivery = deliveryOf(one.state);
+    if (delivery.to === "hold") return;
+    const now = this.#options.clock.monotonic();
+    const which = delivery.to === "port" && delivery.holdDirect ? "stragglers" : "all";
+    for (const frame of one.held.take(which, now)) this.#send(one, frame);
+  }
+
+  #send({ state, held }: One, frame: Buffer): void {
+    const { network, eyes, gatewayMac, log } = this.#options;
+    const delivery = deliveryOf(state);
+    try {
+      if (delivery.to === "host" && isV4(delivery.address)) eyes.passOn(frame, delivery.address);
+      else if (delivery.to === "port") {
+        frame.set(macBytes(gatewayMac), ETHERNET_SOURCE);
+        network.sendFrame(delivery.port.name, frame);
+      }
+    } catch (thrown) {
+      held.overflowed++;
+      log.debug({ vm: state.spec.vm, reason: toCareofError(thrown).message }, "a held packet was lost");
+    }
+  }
+
+  #takeHeld(): void {
+    const frames: readonly HeldFrame[] = this.#options.eyes.takeHeld();
+    if (frames.length === 0) return;
+    const now = this.#options.clock.monotonic();
+    for (const { home, straggler, frame } of frames) {
+      const one = [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home));
+      if (one === undefined) continue;
+      one.held.put(frame, straggler, now);
+      this.#release(one);
+    }
+  }
+
+  #watch(one: One): void {
+    const { clock } = this.#options;
+    const { state } = one;
+    const { vm } = state.spec;
+    const now = clock.monotonic();
+    this.#sight(one, now);
+    one.timer?.cancel();
+    const due = deadlineOf(state, now);
+    one.timer = due === null ? null : clock.after("outside", millis(Math.max(1, due - now)), () => { this.#step(vm, { type: "deadline" }); });
+    if (awaitsMarker(state) && state.marker === 0) this.#awaitMarker(vm, one);
+  }
+
+  #sight(one: One, now: Millis): void {
+    const { eyes, log } = this.#options;
+    const { port, spec } = one.state;
+    if (one.sight !== null && one.sight.port !== port?.index) {
+      one.sight.eye.close();
+      one.sight = null;
+    }
+    try {
+      if (port !== null) one.sight ??= { port: port.index, eye: eyes.look(port.index, spec, (what) => { this.#step(spec.vm, { type: "seen", what }); }) };
+    } catch (thrown) {
+      log.debug({ vm: spec.vm, reason: toCareofError(thrown).message }, "a port went at once");
+    }
+    if (one.sight !== null) one.sight.eye.armed = looks(one.state, now);
+  }
+
+  #awaitMarker(vm: VmId, one: One): void {
+    if (one.marker !== null) return;
+    one.marker = this.#options.clock.after("marker", MARKER_PERIOD, () => {
+      one.marker = null;
+      if (this.#vms.get(vm) !== one || !awaitsMarker(one.state) || one.state.marker !== 0) return;
+      const token = this.#options.network.stamps(vm)?.marker?.token ?? 0;
+      if (token === 0) this.#awaitMarker(vm, one);
+      else this.#step(vm, { type: "marker", token });
+    });
+  }
+
+  /** What nobody waits for: the stack's slow path by the port, and the record. */
+  #settle(vm: VmId, one: One): void {
+    if (this.#vms.get(vm) !== one) return;
+    const { network, records, log } = this.#options;
+    const { spec, epoch, owner, peers, port } = one.state;
+    const up = port?.carrier === true ? port : null;
+    if (up?.index !== one.port?.index || up?.name !== one.port?.name) {
+      const old = one.port;
+      one.port = up;
+      network.setOutsidePort(spec, up?.name ?? null, old?.name ?? null).catch((thrown: unknown) => {
+        one.port = null;
+        log.warn({ vm, port: up?.name ?? null, reason: toCareofError(thrown).code, detail: toCareofError(thrown).message }, "the port cannot be set up");
+      });
+    }
+    const record: OutsideRecord = { spec, epoch, owner, peers };
+    const text = JSON.stringify(record);
+    if (text === one.recorded) return;
+    one.recorded = text;
+    try {
+      records.write(vm, record);
+    } catch (thrown) {
+      one.recorded = "";
+      log.error({ vm, reason: toCareofError(thrown).code, err: thrown }, "what is known of a VM cannot be written");
+    }
+  }
+}
