@@ -1,3 +1,4 @@
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { CareofError } from "../model/errors.js";
 import { millis, type Epoch } from "../model/ids.js";
@@ -49,7 +50,11 @@ export class Arrival {
       sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
       report: (report) => { this.#report(report); },
       runs: (arrived) => { if (guests.get(vm) === undefined) guests.arrived(file.spec, file.epoch, arrived); },
-      undo: () => network.detach(vm),
+      undo: async () => {
+        // A hypervisor that was killed while it listened leaves its socket.
+        rmSync(this.#socket, { force: true });
+        await network.detach(vm);
+      },
     }, guest);
   }
 
@@ -118,15 +123,19 @@ export class Arrival {
     return this.#run.abandon();
   }
 
+  get #socket(): string {
+    return join(this.#context.runDir, `in-${this.#file.spec.vm}.sock`);
+  }
+
   async #ready(body: Body<"prepare">, canLead: boolean, owned: (part: Owned) => void): Promise<void> {
-    const { network, driver, runDir, clock, log, relayListen } = this.#context;
+    const { network, driver, clock, log, relayListen } = this.#context;
     const { vm } = body.spec;
     const port = await network.attach(body.spec, [body.sourceLocator.address]);
     network.clearStamps(vm);
     const guest = await driver.incoming(guestSpec(body.spec, body.epoch, port));
     owned({ guest });
     this.#write({ identity: guest.identity });
-    const socket = join(runDir, `in-${vm}.sock`);
+    const socket = this.#socket;
     await guest.receive({ socket, lead: body.parameters.lead && canLead, maxBandwidth: 0, downtimeLimitMs: body.parameters.downtimeLimitMs });
     network.prime(vm);
     const relay = await openTargetRelay({

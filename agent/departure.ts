@@ -1,7 +1,8 @@
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Clock } from "../model/clock.js";
 import { CareofError } from "../model/errors.js";
-import { millis, type Epoch, type Millis } from "../model/ids.js";
+import { millis, type Epoch, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { Reason } from "../model/reasons.js";
 import type { Body, VmReport } from "../proto/messages.js";
@@ -50,7 +51,7 @@ export class Departure {
       stream: { lead: first.state.plan.lead, maxBandwidth: body?.parameters.maxBandwidth ?? 0, downtimeLimitMs: body?.parameters.downtimeLimitMs ?? millis(0) },
       openRelay: async () => {
         if (body === null) throw new CareofError("relay-failed", "the source agent was restarted");
-        return openSourceRelay({ migration: file.migration, address: body.relayAddress, port: body.relayPort, secret: body.secret, socket: join(runDir, `out-${vm}.sock`), clock });
+        return openSourceRelay({ migration: file.migration, address: body.relayAddress, port: body.relayPort, secret: body.secret, socket: relaySocket(runDir, vm), clock });
       },
       record: (state, machine) => {
         const next = { ...this.#file, state, stopAt: machine.stopAt, markerAt: machine.markerAt, bytes: machine.bytes };
@@ -75,6 +76,8 @@ export class Departure {
   static recover(context: MigrationContext, file: MigrationFile, guest: Guest | null, settled: () => void): Departure {
     const plan = { migration: file.migration, vm: file.spec.vm, epoch: file.epoch, lead: false, holdMaxMs: millis(0), timeoutMs: millis(0) };
     const state = file.state === "released" || file.state === "resumed" ? file.state : "active";
+    // The relay's, that died with the agent's earlier life.
+    rmSync(relaySocket(context.runDir, file.spec.vm), { force: true });
     const first = recoverSource(plan, state, { stopAt: file.stopAt, markerAt: file.markerAt, bytes: file.bytes });
     if (state === "released") {
       context.network.forward(file.spec.vm, file.peerLocator.address);
@@ -176,6 +179,10 @@ export class Departure {
     }
     this.#settled();
   }
+}
+
+function relaySocket(runDir: string, vm: VmId): string {
+  return join(runDir, `out-${vm}.sock`);
 }
 
 /** What `Migrate` says, as a record. */

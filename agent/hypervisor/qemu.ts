@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { Clock } from "../../model/clock.js";
@@ -63,11 +63,11 @@ export class QemuDriver implements HypervisorDriver {
   async cleanUp(keep: readonly GuestIdentity[]): Promise<readonly string[]> {
     const kept = new Set(keep.map((identity) => identity.control));
     const ended: string[] = [];
-    const names = readdirSync(this.#options.directory).filter((name) => name.endsWith(".pid")).map((name) => name.slice(0, -4));
-    for (const name of names) {
+    for (const name of this.#names()) {
       const files = this.#files(name);
       if (kept.has(files.control)) continue;
-      const pid = Number(readFileSync(files.pidFile, "utf8").trim());
+      // A QEMU that ended by itself has removed its pid file, and not its socket.
+      const pid = existsSync(files.pidFile) ? Number(readFileSync(files.pidFile, "utf8").trim()) : 0;
       // The number may have gone to somebody else: only a process with our socket in its arguments is ours.
       const ours = Number.isSafeInteger(pid) && pid > 1 && commandLine(pid).some((word) => word === files.pidFile);
       const identity = ours ? identifyProcess(pid) : null;
@@ -104,8 +104,14 @@ export class QemuDriver implements HypervisorDriver {
 
   /** Every guest of the directory but `name`, so that a left-over of this very name is cleaned up and no other. */
   async #others(name: string): Promise<readonly GuestIdentity[]> {
-    const others = readdirSync(this.#options.directory).filter((file) => file.endsWith(".pid") && file !== `${name}.pid`);
-    return Promise.resolve(others.map((file) => ({ ...this.#files(file.slice(0, -4)), pid: 0, startTicks: "", bootId: "" })));
+    const others = this.#names().filter((other) => other !== name);
+    return Promise.resolve(others.map((other) => ({ ...this.#files(other), pid: 0, startTicks: "", bootId: "" })));
+  }
+
+  /** Of every guest that has left a pid file or a socket. */
+  #names(): readonly string[] {
+    const files = readdirSync(this.#options.directory).filter((file) => file.endsWith(".pid") || file.endsWith(".qmp"));
+    return [...new Set(files.map((file) => file.slice(0, -4)))];
   }
 
   async #connect(spawned: Spawned, files: QemuFiles): Promise<Qmp> {
