@@ -109,6 +109,8 @@ export class QemuGuest implements Guest {
     await this.#execute("migrate-set-parameters", {
       "max-bandwidth": options.maxBandwidth === 0 ? UNLIMITED_BANDWIDTH : options.maxBandwidth,
       "downtime-limit": Math.round(options.downtimeLimitMs),
+      // What an earlier move of this guest may have preferred: without the gate it would make a long pause.
+      ...(this.#isOlderThan(8, 2) ? {} : { "avail-switchover-bandwidth": 0 }),
     });
     await this.#execute("migrate", { uri: `unix:${options.socket}` });
   }
@@ -151,10 +153,14 @@ export class QemuGuest implements Guest {
   /** All four are set each time: a guest that arrived as a target keeps what it was told then. */
   async #capabilities(wish: { readonly lead: boolean; readonly source: boolean }): Promise<void> {
     const wanted: Readonly<Record<string, boolean>> = { events: true, "return-path": true, "switchover-ack": wish.lead, "pause-before-switchover": wish.source };
-    const { version } = this.#qmp;
-    const old = version.startsWith("7.") || version.startsWith("8.0.");
-    const capabilities = Object.entries(wanted).filter(([capability]) => !(old && capability === "switchover-ack")).map(([capability, state]) => ({ capability, state }));
+    const withoutAck = this.#isOlderThan(8, 1);
+    const capabilities = Object.entries(wanted).filter(([capability]) => !(withoutAck && capability === "switchover-ack")).map(([capability, state]) => ({ capability, state }));
     await this.#execute("migrate-set-capabilities", { capabilities });
+  }
+
+  #isOlderThan(major: number, minor: number): boolean {
+    const [ours = 0, oursMinor = 0] = this.#qmp.version.split(".").map(Number);
+    return ours < major || (ours === major && oursMinor < minor);
   }
 
   async #execute(command: string, parameters: Readonly<Record<string, unknown>>): Promise<unknown> {
