@@ -12,6 +12,8 @@ import { ROUTES, type Route } from "./routes.js";
 
 /** Answers under way may take so long when the API is closed. */
 const CLOSE_PATIENCE = millis(2000);
+/** Longer than clients keep an idle connection (60 s is common), so that they end it and never write into one that is being closed here. */
+const IDLE_CONNECTION_MS = 65_000;
 
 export interface ApiLimits {
   readonly maxBodyBytes: number;
@@ -48,7 +50,7 @@ export async function openApi(options: ApiOptions): Promise<Api> {
   const limits = { ...API_LIMITS, ...options.limits };
   const events = new EventStream(options.operations, options.clock, { maxClients: limits.maxEventClients, maxBuffered: limits.maxEventBuffer });
   const site = new Site(options, limits, events);
-  const server = createServer({ maxHeaderSize: 16 * 1024, requestTimeout: 30_000, headersTimeout: 10_000 }, (request, response) => { site.serve(request, response); });
+  const server = createServer({ maxHeaderSize: 16 * 1024, requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: IDLE_CONNECTION_MS }, (request, response) => { site.serve(request, response); });
   server.maxConnections = limits.maxConnections;
   try {
     await listening(server, options.listen);

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { command, inNamespace, must } from "../../deploy/lab/command.js";
 import type { Lab } from "../../deploy/lab/lab.js";
 import { HOSTS, PLAN, type HostName } from "../../deploy/lab/plan.js";
-import { REPOSITORY } from "../../deploy/lab/traffic.js";
+import { REPOSITORY } from "../../deploy/lab/program.js";
 
 const GUEST = PLAN.guest.address;
 /** The defaults of both parts' configuration: a pinned map is opened by its size. */

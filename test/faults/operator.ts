@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inNamespace } from "../../deploy/lab/command.js";
 import { moveSchema, type Lab, type Move } from "../../deploy/lab/lab.js";
-import { REPOSITORY } from "../../deploy/lab/traffic.js";
+import { REPOSITORY } from "../../deploy/lab/program.js";
 
 export interface Answer {
   readonly code: number | null;

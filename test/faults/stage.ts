@@ -5,7 +5,8 @@ import { parse, stringify } from "yaml";
 import { z } from "zod";
 import { Lab, type PartName, type Where } from "../../deploy/lab/lab.js";
 import { HOSTS, PLAN, type HostName } from "../../deploy/lab/plan.js";
-import { REPOSITORY, type Traffic } from "../../deploy/lab/traffic.js";
+import { REPOSITORY } from "../../deploy/lab/program.js";
+import type { Traffic } from "../../deploy/lab/traffic.js";
 import { Witness } from "../../deploy/lab/witness.js";
 import type { Phase } from "./matrix.js";
 
