@@ -31,7 +31,7 @@ export async function runDemo(args: readonly string[], signal: AbortSignal): Pro
     return 0;
   }
   const write = (text: string): boolean => process.stdout.write(text);
-  const screen: Screen = process.stdout.isTTY ? new TerminalScreen(write) : new LineScreen(write);
+  const screen: Screen = process.stdout.isTTY ? new TerminalScreen(write, () => process.stdout.columns) : new LineScreen(write);
   try {
     await checkMachine();
     const cleaned = await cleanAbandoned();

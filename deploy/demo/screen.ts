@@ -49,11 +49,15 @@ export class LineScreen implements Screen {
 }
 
 const BARS = "▁▂▃▄▅▆▇█";
-const WIDTH = 60;
+/** Rates kept, of 100 ms each. */
+const KEPT = 120;
+/** What stands before the bars in their line. */
+const BEFORE_BARS = 35;
 
 /** For terminals: lines that stay, and below them a view that is drawn again with every sample. */
 export class TerminalScreen implements Screen {
   readonly #write: (text: string) => void;
+  readonly #columns: () => number;
   readonly #start = performance.now();
   readonly #rates: number[] = [];
   #host: string | null = null;
@@ -61,8 +65,10 @@ export class TerminalScreen implements Screen {
   #sample: TrafficSample | null = null;
   #drawn = 0;
 
-  constructor(write: (text: string) => void) {
+  /** `columns` is the terminal's width now: a line that wraps could not be drawn again. */
+  constructor(write: (text: string) => void, columns: () => number) {
     this.#write = write;
+    this.#columns = columns;
   }
 
   say(line: string): void {
@@ -84,7 +90,7 @@ export class TerminalScreen implements Screen {
   sample(sample: TrafficSample): void {
     this.#sample = sample;
     this.#rates.push((sample.bulkDown.reduce((sum, each) => sum + each, 0) * 8) / 1e5);
-    if (this.#rates.length > WIDTH) this.#rates.shift();
+    if (this.#rates.length > KEPT) this.#rates.shift();
     this.#redraw();
   }
 
@@ -112,13 +118,17 @@ export class TerminalScreen implements Screen {
     }
     if (this.#sample !== null) {
       const most = Math.max(...this.#rates, 1);
-      const bars = this.#rates.map((rate) => BARS[Math.min(BARS.length - 1, Math.floor((rate / most) * (BARS.length - 0.01)))] ?? " ").join("");
+      const bars = this.#rates.slice(-Math.max(1, this.#columns() - BEFORE_BARS - 1)).map((rate) => BARS[Math.min(BARS.length - 1, Math.floor((rate / most) * (BARS.length - 0.01)))] ?? " ").join("");
       const { sentDown, guestUnique, highestUp, uniqueUp, rttMs } = this.#sample;
       lines.push(`   TCP to the guest ${(this.#rates.at(-1) ?? 0).toFixed(1).padStart(6)} Mbit/s  \x1b[36m${bars}\x1b[0m`);
-      lines.push(`   UDP to the guest ${String(guestUnique)} of ${String(sentDown)}, from it ${String(uniqueUp)} of ${String(highestUp)}; a request takes ${rttMs.toFixed(1)} ms`);
+      lines.push(this.#clipped(`   UDP to the guest ${String(guestUnique)} of ${String(sentDown)}, from it ${String(uniqueUp)} of ${String(highestUp)}; a request takes ${rttMs.toFixed(1)} ms`));
     }
-    if (this.#phase !== "") lines.push(`   ${this.#phase}`);
+    if (this.#phase !== "") lines.push(this.#clipped(`   ${this.#phase}`));
     if (lines.length > 0) this.#write(`${lines.join("\n")}\n`);
     this.#drawn = lines.length;
+  }
+
+  #clipped(line: string): string {
+    return line.slice(0, this.#columns() - 1);
   }
 }
