@@ -127,7 +127,9 @@ function relayLost(state: TargetState, detail: string): TargetStep {
 
 function released(state: TargetState, epoch: Epoch, stopAt: Millis | null): TargetStep {
   if (epoch !== state.plan.epoch && stopAt !== null) return step(state, [], "stale-epoch");
-  if (state.released || (state.phase !== "waiting" && state.phase !== "preparing")) return step(state);
+  // The home agent's word may overtake the relay's, which alone knows when the guest stopped.
+  if (state.released) return step({ ...state, stopAt: state.stopAt ?? stopAt });
+  if (state.phase !== "waiting" && state.phase !== "preparing") return step(state);
   return claim(step({ ...state, released: true, stopAt }, state.loaded ? [] : [{ kind: "timer", name: "load", delay: LOAD_LIMIT }, { kind: "look" }]));
 }
 

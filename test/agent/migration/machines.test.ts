@@ -116,6 +116,19 @@ void t.test("target: runs only with everything loaded, RELEASE, and readiness, i
   t.end();
 });
 
+void t.test("RELEASE by both ways: the relay's word of when the guest stopped is kept, whichever comes first", (t) => {
+  const byHomeAgent: TargetEvent = { kind: "release", epoch: PLAN.epoch, stopAt: null };
+  const byRelay: TargetEvent = { kind: "release", epoch: PLAN.epoch, stopAt: millis(7) };
+  const loaded: TargetEvent[] = [{ kind: "ready" }, { kind: "relay-up" }, { kind: "stream", status: "completed" }];
+  for (const order of [[byHomeAgent, byRelay], [byRelay, byHomeAgent]]) {
+    const last = target(...loaded, ...order);
+    t.equal(last.state.stopAt, 7);
+    t.equal(last.state.phase, "claiming");
+    t.same(last.effects, [], "and it claims once");
+  }
+  t.end();
+});
+
 void t.test("after a restart the records decide", (t) => {
   const stamps = { stopAt: millis(1), markerAt: null, bytes: 5 };
   t.same(recoverSource(PLAN, "active", stamps).effects.map(({ kind }) => kind), ["cancel-send", "look"]);
