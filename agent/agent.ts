@@ -106,16 +106,10 @@ export class HostAgent {
   }
 
   registered(answer: Body<"registered">): void {
-    const { log, outbox, guests, migrations, host } = this.#options;
+    const { log, outbox } = this.#options;
     log.info({ bindings: answer.bindings.length, restartCounter: answer.restartCounter }, "registered");
     this.#inBackground("tunnel", this.#useTunnel(answer.tunnelAddresses.filter(isV4)));
-    for (const update of answer.bindings) {
-      this.#binding(update, true);
-      if (this.#options.outside.has(update.vm)) continue;
-      // An owner that is not here, or a start whose answer was lost: the home agent waits for a word.
-      const here = guests.get(update.vm) !== undefined || migrations.has(update.vm);
-      if (!here && (update.owner === host || update.owner === null)) this.#report({ vm: update.vm, state: "absent", basedOn: update.epoch, locator: null, evidence: "guest-gone" });
-    }
+    for (const update of answer.bindings) this.#binding(update, true);
     outbox.flush();
     this.#refresh(millis(Math.max(100, answer.lifetimeMs / REFRESHES_PER_LIFETIME)));
   }
@@ -188,6 +182,12 @@ export class HostAgent {
     if (outside.binding(update, registration)) return;
     migrations.binding(update);
     const resident = guests.get(update.vm);
+    if (resident === undefined && !migrations.has(update.vm)) {
+      // An owner that is not here (it died while a move held the home agent's attention), or a start whose answer was lost: the home agent waits for a word.
+      const ours = update.owner === host && (registration || update.state === "bound" || update.state === "stale");
+      if (ours || (registration && update.owner === null)) this.#report({ vm: update.vm, state: "absent", basedOn: update.epoch, locator: null, evidence: "guest-gone" });
+      return;
+    }
     if (resident?.state !== "runs" || migrations.ownsDeathOf(update.vm)) return;
     if (update.owner === host) guests.rebase(update.vm, update.epoch);
     else if (update.epoch >= resident.epoch && update.state !== "moving") this.#inBackground("claim", this.#claim(resident, update));

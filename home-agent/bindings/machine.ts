@@ -108,7 +108,10 @@ function onDenial(binding: Binding, event: BindingEvent & { type: "report" }, no
   if (binding.owner !== host) return decide(withdraw(binding, host), "not-owner");
   if (report.basedOn !== binding.epoch || report.basedOn === NEVER_BOUND) return decide(binding, "stale-epoch");
   const over = report.evidence === "stopped" || report.evidence === "guest-gone";
-  if (over && binding.phase !== "moving" && binding.phase !== "lost") return end(binding, now);
+  if (over && binding.phase !== "moving" && binding.phase !== "lost") {
+    const died: Effect = { do: "alarm", alarm: "guest-died", hosts: [host], detail: `${binding.vm} has ended on ${host}, and nobody asked it to` };
+    return end(binding, now, report.evidence === "guest-gone" ? [died] : []);
+  }
   return binding.phase === "moving" || binding.phase === "lost" ? decide({ ...binding, ownerSees: false }, "accepted") : unseen(binding, now, rules);
 }
 
