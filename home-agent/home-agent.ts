@@ -54,6 +54,7 @@ export class HomeAgent {
   readonly #listener: HeartbeatListener;
   readonly #metrics: Metrics;
   readonly #desk: OperatorDesk;
+  readonly #book: MigrationBook;
   #api: Api | null = null;
   readonly #alarms: Alarms;
   #listening: Listening | null = null;
@@ -99,12 +100,15 @@ export class HomeAgent {
       },
     });
     this.#metrics = metrics;
+    this.#book = book;
     this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, events, notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null), reload: () => this.reload() });
   }
 
   /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `cannot-listen`, and what the tunnel throws */
   async start(): Promise<Listening> {
     this.#cache.restore(this.#config.vms.map((vm) => vm.name));
+    // Whoever began a migration before this process began asks on for its end.
+    for (const { binding, migration } of this.#cache.states()) if (migration !== null) this.#book.phase(binding.vm, migration);
     await this.#driver.setRoutes();
     const heartbeats = await this.#listener.open();
     const agents = await this.#registrar.open();
