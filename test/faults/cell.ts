@@ -86,12 +86,7 @@ async function play(stage: Stage, cell: Cell, outcome: { -readonly [Key in "endi
   if (host === null && !stage.logSince("home-agent", logs.home).includes('"alarm":"guest-died"')) problems.push("the guest died without an alarm");
 
   if (host !== null) {
-    await traffic.idle().catch((thrown: unknown) => { problems.push(`its idle TCP session is dead: ${String(thrown)}`); });
-    await traffic.mark(`${cell.fault}.${cell.phase}.after`);
-    await sleep(400);
-    const window = await traffic.window(`${cell.fault}.${cell.phase}.before`, `${cell.fault}.${cell.phase}.after`);
-    outcome.silentMs = Math.max(window.serviceGapUpMs ?? 0, window.serviceGapDownMs ?? 0);
-    if (traffic.broken.length > 0) problems.push(`broken sessions: ${traffic.broken.map(({ session, error }) => `${session}: ${error}`).join("; ")}`);
+    problems.push(...(await judgeTraffic(stage, `${cell.fault}.${cell.phase}`, outcome)));
   }
   await clean(stage, host, problems);
   const doubles = witness.doubles();
@@ -135,6 +130,22 @@ async function settled(stage: Stage, from: HostName, outcome: { lost: Outcome["l
     return over && !JSON.stringify((await lab.http("GET", "/v1/migrations")).body).includes('"result":null');
   });
   return last;
+}
+
+/** The sessions that were open before the fault carry on, and the longest silence is known. */
+async function judgeTraffic({ traffic }: Stage, name: string, outcome: { silentMs: number | null }): Promise<string[]> {
+  const wrong: string[] = [];
+  try {
+    await traffic.idle();
+    await traffic.mark(`${name}.after`);
+    await sleep(400);
+    const window = await traffic.window(`${name}.before`, `${name}.after`);
+    outcome.silentMs = Math.max(window.serviceGapUpMs ?? 0, window.serviceGapDownMs ?? 0);
+  } catch (thrown) {
+    wrong.push(`its TCP sessions are dead: ${thrown instanceof Error ? thrown.message : String(thrown)}`);
+  }
+  if (traffic.broken.length > 0) wrong.push(`broken sessions: ${traffic.broken.map(({ session, error }) => `${session}: ${error}`).join("; ")}`);
+  return wrong;
 }
 
 function judgeEnding(cell: Cell, ending: Ending): string[] {

@@ -53,7 +53,7 @@ async function ofHost(lab: Lab, host: HostName, owns: boolean): Promise<string[]
   const ours = hostEntries.parse(entries).filter((entry) => entry.home === GUEST);
   count("tunnel entries", ours.map((entry) => entry.role), wanted);
   if (owns && ours.some((entry) => entry.role !== "deliver")) wrong.push(`${host}: forwards its own guest's packets`);
-  count("relay sockets", files(at("run")).filter((name) => name.endsWith(".sock")), 0);
+  count("relay sockets", files(at("run")).filter((name) => /^(in|out)-.*[.]sock$/.test(name)), 0);
   count("QMP sockets", files(at("run", "guests")).filter((name) => name.endsWith(".qmp")), wanted);
   count("open migrations", files(at("state", "migrations")), 0);
   return wrong;

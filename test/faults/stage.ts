@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parse, stringify } from "yaml";
@@ -112,6 +112,11 @@ export class Stage {
     rmSync(directory, { recursive: true, force: true });
     mkdirSync(directory, { recursive: true });
     for (const part of ["home-agent", ...HOSTS] as const) writeFileSync(join(directory, `${part}.log`), readFileSync(this.lab.part(part).logFile));
+    for (const host of HOSTS) {
+      const guests = join(this.lab.directory, host, "run", "guests");
+      const consoles = existsSync(guests) ? readdirSync(guests).filter((file) => file.endsWith(".log")) : [];
+      for (const file of consoles) writeFileSync(join(directory, `${host}-${file}`), readFileSync(join(guests, file)));
+    }
     writeFileSync(join(directory, "witness.json"), this.witness.sightings.map((each) => JSON.stringify(each)).join("\n"));
     return directory;
   }
