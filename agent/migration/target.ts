@@ -169,7 +169,8 @@ function guestRuns(state: TargetState, at: Millis): TargetStep {
 function guestSeen(state: TargetState, status: GuestStatus, at: Millis): TargetStep {
   if (state.phase === "starting") {
     if (status === "running") return guestRuns(state, at);
-    if (status === "gone") return changeState({ ...state, reason: "target-gone" }, "died", [{ kind: "cut" }, { kind: "report-ended", result: "target-died" }]);
+    // Its process is gone; what was made for it is not.
+    if (status === "gone") return changeState({ ...state, reason: "target-gone" }, "died", [{ kind: "cut" }, { kind: "report-ended", result: "target-died" }, { kind: "destroy-guest" }]);
     return step(state, [{ kind: "continue-guest" }, { kind: "timer", name: "look", delay: LOOK_AGAIN }]);
   }
   if (status === "gone") return state.phase === "preparing" || state.phase === "waiting" || state.phase === "claiming" ? giveUp(state, "target-gone", "the target's guest process ended") : step(state);
