@@ -6,6 +6,9 @@ import { isReason } from "../../model/reasons.js";
 import { changeState, unbound, type Now } from "../bindings/binding.js";
 import type { Migration, VmState } from "./migration.js";
 
+/** Host agents try to connect again at least every 5 s: until then their absence says nothing about them, only about this process's own. */
+const RETURN_MS = 6000;
+
 const epochField = z.number().transform((value) => epoch(value));
 const timeField = z.number().transform((value) => millis(value));
 const hostField = parsed(hostId);
@@ -52,8 +55,8 @@ export function durable(state: VmState): DurableVm {
 }
 
 /**
- * A VM as it was when the process ended. Hosts of an open migration count as gone until they register; the tunnel points where the guest may
- * run: to the source until RELEASE (which passes stragglers on), then to the target.
+ * A VM as it was when the process ended. Hosts of an open migration count as gone when they had the time to register, and have not; the tunnel points where
+ * the guest may run: to the source until RELEASE (which passes stragglers on), then to the target.
  * @throws CareofError `store-corrupt` for what this version cannot have written
  */
 export function restore(vm: VmId, value: unknown, now: Now): VmState {
@@ -71,13 +74,14 @@ export function restore(vm: VmId, value: unknown, now: Now): VmState {
     const stuck = binding.phase === "moving" || binding.phase === "lost";
     return { binding: stuck ? changeState(binding, "bound", { owner: binding.owner, epoch: binding.epoch, evidence: "restored" }, now) : binding, migration: null };
   }
+  const awaited = millis(now.mono + RETURN_MS);
   const migration: Migration = {
     id: migrationId(vm, open.epoch), from: open.from, to: open.to, epoch: open.epoch, actor: open.actor, startedAt: open.startedAt,
     phase: open.lost ? "lost" : open.settling ? "settle" : open.resumeEpoch !== null ? "reclaim" : open.released ? "released" : open.neverRan || open.reason !== null ? "aborting" : "copy",
     released: open.released, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
     reason: open.reason !== null && isReason(open.reason) ? open.reason : null, cancelled: open.cancelled,
     startedMono: null, pointed: (open.released && open.resumeEpoch === null) || open.settling ? "target" : "source", lead: false, token: (open.epoch % 0xffff_ffff) + 1,
-    sourceGone: now.mono, targetGone: now.mono, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
+    sourceGone: awaited, targetGone: awaited, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
   return { binding, migration };
 }
