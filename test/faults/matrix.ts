@@ -44,7 +44,7 @@ const ENDINGS: Readonly<Record<Fault, readonly (readonly Ending[])[]>> = {
   "target-qemu": [S, S, S, S, S, S, S, D],
   "source-agent": [B, S, S, S, S, M, M, M],
   "source-qemu": [D, D, D, D, D, M, M, M],
-  "home-agent": [S, B, M, M, M, M, M, M],
+  "home-agent": [S, M, M, M, M, M, M, M],
   "cut-hosts": [S, S, S, S, B, M, M, M],
   "cut-source": [S, B, M, M, M, M, M, M],
   "cut-target": [S, S, B, M, M, M, M, M],
