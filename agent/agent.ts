@@ -132,7 +132,7 @@ export class HostAgent {
       case "revoke": { this.#answer(answer, migrations.revoke(body)); return; }
       case "uplinkSeen": { migrations.uplinkSeen(body); return; }
       case "bindingUpdate": { this.#binding(body, false); return; }
-      case "drained": { outside.drained(body.vm); return; }
+      case "drained": { outside.drained(body.vm, body.token); return; }
       case "heartbeatAnswer": { heartbeats.answer(body); return; }
       default: answer(decision("unsupported", `a host agent does not take ${body.kind}`));
     }

@@ -111,10 +111,10 @@ export class VmNetwork {
     await this.#options.ports.drop(attached.port.name);
   }
 
-  /** Idempotent. `present`: its port is up here. @throws CareofError `no-link` */
-  setOutside(spec: VmSpec, entries: readonly HostEntry[], present: boolean): void {
+  /** Idempotent. `present`: its port is up here. `justBefore`: as for `HostTunnel.put`. @throws CareofError `no-link` */
+  setOutside(spec: VmSpec, entries: readonly HostEntry[], present: boolean, justBefore: () => void): void {
     this.#outside.set(spec.vm, { spec, entries, present });
-    for (const entry of entries) this.#tunnel?.put(entry);
+    for (const entry of entries) this.#tunnel?.put(entry, justBefore);
   }
 
   /** What the stack knows of the port: addresses, neighbour, routes. The data plane's fast path does without. */

@@ -31,7 +31,10 @@ export function checkHomeEntry({ accept, active, home, mtu }: HomeEntry): void {
 /** @throws CareofError `unsupported-address`, `too-many` */
 export function checkHostEntry(entry: HostEntry): void {
   requireV4(entry.home);
-  if (entry.role === "forward") requireV4(entry.to);
+  if (entry.role === "forward") {
+    requireV4(entry.to);
+    requireFew(entry.hold?.stragglersFrom ?? [], entry.home);
+  }
   else requireFew(entry.stragglersFrom, entry.home);
 }
 

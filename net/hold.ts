@@ -1,7 +1,6 @@
 import { Buffer } from "node:buffer";
-import { readSync } from "node:fs";
 import { addressBytes, addressFromBytes, isV4, type Ipv4 } from "../model/address.js";
-import { CareofError } from "../model/errors.js";
+import { EAGAIN, refused } from "./errno.js";
 import { ipHeader } from "./marker.js";
 import { changeLink, requireLink } from "./netlink/links.js";
 import { Netlink } from "./netlink/client.js";
@@ -51,13 +50,9 @@ export class HoldDevice {
   read(): HeldFrame[] {
     const found: HeldFrame[] = [];
     for (;;) {
-      let length: number;
-      try {
-        length = readSync(this.descriptor, this.#buffer);
-      } catch (thrown) {
-        if (thrown instanceof Error && "code" in thrown && thrown.code === "EAGAIN") return found;
-        throw new CareofError("kernel-refused", `cannot read ${this.name}`, { cause: thrown });
-      }
+      const length = sys.tryRead(this.descriptor, this.#buffer);
+      if (length === -EAGAIN) return found;
+      if (length < 0) throw refused(`to read ${this.name}`, -length, "read");
       const frame = Buffer.from(this.#buffer.subarray(0, length));
       const home = length < ETHERNET + IP ? null : addressFromBytes(frame.subarray(ETHERNET + 16, ETHERNET + 20));
       // What the stack itself might send here is nobody's.

@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import { addressBytes, addressFromBytes, macBytes, type IpAddress, type Mac } from "../model/address.js";
-import { EAGAIN, errnoOf } from "./errno.js";
+import { EAGAIN, refused } from "./errno.js";
 import * as sys from "./syscall.js";
 
 /** A frame of the VM's that says that it is behind this port: RFC 903 (what a hypervisor sends for it), RFC 5227 §3 (what it sends itself), or anything else of IPv4. */
@@ -83,13 +83,12 @@ export class PortSight {
 
   #drain(each: (frame: Buffer) => void): void {
     for (;;) {
-      try {
-        each(this.#buffer.subarray(0, sys.receive(this.descriptor, this.#buffer, 0)));
-      } catch (thrown) {
-        if (errnoOf(thrown) === EAGAIN) return;
-        // The port went down, and says so once.
-        if (errnoOf(thrown) !== ENETDOWN) throw thrown;
-      }
+      const length = sys.tryReceive(this.descriptor, this.#buffer);
+      if (length === -EAGAIN) return;
+      // The port went down, and says so once.
+      if (length === -ENETDOWN) continue;
+      if (length < 0) throw refused("to look at a port", -length, "recv");
+      each(this.#buffer.subarray(0, length));
     }
   }
 

@@ -14,6 +14,7 @@ interface Libc {
   setsockopt(fd: number, level: number, option: number, value: Uint8Array, length: number): number;
   sendto(fd: number, data: Uint8Array, length: number, flags: number, address: Uint8Array | null, addressLength: number): number;
   recv(fd: number, into: Uint8Array, length: number, flags: number): number;
+  read(fd: number, into: Uint8Array, length: number): number;
   ioctl(fd: number, request: number, argument: Uint8Array): number;
   open(path: string, flags: number, mode: number): number;
   close(fd: number): number;
@@ -32,6 +33,7 @@ const c: Libc = {
   setsockopt: libc.func("setsockopt", "int", ["int", "int", "int", "void *", "uint"]),
   sendto: libc.func("sendto", "long", ["int", "void *", "size_t", "int", "void *", "uint"]),
   recv: libc.func("recv", "long", ["int", "void *", "size_t", "int"]),
+  read: libc.func("read", "long", ["int", "void *", "size_t"]),
   ioctl: libc.func("ioctl", "int", ["int", "ulong", "void *"]),
   open: libc.func("open", "int", ["str", "int", "uint"]),
   close: libc.func("close", "int", ["int"]),
@@ -72,6 +74,18 @@ export function sendTo(fd: number, data: Uint8Array, address: Uint8Array | null)
 /** Returns the length of the datagram, which is more than the buffer's when `flags` has MSG_TRUNC and it did not fit. */
 export function receive(fd: number, into: Uint8Array, flags: number): number {
   return checked(c.recv(fd, into, into.length, flags), "to receive", "recv");
+}
+
+/** As `receive`, for a socket that does not block: the negative errno instead of an error, since "nothing there" is an ordinary answer and errors take their time. */
+export function tryReceive(fd: number, into: Uint8Array): number {
+  const length = c.recv(fd, into, into.length, 0);
+  return length < 0 ? -koffi.errno() : length;
+}
+
+/** read(2) on a descriptor that does not block, in the same way. */
+export function tryRead(fd: number, into: Uint8Array): number {
+  const length = c.read(fd, into, into.length);
+  return length < 0 ? -koffi.errno() : length;
 }
 
 export function ioctl(fd: number, request: number, argument: Uint8Array, what: string): void {

@@ -69,13 +69,13 @@ export class BpfHostTunnel implements HostTunnel {
     return settled(() => { this.#set(entries); });
   }
 
-  put(entry: HostEntry): void {
+  put(entry: HostEntry, justBefore?: () => void): void {
     checkHostEntry(entry);
     const record = this.#record(entry);
     if (!this.#attached) this.#attach();
-    this.#write(addressKey(entry.home), record);
     const port = guestPort(record);
     if (port !== null) this.#attachPort(port, addressKey(entry.home));
+    this.#write(addressKey(entry.home), record, justBefore);
   }
 
   drop(home: IpAddress): void {
@@ -90,7 +90,7 @@ export class BpfHostTunnel implements HostTunnel {
     const name = (index: number): string => names.get(index) ?? `gone:${String(index)}`;
     return this.#records().map(([key, record]): HostEntry => {
       const home = addressFromKey(key);
-      if (record.role === "forward") return { role: "forward", home, to: record.to, ...(record.sender === null ? {} : { sender: { port: name(record.sender.port), mac: record.sender.mac } }) };
+      if (record.role === "forward") return { role: "forward", home, to: record.to, ...(record.sender === null ? {} : { sender: { port: name(record.sender.port), mac: record.sender.mac } }), ...(record.hold === null ? {} : { hold: { ...record.hold, device: name(record.hold.device) } }) };
       return { role: "deliver", home, port: name(record.port), mac: record.mac, stragglersFrom: record.stragglersFrom, ...(record.hold === null ? {} : { hold: { device: name(record.hold.device), from: record.hold.from } }) };
     });
   }
@@ -148,17 +148,23 @@ export class BpfHostTunnel implements HostTunnel {
     this.#releasePorts();
   }
 
-  #write(key: Uint8Array, record: HostRecord): void {
+  #write(key: Uint8Array, record: HostRecord, justBefore?: () => void): void {
     const value = encodeHostRecord(record);
     this.#ledger.open(key);
-    if (this.#guests.lookup(key)?.equals(value) !== true) this.#guests.update(key, value);
+    const same = this.#guests.lookup(key)?.equals(value) === true;
+    justBefore?.();
+    if (!same) this.#guests.update(key, value);
   }
 
   /** @throws CareofError `no-link` */
   #record(entry: HostEntry): HostRecord {
     if (entry.role === "forward") {
       const sender = entry.sender ?? null;
-      return { role: "forward", to: entry.to, sender: sender === null ? null : { port: requireLink(this.#netlink, sender.port).index, mac: sender.mac } };
+      const hold = entry.hold ?? null;
+      return {
+        role: "forward", to: entry.to, sender: sender === null ? null : { port: requireLink(this.#netlink, sender.port).index, mac: sender.mac },
+        hold: hold === null ? null : { ...hold, device: requireLink(this.#netlink, hold.device).index },
+      };
     }
     const port = requireLink(this.#netlink, entry.port);
     const hold = entry.hold ?? null;

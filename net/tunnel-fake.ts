@@ -131,8 +131,9 @@ export class FakeHostTunnel implements HostTunnel {
     });
   }
 
-  put(entry: HostEntry): void {
+  put(entry: HostEntry, justBefore?: () => void): void {
     this.#check(entry);
+    justBefore?.();
     this.#entries.set(entry.home, entry);
     this.#ledger.open(entry.home);
   }

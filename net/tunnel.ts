@@ -37,13 +37,15 @@ export interface HostHold {
   readonly from: "home-agents" | "all";
 }
 
-/** The VM has left: what still comes from a home agent goes on to `to`. What comes from anywhere else is dropped: no loops. */
+/** The VM has left: what still comes from a home agent goes on to `to`. What comes from anywhere else is dropped, or waits, but never goes on: no loops. */
 export interface HostForward {
   readonly role: "forward";
   readonly home: IpAddress;
   readonly to: IpAddress;
   /** The VM has not quite left: what it still sends from this port goes its way. */
   readonly sender?: { readonly port: string; readonly mac: Mac } | null;
+  /** What one of these hosts passes on to here waits: the VM may be on its way back. None: it is dropped. */
+  readonly hold?: { readonly device: string; readonly stragglersFrom: readonly IpAddress[]; readonly mac: Mac } | null;
 }
 
 export interface Counters {
@@ -102,7 +104,8 @@ export interface HomeTunnel extends Tunnel {
 
 export interface HostTunnel extends Tunnel {
   set(entries: readonly HostEntry[]): Promise<void>;
-  put(entry: HostEntry): void;
+  /** `justBefore` is called when everything is ready for the switch: what must go out before the next packet does so there. */
+  put(entry: HostEntry, justBefore?: () => void): void;
   drop(home: IpAddress): void;
   entries(): readonly HostEntry[];
   /** Sends an up marker through the reverse tunnel to the home agent, with the VM's home address as inner source. */

@@ -41,6 +41,8 @@ export interface OutsideVm {
   readonly until: Millis | null;
   /** Its frames say nothing before: the last ones of a VM that has left are still on the way. */
   readonly blindUntil: Millis;
+  /** Claiming: nothing is on the old path any more, what comes directly need not wait for it. */
+  readonly clear: boolean;
   /** The marker that was answered last, so that a repeated one is not. */
   readonly marker: number;
 }
@@ -51,7 +53,7 @@ export type OutsideEvent =
   | { readonly type: "leave"; readonly to: HostId | null }
   | { readonly type: "binding"; readonly update: BindingUpdate; readonly registration: boolean }
   | { readonly type: "decided"; readonly what: Sighting; readonly basedOn: Epoch; readonly reason: Reason; readonly epoch: Epoch }
-  | { readonly type: "drained" }
+  | { readonly type: "drained"; readonly token: number }
   | { readonly type: "marker"; readonly token: number }
   | { readonly type: "deadline" };
 
@@ -68,6 +70,8 @@ export interface OutsideStep {
 
 /** Longest that the direct path is held back for the old one. */
 export const DRAIN_LIMIT = millis(250);
+/** The word that the old path is empty comes by way of the home agent, its last packet directly: about as long a way, so the word is given this much more time. */
+export const DRAIN_SLACK = millis(4);
 /** A VM that has left and turns up nowhere is passed on for so long. */
 export const LEAVE_LIMIT = millis(5000);
 /** After the VM has left, frames of it that are seen here again count only from then on. */
@@ -75,35 +79,38 @@ export const BLIND = millis(1000);
 
 /** What the data plane shall do with packets for the VM. */
 export type Delivery =
-  | { readonly to: "hold" }
+  /** What the VM sends from its port, where there is one, goes its way. */
+  | { readonly to: "hold"; readonly port: Port | null }
   | { readonly to: "port"; readonly port: Port; readonly holdDirect: boolean }
-  | { readonly to: "host"; readonly address: IpAddress; readonly port: Port | null };
+  /** `holdStragglers`: it may be on its way back. */
+  | { readonly to: "host"; readonly address: IpAddress; readonly port: Port | null; readonly holdStragglers: boolean };
 
 export function newcomer(update: BindingUpdate): OutsideVm {
   return {
     spec: update.spec, peers: update.peers, phase: "away", owner: null, epoch: NEVER_BOUND, port: null, target: null, told: false,
-    until: null, blindUntil: millis(0), marker: 0,
+    until: null, blindUntil: millis(0), clear: false, marker: 0,
   };
 }
 
 /** Follows from the state alone. */
-export function deliveryOf({ phase, port, target }: OutsideVm): Delivery {
+export function deliveryOf({ phase, port, target, clear }: OutsideVm): Delivery {
   const here = port?.carrier === true ? port : null;
-  if ((phase === "leaving" || phase === "passing") && target !== null) return { to: "host", address: target, port };
-  if (here === null || phase === "leaving") return { to: "hold" };
-  return { to: "port", port: here, holdDirect: phase !== "here" };
+  if ((phase === "leaving" || phase === "passing") && target !== null) return { to: "host", address: target, port, holdStragglers: phase === "passing" };
+  if (here === null || phase === "leaving") return { to: "hold", port };
+  return { to: "port", port: here, holdDirect: phase !== "here" && !clear };
 }
 
 /** Whether frames of the VM on its port are news. */
 export function looks({ phase, port, blindUntil }: OutsideVm, now: Millis): boolean {
-  return port?.carrier === true && (phase === "away" || phase === "passing") && now >= blindUntil;
+  // Without a carrier too: the first frame is here before the kernel's word of the link, after which alone the kernel sends by it.
+  return port !== null && (phase === "away" || phase === "passing") && now >= blindUntil;
 }
 
 /** When a `deadline` is due, monotonic. */
 export function deadlineOf({ phase, until, blindUntil }: OutsideVm, now: Millis): Millis | null {
   const blind = (phase === "away" || phase === "passing") && blindUntil > now ? blindUntil : null;
-  if (until === null || blind === null) return until ?? blind;
-  return millis(Math.min(until, blind));
+  const times = [until, blind].filter((time) => time !== null);
+  return times.length === 0 ? null : millis(Math.min(...times));
 }
 
 /** Whether markers are waited for: they say that all that was sent here before them has come. */
@@ -118,7 +125,11 @@ export function outside(state: OutsideVm, event: OutsideEvent, now: Millis, self
     case "leave": return onLeave(state, event.to, true, now, self);
     case "binding": return onBinding(state, event.update, event.registration, now, self);
     case "decided": return onDecided(state, event, now, self);
-    case "drained": return stay(carrier(state) && (state.phase === "claiming" || state.phase === "away") ? enter(state, "here") : state);
+    case "drained": {
+      if (state.phase !== "claiming" && state.phase !== "away") return stay(state);
+      if (event.token !== 0) return stay(enter(state, "claiming", { until: millis(now + DRAIN_SLACK) }));
+      return stay(carrier(state) ? enter(state, "here") : { ...state, clear: true });
+    }
     case "marker": {
       if (!awaitsMarker(state) || event.token === state.marker) return stay(state);
       return { state: { ...state, marker: event.token }, effects: [{ do: "drained", token: event.token }] };
@@ -133,7 +144,7 @@ function stay(state: OutsideVm): OutsideStep {
 
 /** The only place where the phase changes. */
 function enter(state: OutsideVm, phase: Phase, change: Partial<OutsideVm> = {}): OutsideVm {
-  return { ...state, target: null, told: false, until: null, ...change, phase };
+  return { ...state, target: null, told: false, until: null, clear: false, ...change, phase };
 }
 
 function carrier(state: OutsideVm): boolean {
@@ -146,21 +157,21 @@ function onPort(state: OutsideVm, port: Port | null, now: Millis, self: HostId):
   if (carrier(next) === was && port?.index === state.port?.index) return stay(next);
   if (carrier(next)) {
     const fresh: OutsideVm = { ...next, blindUntil: millis(0) };
-    if (state.phase === "here" || state.phase === "claiming") return stay(fresh);
+    if (state.phase === "here" || state.phase === "claiming") return stay(state.clear ? enter(fresh, "here") : fresh);
     const announced: OutsideEffect = { do: "announce", what: "port", basedOn: state.epoch };
     // A link that comes back at the owner: nothing has moved.
     const claimed = state.owner === self && state.phase === "leaving" ? enter(fresh, "claiming", { until: millis(now + DRAIN_LIMIT) }) : fresh;
-    return { state: claimed, effects: [announced] };
+    // It may be coming back; what is still passed on is for another host's port no more.
+    return { state: claimed.phase === "passing" ? enter(claimed, "away") : claimed, effects: [announced] };
   }
   if (!was) return stay(next);
   if (state.phase === "here" || (state.phase === "claiming" && state.owner === self)) return onLeave(next, null, false, now, self);
   const away = state.phase === "claiming" ? enter(next, "away") : next;
-  return { state: away, effects: state.phase === "leaving" || state.phase === "passing" ? [] : [{ do: "unseen", basedOn: state.epoch }] };
+  return { state: away, effects: state.phase === "leaving" ? [] : [{ do: "unseen", basedOn: state.epoch }] };
 }
 
 function onSeen(state: OutsideVm, what: Sighting, now: Millis): OutsideStep {
-  if (!carrier(state) && what !== "arrive") return stay(state);
-  if (state.phase === "here" || (state.phase === "claiming" && what !== "arrive")) return stay(state);
+  if (state.phase === "here" || state.port === null || (state.phase === "claiming" && what !== "arrive")) return stay(state);
   return { state: enter(state, "claiming", { until: millis(now + DRAIN_LIMIT) }), effects: [{ do: "announce", what, basedOn: state.epoch }] };
 }
 
@@ -168,9 +179,9 @@ function onSeen(state: OutsideVm, what: Sighting, now: Millis): OutsideStep {
 function onLeave(state: OutsideVm, to: HostId | null, told: boolean, now: Millis, self: HostId): OutsideStep {
   const [only, another] = state.peers;
   const peer = to === null ? (another === undefined ? only : undefined) : state.peers.find(({ host }) => host === to);
-  const next = enter(state, "leaving", { target: peer?.locator.address ?? null, told, until: millis(now + LEAVE_LIMIT) });
+  const next = enter(state, "leaving", { target: peer?.locator.address ?? null, told, until: millis(now + LEAVE_LIMIT), marker: 0 });
   if (state.owner !== self) return { state: next, effects: [] };
-  return { state: next, effects: told || peer !== undefined ? [{ do: "leaving", basedOn: state.epoch, to: peer?.host ?? null }] : [{ do: "unseen", basedOn: state.epoch }] };
+  return { state: next, effects: told ? [{ do: "leaving", basedOn: state.epoch, to: peer?.host ?? null }] : [{ do: "unseen", basedOn: state.epoch }] };
 }
 
 function onBinding(state: OutsideVm, update: BindingUpdate, registration: boolean, now: Millis, self: HostId): OutsideStep {
@@ -204,10 +215,11 @@ function onDecided(state: OutsideVm, event: OutsideEvent & { readonly type: "dec
     return stay(enter(owned, "claiming", { until: millis(now + DRAIN_LIMIT) }));
   }
   // A packet that was on its way when the VM left looks the same: the next one tells. Everything else is said once, so it is said again.
-  if (reason === "stale-epoch" && event.epoch > event.basedOn && what !== "packet" && carrier(known) && (state.phase === "claiming" || state.phase === "away")) {
+  if (reason === "stale-epoch" && event.epoch > event.basedOn && what !== "packet" && known.owner !== self && carrier(known) && (state.phase === "claiming" || state.phase === "away")) {
     return { state: known, effects: [{ do: "announce", what, basedOn: event.epoch }] };
   }
-  if (state.phase !== "claiming") return stay(known);
+  // Of two claims of ours the first was taken.
+  if (state.phase !== "claiming" || known.owner === self) return stay(known);
   return stay(enter(known, "away", { blindUntil: reason === "stale-epoch" ? millis(0) : millis(now + BLIND) }));
 }
 

@@ -1,54 +1,40 @@
-import { isV4, macBytes, type Mac } from "../../model/address.js";
-import type { Clock, Timer } from "../../model/clock.js";
+import type { Timer } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type HostId, type Millis, type VmId } from "../../model/ids.js";
 import type { Locator } from "../../model/locator.js";
-import type { Logger } from "../../model/log.js";
-import type { HeldFrame } from "../../net/hold.js";
 import type { Link } from "../../net/netlink/links.js";
-import type { HostEntry } from "../../net/tunnel.js";
 import type { BindingUpdate, Body, VmReport } from "../../proto/messages.js";
 import type { Outbox } from "../outbox.js";
 import type { OutsideRecord } from "../record-shapes.js";
 import type { Records } from "../records.js";
-import type { VmNetwork } from "../vm-network.js";
+import { DataPath, type DataPathOptions } from "./data-path.js";
 import type { Eyes, Sight } from "./eyes.js";
-import { Held } from "./held.js";
-import { awaitsMarker, deadlineOf, deliveryOf, looks, newcomer, outside, type OutsideEffect, type OutsideEvent, type OutsideVm, type Port } from "./outside-vm.js";
+import { awaitsMarker, deadlineOf, looks, newcomer, outside, type OutsideEffect, type OutsideEvent, type OutsideVm, type Port } from "./outside-vm.js";
 import { fits } from "./pattern.js";
 
 /** How often a marker is looked for while a VM is leaving. */
 const MARKER_PERIOD = millis(1);
-/** A packet that has waited longer for its VM is of no use to anybody. */
-const HELD_LONGEST = millis(5000);
-const ETHERNET_SOURCE = 6;
+/** What takes milliseconds waits so long, so that a move has its first ones to itself. */
+const SETTLE_AFTER = millis(30);
 
-export interface OutsideVmsOptions {
+export interface OutsideVmsOptions extends DataPathOptions {
   readonly host: HostId;
   readonly locator: Locator;
-  readonly gatewayMac: Mac;
-  readonly eyes: Eyes;
-  readonly network: VmNetwork;
   readonly records: Records<OutsideRecord>;
   readonly outbox: Outbox;
   readonly tell: (body: Body) => void;
-  /** Packets of one VM that may wait. */
-  readonly queueLength: number;
-  readonly clock: Clock;
-  readonly log: Logger;
 }
 
 interface One {
   state: OutsideVm;
-  readonly held: Held;
+  readonly path: DataPath;
   sight: { readonly port: number; readonly eye: Sight } | null;
-  /** The entries that the data plane has, as text. */
-  entries: string;
   /** The port that the stack knows. */
   port: Port | null;
   recorded: string;
   timer: Timer | null;
   marker: Timer | null;
+  settle: Timer | null;
 }
 
 /** What `careof port` and the log say of one. */
@@ -88,7 +74,7 @@ export class OutsideVms {
   }
 
   views(): readonly OutsideView[] {
-    return [...this.#vms].map(([vm, { state, held }]) => ({
+    return [...this.#vms].map(([vm, { state, path: { held } }]) => ({
       vm, phase: state.phase, owner: state.owner, epoch: state.epoch, port: state.port?.name ?? null, held: held.size, overflowed: held.overflowed, expired: held.expired,
     }));
   }
@@ -125,8 +111,8 @@ export class OutsideVms {
     this.#options.records.remove(vm);
   }
 
-  drained(vm: VmId): void {
-    this.#step(vm, { type: "drained" });
+  drained(vm: VmId, token: number): void {
+    this.#step(vm, { type: "drained", token });
   }
 
   /** Whoever moves the VM says that it is here. @throws CareofError `unknown-vm`, `no-link` */
@@ -163,9 +149,8 @@ export class OutsideVms {
       });
       this.#links = new Map(eyes.links().map((link) => [link.index, link]));
     }
-    const held = new Held({ packets: this.#options.queueLength, longest: HELD_LONGEST });
     const state = { ...newcomer(update), port: this.#portOf(update.spec.externalPort) };
-    this.#vms.set(update.vm, { state, held, sight: null, entries: "", port: null, recorded: "", timer: null, marker: null });
+    this.#vms.set(update.vm, { state, path: new DataPath(this.#options, state), sight: null, port: null, recorded: "", timer: null, marker: null, settle: null });
   }
 
   #require(vm: VmId): One {
@@ -183,6 +168,7 @@ export class OutsideVms {
   #letGo(one: One): void {
     one.timer?.cancel();
     one.marker?.cancel();
+    one.settle?.cancel();
     one.sight?.eye.close();
     one.sight = null;
   }
@@ -231,15 +217,24 @@ export class OutsideVms {
     const before = one.state;
     const { state, effects } = outside(before, event, clock.monotonic(), host);
     one.state = state;
+    const takeHeld = (): void => { this.#takeHeld(); };
+    const leaves = state.phase === "leaving" && before.phase !== "leaving";
+    if (leaves) {
+      // Every packet until then is lost; what is said can wait for that.
+      network.clearStamps(vm);
+      one.path.set(state, takeHeld);
+    }
     for (const effect of effects) this.#say(one, effect);
-    if (state.phase === "leaving" && before.phase !== "leaving") network.clearStamps(vm);
-    this.#deliver(one);
+    one.path.set(state, takeHeld);
     this.#watch(one);
     if (state.phase !== before.phase) {
-      const { overflowed, expired, size } = one.held;
+      const { overflowed, expired, size } = one.path.held;
       log.info({ vm, epoch: state.epoch, owner: state.owner, phase: state.phase, before: before.phase, event: event.type === "seen" ? event.what : event.type, port: state.port?.name ?? null, held: size, overflowed, expired }, "a VM that others move");
     }
-    setImmediate(() => { this.#settle(vm, one); });
+    one.settle ??= clock.after("settle", SETTLE_AFTER, () => {
+      one.settle = null;
+      this.#settle(vm, one);
+    });
   }
 
   #say({ state }: One, effect: OutsideEffect): void {
@@ -265,72 +260,9 @@ export class OutsideVms {
     }
   }
 
-  #deliver(one: One): void {
-    const { network, log } = this.#options;
-    const { state } = one;
-    const entries = this.#entries(state);
-    const text = `${String(state.port?.index)} ${JSON.stringify(entries)}`;
-    if (text === one.entries) return;
-    this.#takeHeld();
-    this.#release(one);
-    try {
-      network.setOutside(state.spec, entries, state.port?.carrier === true);
-      one.entries = text;
-    } catch (thrown) {
-      // The port went between the kernel's word and now; its next word comes.
-      const error = toCareofError(thrown);
-      log.warn({ vm: state.spec.vm, reason: error.code, detail: error.message }, "the data plane does not take a port");
-    }
-    this.#takeHeld();
-  }
-
-  #entries({ spec, peers, ...rest }: OutsideVm): HostEntry[] {
-    const { hold } = this.#options.eyes;
-    const delivery = deliveryOf({ spec, peers, ...rest });
-    const stragglersFrom = peers.map(({ locator }) => locator.address);
-    const { mac } = spec;
-    return spec.homeAddresses.map((home): HostEntry => {
-      switch (delivery.to) {
-        case "hold": return { role: "deliver", home, port: hold, mac, stragglersFrom, hold: { device: hold, from: "all" } };
-        case "port": return { role: "deliver", home, port: delivery.port.name, mac, stragglersFrom, hold: delivery.holdDirect ? { device: hold, from: "home-agents" } : null };
-        case "host": return { role: "forward", home, to: delivery.address, sender: delivery.port?.carrier === true ? { port: delivery.port.name, mac } : null };
-      }
-    });
-  }
-
-  /** Held packets that may go now do. */
-  #release(one: One): void {
-    const delivery = deliveryOf(one.state);
-    if (delivery.to === "hold") return;
-    const now = this.#options.clock.monotonic();
-    const which = delivery.to === "port" && delivery.holdDirect ? "stragglers" : "all";
-    for (const frame of one.held.take(which, now)) this.#send(one, frame);
-  }
-
-  #send({ state, held }: One, frame: Buffer): void {
-    const { network, eyes, gatewayMac, log } = this.#options;
-    const delivery = deliveryOf(state);
-    try {
-      if (delivery.to === "host" && isV4(delivery.address)) eyes.passOn(frame, delivery.address);
-      else if (delivery.to === "port") {
-        frame.set(macBytes(gatewayMac), ETHERNET_SOURCE);
-        network.sendFrame(delivery.port.name, frame);
-      }
-    } catch (thrown) {
-      held.overflowed++;
-      log.debug({ vm: state.spec.vm, reason: toCareofError(thrown).message }, "a held packet was lost");
-    }
-  }
-
   #takeHeld(): void {
-    const frames: readonly HeldFrame[] = this.#options.eyes.takeHeld();
-    if (frames.length === 0) return;
-    const now = this.#options.clock.monotonic();
-    for (const { home, straggler, frame } of frames) {
-      const one = [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home));
-      if (one === undefined) continue;
-      one.held.put(frame, straggler, now);
-      this.#release(one);
+    for (const { home, straggler, frame } of this.#options.eyes.takeHeld()) {
+      [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home))?.path.take(frame, straggler);
     }
   }
 

@@ -53,6 +53,11 @@ export function namespacesOf(run: string): Readonly<Record<Node, string>> {
   return { c: `co-${run}-c`, h: `co-${run}-h`, r: `co-${run}-r`, a: `co-${run}-a`, b: `co-${run}-b` };
 }
 
+/** The namespace that is itself a VM, where something other than careof moves it (external.ts). */
+export function guestNamespaceOf(run: string): string {
+  return `co-${run}-v`;
+}
+
 /** One-way delays of a cable in microseconds. */
 export interface WireDelay {
   readonly thereUs: number;

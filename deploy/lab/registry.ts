@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { CareofError } from "../../model/errors.js";
 import { must } from "./command.js";
-import { namespacesOf } from "./plan.js";
+import { guestNamespaceOf, namespacesOf } from "./plan.js";
 
 /**
  * What a lab made, written before it is made, so that a later run can remove what a crashed one left. Removal goes by exact names
@@ -62,9 +62,14 @@ function readEntry(file: string): z.infer<typeof entrySchema> | null {
   }
 }
 
+/** All that a run may have. */
+function namespaceNames(run: string): string[] {
+  return [...Object.values(namespacesOf(run)), guestNamespaceOf(run)];
+}
+
 /** Processes in the run's namespaces, whoever started them: parts, QEMUs that outlive their agent, traffic. */
 export function processesOf(run: string): number[] {
-  const inodes = new Set(Object.values(namespacesOf(run)).flatMap((name) => inodeOf(`/run/netns/${name}`)));
+  const inodes = new Set(namespaceNames(run).flatMap((name) => inodeOf(`/run/netns/${name}`)));
   if (inodes.size === 0) return [];
   return readdirSync("/proc")
     .filter((name) => /^[0-9]+$/.test(name))
@@ -90,7 +95,7 @@ function inodeOf(file: string): string[] {
 export async function removeRun(run: string): Promise<string[]> {
   if (!RUN_ID.test(run)) throw new CareofError("malformed-run", `"${run}" is no lab's name`);
   await endProcesses(run);
-  for (const name of Object.values(namespacesOf(run))) {
+  for (const name of namespaceNames(run)) {
     if (existsSync(`/run/netns/${name}`)) await must(["ip", "netns", "del", name]);
   }
   const directory = labDirectory(run);
@@ -107,7 +112,7 @@ export async function removeRun(run: string): Promise<string[]> {
 export function leftOver(run: string): string[] {
   return [
     ...processesOf(run).map((pid) => `process ${String(pid)}`),
-    ...Object.values(namespacesOf(run)).filter((name) => existsSync(`/run/netns/${name}`)).map((name) => `namespace ${name}`),
+    ...namespaceNames(run).filter((name) => existsSync(`/run/netns/${name}`)).map((name) => `namespace ${name}`),
     ...mountsBelow(labDirectory(run)).map((mount) => `mount ${mount}`),
     ...(existsSync(labDirectory(run)) ? [`directory ${labDirectory(run)}`] : []),
   ];

@@ -91,7 +91,8 @@ function onAnnouncement(binding: Binding, event: OutsideEvent & { type: "announc
   if (binding.owner === host && binding.phase !== "none") {
     const back = { ...binding, outside: { ...binding.outside, claimed: null, leaving: false } };
     const outcome = refresh(back, "announcement", now);
-    return { ...outcome, effects: [...outcome.effects, { do: "drained", host, token: 0 }] };
+    // It waits for the old path in any case; while that is being emptied, the old owner has the word.
+    return binding.outside.drain === null ? { ...outcome, effects: [...outcome.effects, { do: "drained", host, token: 0 }] } : outcome;
   }
   if (binding.phase === "none" || binding.phase === "expired") return claim(binding, host, "announcement", now, rules);
   if (what === "port") return consider(binding, host, what, binding.ownerSees, now, rules);

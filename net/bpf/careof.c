@@ -176,6 +176,11 @@ int host_ingress(struct __sk_buff *skb)
 		return TC_ACT_STOLEN;
 	}
 	if (entry->role == ROLE_FORWARD) {
+		if (!from_home_agent && (entry->held & HOLD_STRAGGLERS) && listed(entry->stragglers, entry->straggler_count, &from)) {
+			if (pop_outer(skb, &outer, &inner, me->decap_flags))
+				return drop(&home, REFUSED);
+			return to_hold(skb, &home, entry, HOLD_STRAGGLERS);
+		}
 		if (!from_home_agent || outer.ttl <= 1)
 			return drop(&home, LOOP);
 		stamp_forwarded(skb, &home, &inner);

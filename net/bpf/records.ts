@@ -78,7 +78,7 @@ export function decodeHomeEntry(home: IpAddress, bytes: Buffer): HomeEntry {
 /** A host's entry as the kernel has it: the port, and the device where packets wait, are an ifindex. */
 export type HostRecord =
   | { readonly role: "deliver"; readonly port: number; readonly mac: Mac; readonly portMac: Mac; readonly stragglersFrom: readonly IpAddress[]; readonly hold: { readonly device: number; readonly from: HostHold["from"] } | null }
-  | { readonly role: "forward"; readonly to: IpAddress; readonly sender: { readonly port: number; readonly mac: Mac } | null };
+  | { readonly role: "forward"; readonly to: IpAddress; readonly sender: { readonly port: number; readonly mac: Mac } | null; readonly hold: { readonly device: number; readonly stragglersFrom: readonly IpAddress[]; readonly mac: Mac } | null };
 
 export function encodeHostRecord(record: HostRecord): Buffer {
   const bytes = Buffer.alloc(HOST_ENTRY);
@@ -88,6 +88,13 @@ export function encodeHostRecord(record: HostRecord): Buffer {
     if (record.sender !== null) {
       bytes.writeUInt32LE(record.sender.port, 4);
       bytes.set(macBytes(record.sender.mac), 8);
+    }
+    if (record.hold !== null) {
+      bytes.set(macBytes(record.hold.mac), 8);
+      putAddresses(bytes, 36, record.hold.stragglersFrom);
+      bytes.writeUInt32LE(record.hold.stragglersFrom.length, 164);
+      bytes.writeUInt32LE(record.hold.device, 168);
+      bytes.writeUInt32LE(HOLD_STRAGGLERS, 172);
     }
     return bytes;
   }
@@ -107,7 +114,12 @@ export function encodeHostRecord(record: HostRecord): Buffer {
 export function decodeHostRecord(bytes: Buffer): HostRecord {
   if (bytes.readUInt32LE(0) === ROLE_FORWARD) {
     const port = bytes.readUInt32LE(4);
-    return { role: "forward", to: addressFromKey(bytes.subarray(20, 36)), sender: port === 0 ? null : { port, mac: macFromBytes(bytes.subarray(8, 14)) } };
+    const guest = macFromBytes(bytes.subarray(8, 14));
+    return {
+      role: "forward", to: addressFromKey(bytes.subarray(20, 36)),
+      sender: port === 0 ? null : { port, mac: guest },
+      hold: bytes.readUInt32LE(172) === 0 ? null : { device: bytes.readUInt32LE(168), stragglersFrom: getAddresses(bytes, 36, bytes.readUInt32LE(164)), mac: guest },
+    };
   }
   return {
     role: "deliver",

@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { EAGAIN, errnoOf } from "../errno.js";
+import { EAGAIN, refused } from "../errno.js";
 import * as sys from "../syscall.js";
 import { decodeMessages } from "./client.js";
 import { decodeLink, RTM_DELLINK, RTM_NEWLINK, type Link } from "./links.js";
@@ -30,15 +30,13 @@ export class LinkMonitor {
   read(): LinkEvent[] {
     const found: LinkEvent[] = [];
     for (;;) {
-      let length: number;
-      try {
-        length = sys.receive(this.descriptor, this.#buffer, 0);
-      } catch (thrown) {
-        if (errnoOf(thrown) === EAGAIN) return found;
-        if (errnoOf(thrown) !== ENOBUFS) throw thrown;
+      const length = sys.tryReceive(this.descriptor, this.#buffer);
+      if (length === -EAGAIN) return found;
+      if (length === -ENOBUFS) {
         found.push({ kind: "missed" });
         continue;
       }
+      if (length < 0) throw refused("news of interfaces", -length, "recv");
       for (const { type, body } of decodeMessages(Buffer.from(this.#buffer.subarray(0, length)))) {
         if (type === RTM_NEWLINK || type === RTM_DELLINK) found.push({ kind: type === RTM_NEWLINK ? "there" : "gone", link: decodeLink({ type, body }) });
       }

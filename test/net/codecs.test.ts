@@ -69,7 +69,7 @@ t.test("the committed object has what the drivers load", (t) => {
   t.same(object.programs.map(({ name }) => name).sort(), ["home_egress", "home_ingress", "host_egress", "host_ingress", "port_ingress", "probe_decap"]);
   const sizes = Object.fromEntries(object.maps.map(({ keySize, name, valueSize }) => [name, [keySize, valueSize]]));
   const home = encodeHomeEntry({ home: ipv4("198.51.100.7"), active: null, accept: [], mtu: 1480 });
-  const host = encodeHostRecord({ role: "forward", to: ipv4("10.0.1.1"), sender: null });
+  const host = encodeHostRecord({ role: "forward", to: ipv4("10.0.1.1"), sender: null, hold: null });
   const config = encodeConfig({ self: ipv4("10.0.1.1"), homeAgents: [], uplink: 1, innerMtu: 1, gateway: ipv4("169.254.1.1"), decapFlags: 0n, hopMac: mac("02:00:00:00:00:01") });
   t.same(sizes, { config: [4, config.length], counters: [16, COUNTERS], stamps: [16, 40], homes: [16, home.length], guests: [16, host.length], ports: [4, 16] });
   t.ok(object.programs.every(({ instructions }) => instructions.length > 0 && instructions.length % 8 === 0));
@@ -109,7 +109,7 @@ t.test("entries come back from their bytes", (t) => {
     t.strictSame(decodeHomeEntry(home, encodeHomeEntry(entry)), entry);
   }), { numRuns: 50 });
   const record: fc.Arbitrary<HostRecord> = fc.oneof(
-    fc.record({ role: fc.constant("forward" as const), to: anyAddress, sender: fc.option(fc.record({ port: fc.integer({ min: 1, max: 0x7fff_ffff }), mac: station }, { noNullPrototype: true })) }, { noNullPrototype: true }),
+    fc.record({ role: fc.constant("forward" as const), to: anyAddress, sender: fc.option(fc.record({ port: fc.integer({ min: 1, max: 0x7fff_ffff }), mac: fc.constant(mac("52:54:00:00:00:01")) }, { noNullPrototype: true })), hold: fc.option(fc.record({ device: fc.nat(0xffff_ffff), stragglersFrom: careOf, mac: fc.constant(mac("52:54:00:00:00:01")) }, { noNullPrototype: true })) }, { noNullPrototype: true }),
     fc.record({ role: fc.constant("deliver" as const), port: fc.nat(0xffff_ffff), mac: station, portMac: station, stragglersFrom: careOf, hold: fc.option(fc.record({ device: fc.nat(0xffff_ffff), from: fc.constantFrom("home-agents", "all") }, { noNullPrototype: true })) }, { noNullPrototype: true }),
   );
   fc.assert(fc.property(record, (value) => { t.strictSame(decodeHostRecord(encodeHostRecord(value)), value); }), { numRuns: 50 });
