@@ -51,6 +51,7 @@ export class ExternalLab {
   readonly guest: string;
   readonly #children: ChildProcessWithoutNullStreams[] = [];
   #flipper: Talker | null = null;
+  #serves = false;
   #at: HostName | null = null;
 
   private constructor(lab: Lab) {
@@ -123,8 +124,10 @@ export class ExternalLab {
     });
   }
 
-  /** The VM's end of traffic.c; the correspondent's is `lab.traffic`. */
+  /** Idempotent. The VM's end of traffic.c; the correspondent's is `lab.traffic`. */
   async serve(): Promise<void> {
+    if (this.#serves) return;
+    this.#serves = true;
     const child = this.#start(inNamespace(this.guest, [await trafficProgram(), "serve"]));
     child.on("error", (cause) => { throw cause; });
     await sleep(200);

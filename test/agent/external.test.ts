@@ -1,0 +1,274 @@
+import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { pino } from "pino";
+import t from "tap";
+import { Held } from "../../agent/external/held.js";
+import { deadlineOf, deliveryOf, looks, newcomer, outside, type OutsideEvent, type OutsideVm, type Port } from "../../agent/external/outside-vm.js";
+import { OutsideVms } from "../../agent/external/outside-vms.js";
+import { fits } from "../../agent/external/pattern.js";
+import type { Eyes, Heard, Sight } from "../../agent/external/eyes.js";
+import { openControl } from "../../agent/control.js";
+import { Outbox } from "../../agent/outbox.js";
+import { outsideRecord } from "../../agent/record-shapes.js";
+import { Records } from "../../agent/records.js";
+import { VmNetwork } from "../../agent/vm-network.js";
+import { command } from "../../deploy/lab/command.js";
+import { REPOSITORY } from "../../deploy/lab/program.js";
+import { ipAddress, ipv4, mac } from "../../model/address.js";
+import { epoch, hostId, millis, vmId, type HostId } from "../../model/ids.js";
+import { ipInIp } from "../../model/locator.js";
+import type { HeldFrame } from "../../net/hold.js";
+import type { Link } from "../../net/netlink/links.js";
+import type { Seen } from "../../net/port-sight.js";
+import { FakeHostTunnel } from "../../net/tunnel-fake.js";
+import { FakeVmPorts } from "../../net/vm-port-fake.js";
+import { decision } from "../../proto/channel.js";
+import type { BindingUpdate, Body } from "../../proto/messages.js";
+import { FakeClock } from "../model/fake-clock.js";
+
+const VM = vmId("web1");
+const [A, B, C] = [hostId("host-a"), hostId("host-b"), hostId("host-c")];
+const HOME = ipAddress("198.51.100.7");
+const PEER = { host: B, locator: ipInIp(ipAddress("10.2.0.2")) };
+const UP: Port = { name: "tap-web1", index: 7, carrier: true };
+const DOWN: Port = { ...UP, carrier: false };
+
+function update(owner: HostId | null, at: number, change: Partial<BindingUpdate> = {}): BindingUpdate {
+  return {
+    vm: VM, epoch: epoch(at), state: "bound", owner, forwardTo: null, forwardMs: millis(0), peers: [PEER],
+    spec: { vm: VM, homeAddresses: [HOME], mac: mac("52:54:00:00:00:07"), driver: "external", qemu: null, externalPort: "tap-web*", listsHost: true }, ...change,
+  };
+}
+
+await t.test("names of ports, and packets that wait", (t) => {
+  for (const [pattern, name, does] of [
+    ["tap-web*", "tap-web1", true], ["tap-web*", "tap-we", false], ["tap?", "tap1", true], ["tap?", "tap12", false], ["a.b", "axb", false], ["vnet0", "vnet0", true], ["*", "eth0", true], ["tap(1", "tap(1", true],
+  ] as const) t.equal(fits(pattern, name), does, `${pattern} ${name}`);
+  const held = new Held({ packets: 3, longest: millis(100) });
+  const frame = (n: number): Buffer => Buffer.from([n]);
+  held.put(frame(1), false, millis(0));
+  held.put(frame(2), true, millis(10));
+  held.put(frame(3), false, millis(20));
+  held.put(frame(4), true, millis(30));
+  t.equal(held.overflowed, 1);
+  t.same(held.take("stragglers", millis(50)), [frame(2)]);
+  t.same(held.take("all", millis(110)), [frame(3)], "the first one has waited too long");
+  t.equal(held.expired, 1);
+  held.put(frame(5), false, millis(200));
+  held.put(frame(6), true, millis(201));
+  t.same(held.take("all", millis(202)), [frame(6), frame(5)], "stragglers were sent before");
+  t.end();
+});
+
+/** The machine through a list of events; returns the state and everything that was said. */
+function play(events: readonly OutsideEvent[], from: OutsideVm = newcomer(update(null, 0))): { state: OutsideVm; said: string[]; now: number } {
+  let state = from;
+  let now = 1000;
+  const said: string[] = [];
+  for (const event of events) {
+    now += 1;
+    const step = outside(state, event, millis(now), A);
+    state = step.state;
+    said.push(...step.effects.map((effect) => `${effect.do}${effect.do === "announce" ? `:${effect.what}@${String(effect.basedOn)}` : ""}`));
+  }
+  return { state, said, now };
+}
+
+await t.test("it comes, is here, leaves, is passed on, comes back", (t) => {
+  const came: OutsideEvent[] = [{ type: "port", port: DOWN }, { type: "binding", update: update(B, 4), registration: true }, { type: "seen", what: "packet" }];
+  const before = play(came);
+  t.same(before.said, ["announce:packet@4"]);
+  t.match(before.state, { phase: "claiming" });
+  t.match(deliveryOf(before.state), { to: "hold" }, "the kernel does not send by it yet");
+  const up = play([...came, { type: "port", port: UP }]);
+  t.match(deliveryOf(up.state), { to: "port", holdDirect: true }, "stragglers go first");
+  const here = play([...came, { type: "port", port: UP }, { type: "drained", token: 0 }, { type: "decided", what: "packet", basedOn: epoch(4), reason: "accepted", epoch: epoch(5) }]);
+  t.match(here.state, { phase: "here", owner: A, epoch: 5 });
+  t.match(deliveryOf(here.state), { to: "port", holdDirect: false });
+  t.notOk(looks(here.state, millis(here.now)), "an owner's packets are no news");
+  const clear = play([...came, { type: "drained", token: 0 }, { type: "port", port: UP }]);
+  t.match(clear.state, { phase: "here" }, "the word came before the link's");
+  const slack = play([...came, { type: "port", port: UP }, { type: "drained", token: 77 }]);
+  t.match(slack.state, { phase: "claiming" });
+  t.ok((deadlineOf(slack.state, millis(slack.now)) ?? Infinity) <= slack.now + 5, "the last packet of the old path has about as far to go");
+
+  const left = play([{ type: "leave", to: null }], here.state);
+  t.same(left.said, ["leaving"]);
+  t.match(deliveryOf(left.state), { to: "host", address: PEER.locator.address, port: UP, holdStragglers: false }, "there is only one other host; the VM may still send");
+  const twoPeers = play([{ type: "leave", to: null }], { ...here.state, peers: [PEER, { host: C, locator: ipInIp(ipAddress("10.3.0.2")) }] });
+  t.match(deliveryOf(twoPeers.state), { to: "hold" });
+  t.match(deliveryOf(play([{ type: "leave", to: C }], twoPeers.state).state), { to: "host", address: "10.3.0.2" });
+  const drained = play([{ type: "marker", token: 9 }, { type: "marker", token: 9 }], left.state);
+  t.same(drained.said, ["drained"], "once");
+  const passing = play([{ type: "binding", update: update(B, 6, { forwardTo: PEER.locator, forwardMs: millis(2000) }), registration: false }], left.state);
+  t.match(passing.state, { phase: "passing", epoch: 6 });
+  t.match(deliveryOf(passing.state), { to: "host", holdStragglers: true });
+  t.notOk(looks(passing.state, millis(passing.now)), "its last frames are on the way");
+  t.ok(looks(passing.state, millis(passing.now + 1001)));
+  t.match(outside(passing.state, { type: "deadline" }, millis(passing.now + 3000), A).state, { phase: "away" });
+  const back = play([{ type: "port", port: DOWN }, { type: "port", port: UP }, { type: "seen", what: "rarp" }], passing.state);
+  t.same(back.said, ["unseen", "announce:port@6", "announce:rarp@6"]);
+
+  const gone = play([{ type: "port", port: null }], here.state);
+  t.same(gone.said, ["unseen"], "nobody said so: that is no word on where it went");
+  t.match(deliveryOf(gone.state), { to: "host" });
+  const bounced = play([{ type: "port", port: DOWN }, { type: "port", port: UP }, { type: "drained", token: 0 }], here.state);
+  t.same(bounced.said, ["unseen", "announce:port@5"]);
+  t.match(bounced.state, { phase: "here" });
+  t.end();
+});
+
+await t.test("refused claims: once more on the epoch that was told, and not when ours was taken meanwhile", (t) => {
+  const claiming = play([{ type: "port", port: UP }, { type: "binding", update: update(B, 4), registration: false }, { type: "seen", what: "rarp" }]).state;
+  t.same(play([{ type: "decided", what: "rarp", basedOn: epoch(4), reason: "stale-epoch", epoch: epoch(6) }], claiming).said, ["announce:rarp@6"]);
+  const packet = play([{ type: "decided", what: "packet", basedOn: epoch(4), reason: "stale-epoch", epoch: epoch(6) }], claiming);
+  t.same(packet.said, []);
+  t.match(packet.state, { phase: "away" });
+  t.ok(looks(packet.state, millis(packet.now)), "the next packet tells");
+  const both = play([{ type: "decided", what: "port", basedOn: epoch(4), reason: "accepted", epoch: epoch(5) }, { type: "decided", what: "rarp", basedOn: epoch(4), reason: "stale-epoch", epoch: epoch(5) }], claiming);
+  t.match(both.state, { phase: "claiming", owner: A });
+  const refused = play([{ type: "decided", what: "rarp", basedOn: epoch(4), reason: "both-claim", epoch: epoch(4) }], claiming);
+  t.match(refused.state, { phase: "away" });
+  t.notOk(looks(refused.state, millis(refused.now)));
+  t.match(outside(claiming, { type: "deadline" }, millis(5000), A).state, { phase: "here" }, "nobody answers: what comes directly does not wait for ever");
+  t.end();
+});
+
+const eventOf: fc.Arbitrary<OutsideEvent> = fc.oneof(
+  fc.constantFrom<OutsideEvent>({ type: "port", port: UP }, { type: "port", port: DOWN }, { type: "port", port: null }, { type: "port", port: { ...UP, index: 8 } }, { type: "leave", to: null }, { type: "leave", to: B }, { type: "deadline" }),
+  fc.record({ type: fc.constant("drained" as const), token: fc.nat(2) }),
+  fc.record({ type: fc.constant("marker" as const), token: fc.integer({ min: 1, max: 3 }) }),
+  fc.record({ type: fc.constant("seen" as const), what: fc.constantFrom("rarp" as const, "packet" as const, "arrive" as const, "gratuitous-arp" as const) }),
+  fc.record({ type: fc.constant("decided" as const), what: fc.constantFrom("rarp" as const, "port" as const, "packet" as const), basedOn: fc.nat(9).map(epoch), reason: fc.constantFrom("accepted" as const, "stale-epoch" as const, "not-owner" as const, "both-claim" as const), epoch: fc.nat(9).map(epoch) }),
+  fc.record({ type: fc.constant("binding" as const), registration: fc.boolean(), update: fc.tuple(fc.constantFrom(A, B, null), fc.nat(9), fc.boolean()).map(([owner, at, on]) => update(owner, at, on ? { forwardTo: PEER.locator, forwardMs: millis(500) } : {})) }),
+);
+
+await t.test("whatever comes: no epoch goes back, nothing is sent to a port that is down, nothing waits for ever, and the VM's host delivers to it", (t) => {
+  fc.assert(fc.property(fc.array(eventOf, { maxLength: 60 }), (events) => {
+    let state = newcomer(update(null, 0));
+    let now = 1000;
+    for (const event of events) {
+      now += 7;
+      const before = state;
+      state = outside(state, event, millis(now), A).state;
+      if (state.epoch < before.epoch) throw new Error("an epoch went back");
+      const delivery = deliveryOf(state);
+      if (delivery.to === "port" && !delivery.port.carrier) throw new Error("to a port that is down");
+      if ((state.phase === "claiming" || state.phase === "passing") && state.until === null) throw new Error(`${state.phase} without an end`);
+      if (state.phase !== "leaving" && state.phase !== "passing" && delivery.to === "host") throw new Error("passed on though it has not left");
+    }
+    // The VM is here, for certain, and the home agent says so.
+    for (const event of [{ type: "port", port: DOWN }, { type: "port", port: UP }, { type: "seen", what: "arrive" }, { type: "decided", what: "arrive", basedOn: epoch(9), reason: "accepted", epoch: epoch(10) }, { type: "drained", token: 0 }] as const) state = outside(state, event, millis(now += 1), A).state;
+    if (state.phase !== "here") state = outside(state, { type: "deadline" }, millis(now + 300), A).state;
+    const delivery = deliveryOf(state);
+    if (delivery.to !== "port" || delivery.holdDirect) throw new Error(`it is here, and its packets go to ${delivery.to}`);
+  }), { numRuns: 2000 });
+  t.end();
+});
+
+/** A kernel in memory. */
+class FakeEyes implements Eyes {
+  readonly hold = "co-hold";
+  present: Link[] = [];
+  waiting: HeldFrame[] = [];
+  readonly passed: { readonly frame: Buffer; readonly to: string }[] = [];
+  readonly sights: { readonly port: number; readonly sight: Sight; readonly seen: (what: Seen) => void }[] = [];
+  heard: Heard | null = null;
+
+  open(heard: Heard): void { this.heard = heard; }
+  links(): readonly Link[] { return this.present; }
+  look(port: number, _spec: unknown, seen: (what: Seen) => void): Sight {
+    const sight = { armed: false, close: (): void => undefined };
+    this.sights.push({ port, sight, seen });
+    return sight;
+  }
+  takeHeld(): readonly HeldFrame[] { return this.waiting.splice(0); }
+  passOn(frame: Buffer, to: string): void { this.passed.push({ frame, to }); }
+  close(): void { this.heard = null; }
+
+  link(name: string, index: number, carrier: boolean): void {
+    const link: Link = { name, index, carrier, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, alias: "" };
+    this.present = [...this.present.filter((each) => each.index !== index), link];
+    this.heard?.link({ kind: "there", link });
+  }
+}
+
+await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), "careof-external-"));
+  t.teardown(() => { rmSync(directory, { recursive: true, force: true }); });
+  const clock = new FakeClock();
+  const log = pino({ level: "silent" });
+  const said: Body[] = [];
+  const make = async (): Promise<{ vms: OutsideVms; eyes: FakeEyes; tunnel: FakeHostTunnel; ports: FakeVmPorts; answer: (reason: Body<"decision">["reason"], at: number) => void }> => {
+    const eyes = new FakeEyes();
+    eyes.present = [{ name: "tap-web1", index: 7, carrier: false, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, alias: "" }];
+    const ports = new FakeVmPorts();
+    ports.external.add("tap-web1");
+    const network = new VmNetwork({ ports, queueLength: 100, guestMtu: 1480 });
+    const tunnel = new FakeHostTunnel({ careOf: ipv4("10.1.0.2"), homeAgents: [ipv4("192.0.2.1")], clock });
+    const answers: ((answer: Body<"decision">) => void)[] = [];
+    const outbox = new Outbox({ registered: true, ask: (body) => { said.push(body); return new Promise((resolve) => { answers.push(resolve); }); } }, clock, log);
+    const vms = new OutsideVms({ host: A, locator: ipInIp(ipAddress("10.1.0.2")), gatewayMac: mac("02:ca:0f:00:00:01"), eyes, network, records: new Records(join(directory, "external"), outsideRecord), outbox, tell: (body) => { said.push(body); }, queueLength: 10, clock, log });
+    vms.recover();
+    await network.useTunnel(tunnel);
+    return { vms, eyes, tunnel, ports, answer: (reason, at) => { answers.shift()?.(decision(reason, "", epoch(at))); } };
+  };
+  const first = await make();
+  const { vms, eyes, tunnel, ports } = first;
+  t.ok(vms.binding(update(B, 3), true));
+  t.notOk(vms.binding(update(B, 3, { vm: vmId("web2"), spec: { ...update(B, 3).spec, vm: vmId("web2"), driver: "qemu" } }), true));
+  t.match(tunnel.entries(), [{ home: HOME, role: "deliver", port: "tap-web1", hold: { device: "co-hold", from: "all" }, stragglersFrom: ["10.2.0.2"] }]);
+  t.equal(eyes.sights[0]?.sight.armed, true);
+  const held = (straggler: boolean, tag: number): HeldFrame => ({ home: ipv4("198.51.100.7"), straggler, frame: Buffer.concat([Buffer.alloc(14), Buffer.from([tag])]) });
+  eyes.waiting.push(held(true, 1), held(false, 2));
+  eyes.heard?.held();
+  t.match(vms.views(), [{ phase: "away", held: 2 }]);
+
+  t.throws(() => vms.arrive(VM), { code: "no-link" });
+  t.throws(() => vms.leave(VM, null), { code: "not-running" });
+  t.throws(() => vms.arrive(vmId("nobody")), { code: "unknown-vm" });
+  eyes.sights[0]?.seen("rarp");
+  t.match(said.at(-1), { kind: "announcement", what: "rarp", basedOn: 3 });
+  eyes.link("other0", 9, true);
+  eyes.link("tap-web1", 7, true);
+  t.same(ports.frames.map(({ name, frame }) => [name, frame[14], Buffer.from(frame.subarray(6, 12)).toString("hex")]), [["tap-web1", 1, "02ca0f000001"]], "the straggler, from the gateway's MAC");
+  vms.drained(VM, 0);
+  t.equal(ports.frames.length, 2);
+  t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }]);
+  t.equal(eyes.sights[0]?.sight.armed, false);
+  first.answer("accepted", 4);
+  await new Promise(setImmediate);
+  t.match(vms.reports(), [{ vm: VM, state: "runs", basedOn: 4 }]);
+  clock.advance(50);
+  await new Promise(setImmediate);
+  t.match(ports.list(), [{ name: "tap-web1", kind: "external" }], "the stack's slow path came after");
+
+  const socket = join(directory, "control.sock");
+  const control = await openControl(socket, vms, log);
+  t.equal(statSync(socket).mode & 0o777, 0o600);
+  const careof = async (...words: string[]): Promise<{ code: number; stdout: string; stderr: string }> => command([process.execPath, join(REPOSITORY, "dist", "cli", "main.js"), "port", ...words]);
+  t.match(await careof("leave", "web1", "--socket", socket, "--to", "host-x"), { code: 1, stderr: /unknown-host/ });
+  t.match(await careof("leave", "nobody", "--socket", socket), { code: 1, stderr: /unknown-vm/ });
+  t.match(await careof("leave", "web1", "--socket", join(directory, "no.sock")), { code: 1, stderr: /agent-unreachable/ });
+  t.match(await careof("leave"), { code: 2 });
+  writeFileSync(join(directory, "agent.yaml"), `name: host-a\nrunDir: ${directory}\n`);
+  const left = await careof("leave", "web1", "--config", join(directory, "agent.yaml"), "--output", "json");
+  t.match(JSON.parse(left.stdout), { vm: "web1", phase: "leaving", owner: "host-a", epoch: 4 });
+  t.match(said.at(-1), { kind: "leaving", basedOn: 4 });
+  t.match(tunnel.entries(), [{ role: "forward", to: "10.2.0.2", sender: { port: "tap-web1" } }]);
+  t.match(await careof("arrive", "web1", "--socket", socket), { code: 0, stdout: /claiming/ });
+  await control.close();
+  clock.advance(50);
+  await new Promise(setImmediate);
+  vms.close();
+
+  const second = await make();
+  t.match(second.vms.views(), [{ vm: VM, owner: "host-a", epoch: 4, phase: "away" }], "its port is down at the restart");
+  second.eyes.link("tap-web1", 7, true);
+  t.match(said.at(-1), { kind: "announcement", what: "port", basedOn: 4 });
+  second.vms.forget(VM);
+  t.same(second.tunnel.entries(), []);
+  second.vms.close();
+});
