@@ -7,7 +7,8 @@ import { CareofError } from "../../model/errors.js";
 import type { HostId, VmId } from "../../model/ids.js";
 import { hostArgument, outputOption, show, vmArgument, type Context, type Output } from "../context.js";
 
-const DEFAULT_SOCKET = "/run/careof/agent/control.sock";
+/** Where deploy/install.sh has it. */
+const DEFAULT_CONFIG = "/etc/careof/agent.yaml";
 /** In the agent's runDir. */
 const SOCKET_NAME = "control.sock";
 const ANSWER_LIMIT_MS = 5000;
@@ -39,14 +40,14 @@ function deed(context: Context, name: string, description: string): Command {
     .description(description)
     .argument("<vm>", "name of the VM", vmArgument)
     .addOption(outputOption())
-    .addOption(new Option("--socket <path>", `the agent's control socket (default: ${DEFAULT_SOCKET})`))
-    .addOption(new Option("-c, --config <file>", "the agent's configuration, which says where that is").conflicts("socket"))
-    .addHelpText("after", `\nThe same without starting a program:\n  curl --unix-socket ${DEFAULT_SOCKET} -X POST http://agent/v1/ports/VM/${name}\n\nExamples:\n  careof port ${name} web1\n  careof port ${name} web1 --config /etc/careof/agent.yaml`)
+    .addOption(new Option("--socket <path>", "the agent's control socket"))
+    .addOption(new Option("-c, --config <file>", `the agent's configuration, which says where that is (default: ${DEFAULT_CONFIG})`).conflicts("socket"))
+    .addHelpText("after", `\nThe same without starting a program:\n  curl --unix-socket RUNDIR/control.sock -X POST http://agent/v1/ports/VM/${name}\n\nExamples:\n  careof port ${name} web1\n  careof port ${name} web1 --config /etc/careof/agent.yaml`)
     .configureHelp({ helpWidth: context.terminal.columns ?? 80 });
 }
 
 async function tell(context: Context, vm: VmId, what: "arrive" | "leave", body: object, options: PortOptions): Promise<void> {
-  const socket = options.socket ?? (options.config === undefined ? DEFAULT_SOCKET : join(readConfig(options.config, z.looseObject({ runDir: z.string().min(1) })).runDir, SOCKET_NAME));
+  const socket = options.socket ?? join(readConfig(options.config ?? DEFAULT_CONFIG, z.looseObject({ runDir: z.string().min(1) })).runDir, SOCKET_NAME);
   const view = viewSchema.parse(await post(socket, `/v1/ports/${encodeURIComponent(vm)}/${what}`, body));
   show(context, options, view, () => (what === "arrive" ? `${vm} is at ${view.port ?? "no port"}; the home agent has been asked (${view.phase})\n` : `${vm} leaves; what comes for it is passed on or waits (${view.phase})\n`));
 }
