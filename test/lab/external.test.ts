@@ -94,7 +94,8 @@ await t.test("whoever moves it says so, 5 ms from the hosts: nothing is lost", a
   const wire = { thereUs: 5000, backUs: 5000 };
   const lab = await ExternalLab.start({ wires: { "host-a": wire, "host-b": wire } });
   t.teardown(() => lab.close());
-  const moved = await flips(lab, { hooks: true });
+  // Pulled first, the VM itself loses what it sends while it has no cable.
+  const moved = await flips(lab, { hooks: true, order: "plug" });
   told(t, "hooks", moved);
   t.equal(moved.reduce((sum, { lost }) => sum + lost, 0), 0);
   t.ok(median(moved.map(({ reordered }) => reordered)) === 0);
