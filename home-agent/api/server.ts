@@ -17,13 +17,15 @@ const IDLE_CONNECTION_MS = 65_000;
 
 export interface ApiLimits {
   readonly maxBodyBytes: number;
+  /** Bytes of a body that is too large which are read and thrown away; with more the connection is closed. */
+  readonly maxDiscardedBytes: number;
   readonly maxConnections: number;
   readonly maxEventClients: number;
   /** Bytes that wait for a slow reader of events. */
   readonly maxEventBuffer: number;
 }
 
-export const API_LIMITS: ApiLimits = { maxBodyBytes: 64 * 1024, maxConnections: 256, maxEventClients: 64, maxEventBuffer: 1 << 20 };
+export const API_LIMITS: ApiLimits = { maxBodyBytes: 64 * 1024, maxDiscardedBytes: 4 << 20, maxConnections: 256, maxEventClients: 64, maxEventBuffer: 1 << 20 };
 
 export interface ApiOptions {
   readonly listen: Endpoint;
@@ -100,8 +102,13 @@ class Site {
       const error = toCareofError(thrown);
       const status = statusOf(error);
       if (status >= 500) this.#options.log.error({ err: error, code: error.code, path: request.url }, "api request failed");
-      if (response.headersSent) response.destroy();
-      else sendJson(response, status, { code: error.code, message: error.message, retryable: error.retryable });
+      if (response.headersSent) {
+        response.destroy();
+        return;
+      }
+      // What is left of a body would be taken for the next request.
+      if (!request.complete && error.code === "body-too-large") response.setHeader("connection", "close");
+      sendJson(response, status, { code: error.code, message: error.message, retryable: error.retryable });
     });
   }
 
@@ -143,15 +150,20 @@ class Site {
     }
   }
 
-  /** An absent body is an empty object: what has only optional fields needs none. */
+  /**
+   * An absent body is an empty object: what has only optional fields needs none. Of a body that is too large the rest is read and thrown away, so that
+   * the client, which reads only after it has sent everything, sees the answer and may use the connection again; beyond `maxDiscardedBytes` it has to go.
+   */
   async #body(request: IncomingMessage): Promise<unknown> {
     const parts: Buffer[] = [];
     let length = 0;
-    for await (const part of request as AsyncIterable<Buffer>) {
+    // Leaving the default iterator early would destroy the connection before the answer is sent.
+    for await (const part of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
       length += part.length;
-      if (length > this.#limits.maxBodyBytes) throw new CareofError("body-too-large", `the body has more than ${String(this.#limits.maxBodyBytes)} bytes`);
-      parts.push(part);
+      if (length <= this.#limits.maxBodyBytes) parts.push(part);
+      if (length > this.#limits.maxDiscardedBytes) break;
     }
+    if (length > this.#limits.maxBodyBytes) throw new CareofError("body-too-large", `the body has more than ${String(this.#limits.maxBodyBytes)} bytes`);
     if (length === 0) return {};
     if (!/^application\/json\s*(;|$)/i.test(request.headers["content-type"] ?? "")) throw new CareofError("not-json", "the body must be declared as application/json");
     try {

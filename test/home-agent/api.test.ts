@@ -1,4 +1,4 @@
-import { request } from "node:http";
+import { Agent, request } from "node:http";
 import { connect } from "node:net";
 import t, { type Test } from "tap";
 import type { ApiEvent, HostView, MigrationView, Operations, VmView } from "../../home-agent/api/operations.js";
@@ -127,6 +127,28 @@ void t.test("each kind of bad input has its status and code, and reaches nothing
     ["/v1/vms/web1/stop", "POST", '{"force":"yes"}', "application/json", 400, "malformed-body"],
   ];
   for (const [path, method, body, type, status, code] of table) test.match(await call(url + path, method, body, type), { status, body: { code, message: String, retryable: false } }, `${method} ${path} ${body ?? ""}`);
+  test.same(operations.calls, []);
+});
+
+void t.test("a body that is too large is answered, and the same connection serves the next request", async (test) => {
+  const { url, operations, api } = await opened(test, { maxDiscardedBytes: 1 << 20 });
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  test.teardown(() => { agent.destroy(); });
+  const ask = async (method: string, path: string, body = ""): Promise<{ readonly status: number | undefined; readonly reused: boolean; readonly connection: string | undefined }> =>
+    await new Promise((resolve, reject) => {
+      const asked = request({ agent, host: "127.0.0.1", port: api.address.port, method, path, headers: { "content-type": "application/json", "content-length": body.length } }, (answer) => {
+        answer.resume().on("end", () => { resolve({ status: answer.statusCode, reused: asked.reusedSocket, connection: answer.headers.connection }); });
+      });
+      asked.on("error", reject).end(body);
+    });
+  for (let i = 0; i < 20; i++) {
+    test.match(await ask("POST", "/v1/migrations", "x".repeat(900_000)), { status: 413, reused: i > 0, connection: "keep-alive" });
+    test.match(await ask("DELETE", "/v1/vms"), { status: 405, reused: true });
+  }
+  const flood = await fetch(`${url}/v1/migrations`, { method: "POST", body: "x".repeat(8 << 20), headers: { "content-type": "application/json" } })
+    .then((answer) => [answer.status, answer.headers.get("connection")], () => "cut off");
+  test.ok(flood === "cut off" || flood.toString() === "413,close", `far too large: ${flood.toString()}`);
+  test.match(await call(`${url}/v1/vms`, "DELETE"), { status: 405 });
   test.same(operations.calls, []);
 });
 
