@@ -12,9 +12,9 @@ import { labDirectory, register, removeRun } from "../../deploy/lab/registry.js"
 import { Traffic, trafficProgram } from "../../deploy/lab/traffic.js";
 import { CareofError } from "../../model/errors.js";
 import type { HandoverCase } from "./cases.js";
+import type { Turn } from "./moves.js";
 import type { ControlCounted } from "./outcome.js";
 
-const MARGIN_MS = 2000;
 const ARRIVAL_MS = 400;
 const ANSWER_MS = 60_000;
 const answer = z.union([z.object({ ok: z.literal(true) }), z.object({ error: z.string() })]);
@@ -59,7 +59,7 @@ export class Control {
     }
   }
 
-  async run(moves: number, say: (counted: ControlCounted) => void): Promise<readonly ControlCounted[]> {
+  async run({ moves, marginMs }: Turn, say: (counted: ControlCounted) => void): Promise<readonly ControlCounted[]> {
     const { pps, bulkMbit } = this.#case;
     const traffic = new Traffic({ program: await trafficProgram(), namespace: namespacesOf(this.#run).c, to: PLAN.guest.address, waitS: 40, pps, bulkMbit });
     try {
@@ -67,11 +67,11 @@ export class Control {
       const counted: ControlCounted[] = [];
       for (let i = 0; i < moves; i++) {
         await traffic.mark(`before${String(i)}`);
-        await sleep(MARGIN_MS);
+        await sleep(marginMs);
         const done = this.#answered();
         this.#host.stdin.write("migrate\n");
         await done;
-        await sleep(MARGIN_MS);
+        await sleep(marginMs);
         await traffic.mark(`after${String(i)}`);
         await sleep(ARRIVAL_MS);
         const { serviceGapDownMs, serviceGapUpMs } = await traffic.window(`before${String(i)}`, `after${String(i)}`);

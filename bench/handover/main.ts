@@ -6,6 +6,7 @@ import { record } from "../results.js";
 import { CASES, type HandoverCase } from "./cases.js";
 import { Control } from "./control.js";
 import { Moves } from "./moves.js";
+import { EXTERNAL, externalCases } from "./external.js";
 import { caseResult, caseTable, type CaseResult, type ControlCounted, type Counted } from "./outcome.js";
 
 const MOVES = 50;
@@ -13,11 +14,19 @@ const QUICK_MOVES = 5;
 /** Moves at a stretch before it is the control's turn. */
 const TURN = 5;
 const QUICK_TURN = 3;
+/** Traffic that is counted before and after each move. */
+const MARGIN_MS = 2000;
+const QUICK_MARGIN_MS = 1000;
+/** After a case's last move, before the TCP session is used that has been idle since before the first one of its turn; in the quick series only in the first case. */
+const IDLE_MS = 60_000;
+
+const KNOWN: readonly string[] = [...CASES.map((each) => each.name), EXTERNAL];
 
 interface Options {
   readonly json: string | undefined;
   readonly quick: boolean;
   readonly cases: readonly HandoverCase[];
+  readonly external: boolean;
 }
 
 /** `npm run bench -- handover`. Returns the exit code: 1 when a move did not complete. */
@@ -31,10 +40,12 @@ export async function benchHandover(args: readonly string[]): Promise<number> {
   }
   await cleanAbandoned();
   const results: CaseResult[] = [];
-  for (const each of options.cases) {
-    results.push(await series(each, options.quick));
+  const keep = (...more: readonly CaseResult[]): void => {
+    results.push(...more);
     if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify({ cases: results }, null, 2)}\n`);
-  }
+  };
+  for (const each of options.cases) keep(await series(each, options.quick));
+  if (options.external) keep(...await externalCases(options.quick));
   const table = caseTable(results);
   process.stdout.write(`\n${table}\n`);
   record({ title: `handover${options.quick ? " (quick)" : ""}`, command: `npm run bench -- handover ${args.join(" ")}`, body: table, raw: { cases: results } });
@@ -43,13 +54,13 @@ export async function benchHandover(args: readonly string[]): Promise<number> {
 
 function parse(args: readonly string[]): Options {
   const { values } = parseArgs({ args: [...args], options: { json: { type: "string" }, quick: { type: "boolean", default: false }, only: { type: "string" } } });
-  const names = values.only?.split(",") ?? CASES.map((each) => each.name);
-  const cases = names.map((name) => {
+  const names = values.only?.split(",") ?? KNOWN;
+  const cases = names.filter((name) => name !== EXTERNAL).map((name) => {
     const found = CASES.find((each) => each.name === name);
-    if (found === undefined) throw new CareofError("unknown-case", `no case "${name}": ${CASES.map((each) => each.name).join(", ")}`);
+    if (found === undefined) throw new CareofError("unknown-case", `no case "${name}": ${KNOWN.join(", ")}`);
     return found;
   });
-  return { json: values.json, quick: values.quick, cases };
+  return { json: values.json, quick: values.quick, cases, external: names.includes(EXTERNAL) };
 }
 
 async function series(of: HandoverCase, quick: boolean): Promise<CaseResult> {
@@ -65,10 +76,12 @@ async function series(of: HandoverCase, quick: boolean): Promise<CaseResult> {
     let survived = true;
     while (counted.length < moves) {
       const some = Math.min(turn, moves - counted.length);
-      const part = await lab.run(some, (one) => { process.stderr.write(line(one)); });
+      const last = counted.length + some === moves && (!quick || of === CASES[0]);
+      const how = { moves: some, marginMs: quick ? QUICK_MARGIN_MS : MARGIN_MS, idleMs: last ? IDLE_MS : 0 };
+      const part = await lab.run(how, (one) => { process.stderr.write(line(one)); });
       counted.push(...part.counted);
       survived &&= part.survived;
-      if (control !== null) controls.push(...await control.run(some, (one) => { process.stderr.write(`  control: silent ${ms(one.serviceGapDownMs)} down, ${ms(one.serviceGapUpMs)} up\n`); }));
+      if (control !== null) controls.push(...await control.run(how, (one) => { process.stderr.write(`  control: silent ${ms(one.serviceGapDownMs)} down, ${ms(one.serviceGapUpMs)} up\n`); }));
     }
     return caseResult(of, counted, controls, survived);
   } finally {

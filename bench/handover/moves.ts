@@ -7,10 +7,17 @@ import type { HostName } from "../../deploy/lab/plan.js";
 import type { HandoverCase } from "./cases.js";
 import type { Counted } from "./outcome.js";
 
-/** Traffic that is counted before and after each move. */
-const MARGIN_MS = 2000;
 /** For what was sent last to arrive. */
 const ARRIVAL_MS = 400;
+
+/** Moves at a stretch, under one set of sessions. */
+export interface Turn {
+  readonly moves: number;
+  /** Traffic that is counted before and after each move. */
+  readonly marginMs: number;
+  /** After the last move, before the idle session is used. */
+  readonly idleMs: number;
+}
 
 /** careof in the lab, with a guest that is moved to and fro. */
 export class Moves {
@@ -41,7 +48,7 @@ export class Moves {
   }
 
   /** So many moves under one set of sessions. `survived`: every one of them, the idle one included. */
-  async run(moves: number, say: (counted: Counted) => void): Promise<{ readonly counted: readonly Counted[]; readonly survived: boolean }> {
+  async run({ moves, marginMs, idleMs }: Turn, say: (counted: Counted) => void): Promise<{ readonly counted: readonly Counted[]; readonly survived: boolean }> {
     const { pps, bulkMbit } = this.#case;
     const traffic = await this.#lab.traffic({ pps, bulkMbit });
     try {
@@ -49,15 +56,16 @@ export class Moves {
       for (let i = 0; i < moves; i++) {
         const to: HostName = this.#at === "host-a" ? "host-b" : "host-a";
         await traffic.mark(`before${String(i)}`);
-        await sleep(MARGIN_MS);
+        await sleep(marginMs);
         const move = await this.#move(to);
-        await sleep(MARGIN_MS);
+        await sleep(marginMs);
         await traffic.mark(`after${String(i)}`);
         await sleep(ARRIVAL_MS + 4 * this.#case.delayMs);
         const one = { move, window: await traffic.window(`before${String(i)}`, `after${String(i)}`) };
         counted.push(one);
         say(one);
       }
+      await sleep(idleMs);
       await traffic.idle();
       return { counted, survived: (await traffic.quit()).survived && traffic.broken.length === 0 };
     } finally {

@@ -1,12 +1,12 @@
+import type { CountedWindow } from "../../deploy/lab/flips.js";
 import type { Move } from "../../deploy/lab/lab.js";
-import type { TrafficWindow } from "../../deploy/lab/traffic.js";
 import { spread, type Spread } from "../statistics.js";
 import type { HandoverCase } from "./cases.js";
 
 /** One move: what careof says of it, and what the correspondent counted from 2 s before to 2 s after it. */
 export interface Counted {
   readonly move: Pick<Move, "result" | "pauseMs" | "gapDownMs" | "gapUpMs">;
-  readonly window: TrafficWindow;
+  readonly window: CountedWindow;
 }
 
 export interface ControlCounted {
@@ -31,7 +31,7 @@ export interface CaseResult {
   readonly lostUp: number;
   readonly duplicated: number;
   readonly reordered: number;
-  readonly tcpSurvived: boolean;
+  readonly tcpSurvived: boolean | null;
   readonly pauseMs: Spread;
   readonly gapDownMs: Spread;
   readonly gapUpMs: Spread;
@@ -42,8 +42,9 @@ export interface CaseResult {
   readonly tcpStallMs: Spread;
 }
 
-export function caseResult(of: HandoverCase, counted: readonly Counted[], control: readonly ControlCounted[], tcpSurvived: boolean): CaseResult {
-  const sum = (pick: (window: TrafficWindow) => number): number => counted.reduce((total, { window }) => total + pick(window), 0);
+/** `tcpSurvived` is `null` where there were no sessions. A direction without a packet has no rate. */
+export function caseResult(of: Pick<HandoverCase, "name" | "pps" | "delayMs">, counted: readonly Counted[], control: readonly ControlCounted[], tcpSurvived: boolean | null): CaseResult {
+  const sum = (pick: (window: CountedWindow) => number): number => counted.reduce((total, { window }) => total + pick(window), 0);
   const seconds = sum((window) => window.t1 - window.t0) / 1000;
   const sentDown = sum((window) => window.sentDown);
   const sentUp = sum((window) => window.sentUp);
@@ -53,7 +54,7 @@ export function caseResult(of: HandoverCase, counted: readonly Counted[], contro
     name: of.name, pps: of.pps, delayMs: of.delayMs, moves: counted.length,
     completed: counted.filter(({ move }) => move.result === "completed").length,
     sentDown, receivedDown, sentUp, receivedUp,
-    achievedPps: seconds === 0 ? null : Math.round(Math.min(sentDown, sentUp) / seconds),
+    achievedPps: seconds === 0 ? null : Math.round(Math.min(...[sentDown, sentUp].filter((sent) => sent > 0)) / seconds),
     lostDown: sentDown - receivedDown, lostUp: sentUp - receivedUp,
     duplicated: sum((window) => window.duplicatedDown + window.duplicatedUp),
     reordered: sum((window) => window.reorderedDown + window.reorderedUp),
@@ -80,7 +81,7 @@ export function caseTable(results: readonly CaseResult[]): string {
     result.name, `${String(result.completed)} of ${String(result.moves)}`, String(result.achievedPps ?? "–"),
     `${String(result.lostDown)} of ${String(result.sentDown)}`, `${String(result.lostUp)} of ${String(result.sentUp)}`, `${String(result.duplicated)} / ${String(result.reordered)}`,
     ms(result.pauseMs), ms(result.gapDownMs), ms(result.gapUpMs), ms(result.serviceGapDownMs), ms(result.serviceGapUpMs), ms(result.controlServiceGapDownMs), ms(result.controlServiceGapUpMs), ms(result.tcpStallMs),
-    result.tcpSurvived ? "yes" : "NO",
+    result.tcpSurvived === null ? "–" : result.tcpSurvived ? "yes" : "NO",
   ]);
   const head = ["case", "moves", "packets/s", "lost down", "lost up", "dup. / reord.", "pause", "gap down", "gap up", "service gap down", "up", "control down", "up", "TCP stall", "TCP lives"];
   return ["Milliseconds are median / 90 % / longest.", "", ...[head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`)].join("\n");

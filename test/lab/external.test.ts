@@ -1,6 +1,6 @@
 import t, { type Test } from "tap";
-import { setTimeout as sleep } from "node:timers/promises";
 import { ExternalLab, type FlipOptions } from "../../deploy/lab/external.js";
+import { flipsOfASilentVm, flipsUnderTraffic, type CountedWindow } from "../../deploy/lab/flips.js";
 import { PLAN } from "../../deploy/lab/plan.js";
 import { must, inNamespace } from "../../deploy/lab/command.js";
 
@@ -23,29 +23,19 @@ interface Moved {
   readonly reordered: number;
 }
 
+function moved(windows: readonly CountedWindow[]): Moved[] {
+  return windows.map((window) => ({
+    gapMs: window.serviceGapDownMs ?? Infinity,
+    lost: window.sentDown - window.receivedDown + window.sentUp - window.receivedUp,
+    reordered: window.reorderedDown + window.reorderedUp,
+  }));
+}
+
 /** Flips with traffic both ways; `hooks` tell the agents beforehand and afterwards. */
 async function flips(lab: ExternalLab, options: FlipOptions & { readonly hooks?: boolean }): Promise<Moved[]> {
-  await lab.serve();
-  const traffic = await lab.lab.traffic({ pps: PPS, bulkMbit: 0 });
-  const moved: Moved[] = [];
-  for (let n = 0; n < FLIPS; n++) {
-    const [from, to] = [lab.at, lab.other];
-    await traffic.mark(`${String(n)}.before`);
-    await sleep(MARGIN_MS);
-    if (options.hooks === true && from !== null) await lab.tell(from, "leave");
-    await lab.flip(to, options);
-    if (options.hooks === true) await lab.tell(to, "arrive");
-    await sleep(MARGIN_MS);
-    await traffic.mark(`${String(n)}.after`);
-    await sleep(100);
-    const { sentDown, receivedDown, sentUp, receivedUp, reorderedDown, reorderedUp, serviceGapDownMs } = await traffic.window(`${String(n)}.before`, `${String(n)}.after`);
-    await lab.boundAt(to);
-    moved.push({ gapMs: serviceGapDownMs ?? Infinity, lost: sentDown - receivedDown + sentUp - receivedUp, reordered: reorderedDown + reorderedUp });
-  }
-  await traffic.idle();
-  t.same(traffic.broken, [], "no session broke");
-  traffic.kill();
-  return moved;
+  const { windows, survived } = await flipsUnderTraffic(lab, { ...options, flips: FLIPS, pps: PPS, marginMs: MARGIN_MS });
+  t.ok(survived, "no session broke");
+  return moved(windows);
 }
 
 function told(t: Test, name: string, moved: readonly Moved[]): void {
@@ -56,24 +46,12 @@ await t.test("nothing but what is seen of it: packets, a hypervisor's RARP, a ca
   const lab = await ExternalLab.start();
   t.teardown(() => lab.close());
   for (const [name, options] of [["pulled, then plugged", {}], ["RARP at a port that was there before", { order: "switch", announce: "rarp" }]] as const) {
-    const moved = await flips(lab, options);
-    told(t, name, moved);
-    t.ok(median(moved.map(({ gapMs }) => gapMs)) <= 8, `${name}: back within milliseconds`);
-    t.ok(median(moved.map(({ lost }) => lost)) <= 3, `${name}: hardly a packet is lost`);
+    const counted = await flips(lab, options);
+    told(t, name, counted);
+    t.ok(median(counted.map(({ gapMs }) => gapMs)) <= 8, `${name}: back within milliseconds`);
+    t.ok(median(counted.map(({ lost }) => lost)) <= 3, `${name}: hardly a packet is lost`);
   }
-  const silent = await lab.silent(PPS);
-  const seen: Moved[] = [];
-  for (let n = 0; n < FLIPS; n++) {
-    const to = lab.other;
-    await sleep(MARGIN_MS);
-    await silent.look();
-    await lab.flip(to, {});
-    await sleep(MARGIN_MS);
-    const { longestMs, lost, reordered } = await silent.look();
-    seen.push({ gapMs: longestMs - 1000 / PPS, lost, reordered });
-    await lab.boundAt(to);
-  }
-  await silent.end();
+  const seen = moved(await flipsOfASilentVm(lab, { flips: FLIPS, pps: PPS, marginMs: MARGIN_MS }));
   told(t, "a VM that says nothing", seen);
   t.ok(median(seen.map(({ gapMs }) => gapMs)) <= 12, "its cable alone tells");
   t.ok(median(seen.map(({ lost }) => lost)) <= 5);
@@ -95,10 +73,10 @@ await t.test("whoever moves it says so, 5 ms from the hosts: nothing is lost", a
   const lab = await ExternalLab.start({ wires: { "host-a": wire, "host-b": wire } });
   t.teardown(() => lab.close());
   // Pulled first, the VM itself loses what it sends while it has no cable.
-  const moved = await flips(lab, { hooks: true, order: "plug" });
-  told(t, "hooks", moved);
-  t.equal(moved.reduce((sum, { lost }) => sum + lost, 0), 0);
-  t.ok(median(moved.map(({ reordered }) => reordered)) === 0);
-  t.ok(median(moved.map(({ gapMs }) => gapMs)) <= 14, "as long as a packet by way of the old host takes");
+  const counted = await flips(lab, { hooks: true, order: "plug" });
+  told(t, "hooks", counted);
+  t.equal(counted.reduce((sum, { lost }) => sum + lost, 0), 0);
+  t.ok(median(counted.map(({ reordered }) => reordered)) === 0);
+  t.ok(median(counted.map(({ gapMs }) => gapMs)) <= 14, "as long as a packet by way of the old host takes");
   t.same(await lab.close(), [], "nothing is left");
 });
