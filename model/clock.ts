@@ -11,7 +11,7 @@ export interface Timer {
  * The only source of time. Contract (tested against the real and the fake one):
  * `now` is wall time, since 1970; it may jump. `monotonic` never goes back, has microsecond resolution and is CLOCK_MONOTONIC:
  * it may be compared with stamps of the kernel on the same machine. `after` calls back once, not before `delay` has passed,
- * never synchronously.
+ * never synchronously; without a delay as soon as what else is waiting has had its turn.
  */
 export interface Clock {
   now(): Millis;
@@ -36,7 +36,12 @@ export class SystemClock implements Clock {
   }
 
   after(name: string, delay: Millis, run: () => void): Timer {
-    const timer = setTimeout(run, Math.max(0, Math.ceil(delay)));
+    if (delay <= 0) {
+      const immediate = setImmediate(run);
+      if (!this.#keepAlive) immediate.unref();
+      return { name, cancel: () => { clearImmediate(immediate); } };
+    }
+    const timer = setTimeout(run, Math.ceil(delay));
     if (!this.#keepAlive) timer.unref();
     return { name, cancel: () => { clearTimeout(timer); } };
   }

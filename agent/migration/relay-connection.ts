@@ -22,6 +22,8 @@ export interface RelayConnectionOptions {
   readonly clock: Clock;
   /** Nothing heard for so long: the path is taken for dead. */
   readonly silenceMs: Millis;
+  /** So much may wait to be sent before `send` returns false. */
+  readonly highWaterBytes: number;
   /** Everything but pings and pongs, in order. What it throws ends the connection. */
   readonly onFrame: (frame: RelayFrame) => void;
   /** More may be sent after `send` returned false. */
@@ -63,10 +65,9 @@ export class RelayConnection {
     if (this.#over || this.#lastSent) return true;
     const { socket } = this.#options;
     socket.cork();
-    let room = true;
-    for (const part of encodeRelay(frame)) room = socket.write(part);
+    for (const part of encodeRelay(frame)) socket.write(part);
     socket.uncork();
-    return room;
+    return !socket.writableNeedDrain || socket.writableLength < this.#options.highWaterBytes;
   }
 
   /** Sends the last frame and shuts our direction. @throws CareofError `relay-failed` when it could not be handed over. */

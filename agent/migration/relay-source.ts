@@ -54,6 +54,9 @@ class Relay implements SourceRelay {
   #heldBytes = 0;
   #endHeld = false;
   #stalled = false;
+  /** Read of the hypervisor, not sent yet. */
+  readonly #read: Buffer[] = [];
+  #readBytes = 0;
   #released = false;
   #over = false;
 
@@ -86,7 +89,7 @@ class Relay implements SourceRelay {
       socket.once("secureConnect", () => {
         connected.off("error", early);
         this.#connection = new RelayConnection({
-          socket: connected, clock, silenceMs: RELAY_SILENCE,
+          socket: connected, clock, silenceMs: RELAY_SILENCE, highWaterBytes: this.#limits.highWaterBytes,
           onFrame: (frame) => { this.#receive(frame); },
           onDrain: () => { if (!this.#stalled) this.#hypervisor?.resume(); },
           onEnd: (cause) => {
@@ -143,6 +146,7 @@ class Relay implements SourceRelay {
 
   async release(release: Release): Promise<void> {
     if (this.#connection === null || this.#over) throw new CareofError("relay-failed", "the relay is closed");
+    this.#sendRead();
     this.#released = true;
     await this.#connection.sendLast({ type: "release", ...release });
   }
@@ -163,17 +167,34 @@ class Relay implements SourceRelay {
     }
     this.#hypervisor = hypervisor;
     for (const chunk of this.#early.splice(0)) hypervisor.write(chunk);
-    hypervisor.on("data", (chunk: Buffer) => {
-      this.bytes += chunk.length;
-      if (this.#connection?.send({ type: "data", data: chunk }) === false) hypervisor.pause();
-    });
+    hypervisor.on("data", (chunk: Buffer) => { this.#fromHypervisor(chunk); });
     hypervisor.on("drain", () => this.#connection?.resume());
     hypervisor.on("end", () => { this.#hypervisorEnded("stream-ended"); });
     hypervisor.on("error", (cause) => { this.#hypervisorEnded(`stream-broken: ${cause.message}`); });
   }
 
+  /**
+   * Everything that the hypervisor has ready is read before any of it is encrypted: behind the gate, the guest is stopped only after the last page was taken
+   * from the hypervisor, and is deaf meanwhile.
+   */
+  #fromHypervisor(chunk: Buffer): void {
+    this.bytes += chunk.length;
+    this.#readBytes += chunk.length;
+    if (this.#read.push(chunk) === 1) setImmediate(() => { this.#sendRead(); });
+    if (this.#readBytes >= this.#limits.highWaterBytes) this.#hypervisor?.pause();
+  }
+
+  #sendRead(): void {
+    this.#readBytes = 0;
+    let room = true;
+    for (const data of this.#read.splice(0)) room = this.#connection?.send({ type: "data", data }) ?? true;
+    if (!room) this.#hypervisor?.pause();
+    else if (!this.#stalled) this.#hypervisor?.resume();
+  }
+
   /** The target's hypervisor shall see that no more comes, as if it were connected directly. */
   #hypervisorEnded(reason: string): void {
+    this.#sendRead();
     if (!this.#released && !this.#over) this.#connection?.send({ type: "close", reason: "relay-failed", detail: reason });
   }
 

@@ -4,7 +4,7 @@ import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import type { MigrationId } from "../../model/ids.js";
 import type { RelayFrame } from "../../proto/relay-framing.js";
-import { RELAY_SILENCE, RELAY_VERSION, type Release, type TargetRelay } from "./relay.js";
+import { RELAY_LIMITS, RELAY_SILENCE, RELAY_VERSION, type Release, type TargetRelay } from "./relay.js";
 import type { RelayClockReading } from "./relay-clock.js";
 import { RELAY_TLS, RelayConnection } from "./relay-connection.js";
 
@@ -93,7 +93,7 @@ class Relay implements TargetRelay {
     }
     this.#server.close();
     this.#connection = new RelayConnection({
-      socket, clock: this.#options.clock, silenceMs: RELAY_SILENCE,
+      socket, clock: this.#options.clock, silenceMs: RELAY_SILENCE, highWaterBytes: RELAY_LIMITS.highWaterBytes,
       onFrame: (frame) => { this.#receive(frame); },
       onDrain: () => this.#hypervisor?.resume(),
       onEnd: (cause) => { this.#ended(cause); },

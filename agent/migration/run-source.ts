@@ -14,6 +14,9 @@ import { stepSource, type SourceEffect, type SourceEvent, type SourceState, type
 const POLL_MS = millis(20);
 const PROGRESS_MS = 200;
 const MARKER_LOOK_MS = millis(1);
+/** The guest is deaf from the marker on: while it must come any moment, it is looked for without a pause. */
+const MARKER_AT_ONCE_MS = 4;
+const LOOKS_AT_ONCE = 1000;
 /** How long a marker that follows the stop is waited for, to be told with the release. */
 const LATE_MARKER_MS = 300;
 
@@ -243,11 +246,14 @@ export class SourceRun {
   }
 
   #awaitMarker(wanted: (token: number) => boolean, limit: number, found: (at: Millis) => void): void {
-    const end = this.#rim.clock.monotonic() + limit;
+    const start = this.#rim.clock.monotonic();
+    let looks = 0;
     const look = (): void => {
       const marker = this.#rim.stamps()?.marker ?? null;
+      const waited = this.#rim.clock.monotonic() - start;
+      const pause = waited < MARKER_AT_ONCE_MS && ++looks < LOOKS_AT_ONCE ? millis(0) : MARKER_LOOK_MS;
       if (marker !== null && wanted(marker.token)) found(marker.at);
-      else if (this.#rim.clock.monotonic() < end) this.#timer("marker", MARKER_LOOK_MS, look);
+      else if (waited < limit) this.#timer("marker", pause, look);
     };
     look();
   }

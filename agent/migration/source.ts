@@ -1,14 +1,18 @@
 import type { Epoch, MigrationId, Millis, VmId } from "../../model/ids.js";
 import { millis } from "../../model/ids.js";
+import { leadToken } from "../../model/lead-token.js";
 import type { Reason } from "../../model/reasons.js";
 import type { HoldOutcome } from "../../proto/messages.js";
 import type { GuestStatus, StreamStatus } from "../hypervisor/driver.js";
 
 /** Looks at a guest that is being got back are this far apart. */
 const LOOK_AGAIN = millis(200);
-/** "Little is left": this many whole passes over the memory, and so few bytes that the guest can be stopped at any time. */
+/** "Little is left": this many whole passes over the memory, and so few bytes that the guest can be stopped at any time. What is left is sent between the gate's opening and the stop. */
 const LEAD_PASSES = 3;
-const LEAD_REMAINING_BYTES = 1024 * 1024;
+const LEAD_REMAINING_BYTES = 64 * 1024;
+/** After so many passes it is not going to be less. */
+const LEAD_PASSES_ENOUGH = 8;
+const LEAD_REMAINING_ENOUGH_BYTES = 1024 * 1024;
 /** A guest that writes so fast that little is never left: the copy gets no better than this. Its passes take long, so it is not stalled. */
 const BUSY_PASSES = 12;
 const BUSY_REMAINING_BYTES = 32 * 1024 * 1024;
@@ -17,7 +21,7 @@ const BUSY_PASSES_AT_MOST = 40;
 /*
  * The source's half of the right to run.
  *
- *             recorded                little left              lead granted            marker / hold limit
+ *             recorded                little left              lead granted            marker / hold limit (from leading too)
  *  starting ───────────▶ copying ───────────────▶ leading ─────────────────▶ awaiting ─────────────────▶ opened
  *     │                   │    ▲ no lead wanted      │                          │                         │
  *     │                   │ STOP (pre-switchover)    │ STOP: stopped early      │ STOP                    │ STOP
@@ -201,21 +205,24 @@ function progressed(state: SourceState, event: { readonly passes: number; readon
   const { passes, remaining } = event;
   const next = { ...state, passes, bytes: Math.max(state.bytes, event.transferred) };
   if (state.phase !== "copying" || !state.plan.lead) return step(next);
-  const lead: SourceEffect[] = [{ kind: "tell-lead-ready" }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }];
-  if (passes >= LEAD_PASSES && remaining <= LEAD_REMAINING_BYTES) return changeState({ ...next, stalled: true }, "leading", [{ kind: "stall" }, { kind: "prefer-switchover" }, ...lead]);
+  const lead: SourceEffect[] = [{ kind: "tell-lead-ready" }, { kind: "watch-marker", token: leadToken(state.plan.epoch) }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }];
+  const little = passes >= LEAD_PASSES_ENOUGH ? LEAD_REMAINING_ENOUGH_BYTES : LEAD_REMAINING_BYTES;
+  if (passes >= LEAD_PASSES && remaining <= little) return changeState({ ...next, stalled: true }, "leading", [{ kind: "stall" }, { kind: "prefer-switchover" }, ...lead]);
   const flow: SourceEffect[] = state.stalled ? [{ kind: "flow" }] : [];
   if (passes >= BUSY_PASSES_AT_MOST || (passes >= BUSY_PASSES && remaining <= BUSY_REMAINING_BYTES)) return changeState({ ...next, stalled: false }, "leading", [...flow, ...lead]);
   return step({ ...next, stalled: false }, flow);
 }
 
 function leadGranted(state: SourceState, token: number): SourceStep {
+  if (state.phase === "awaiting" || state.phase === "opened" || state.phase === "stopped") return step(state); // the marker has overtaken it
   if (state.phase !== "leading") return step(state, [], "not-moving");
-  return changeState(state, "awaiting", [{ kind: "watch-marker", token }]);
+  return changeState(state, "awaiting", token === leadToken(state.plan.epoch) ? [] : [{ kind: "watch-marker", token }]);
 }
 
 function markerSeen(state: SourceState, at: Millis): SourceStep {
   const next = { ...state, markerAt: state.markerAt ?? at };
-  if (state.phase !== "awaiting") return step(next);
+  // It may be here before the home agent's answer, and says as much.
+  if (state.phase !== "awaiting" && state.phase !== "leading") return step(next);
   return changeState({ ...next, hold: "led" }, "opened", [{ kind: "stop-timer", name: "hold" }, { kind: "open-gate" }]);
 }
 

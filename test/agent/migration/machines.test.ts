@@ -3,6 +3,7 @@ import t from "tap";
 import { beginSource, recoverSource, stepSource, type SourceEvent, type SourceStep } from "../../../agent/migration/source.js";
 import { beginTarget, recoverTarget, stepTarget, type TargetEvent, type TargetStep } from "../../../agent/migration/target.js";
 import { epoch, millis } from "../../../model/ids.js";
+import { leadToken } from "../../../model/lead-token.js";
 import { PLAN, World } from "./world.js";
 
 const LEAD = { ...PLAN, lead: true };
@@ -28,16 +29,21 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
     ["the relay is there: copy", PLAN, copying, "copying", ["send"]],
     ["no disk: nothing has begun", PLAN, [{ kind: "record-failed", detail: "" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "look"]],
     ["little left, no lead wanted", PLAN, [...copying, little], "copying", []],
-    ["little left: ask for the lead", LEAD, [...copying, little], "leading", ["stall", "prefer-switchover", "tell-lead-ready", "timer"]],
+    ["little left: ask for the lead", LEAD, [...copying, little], "leading", ["stall", "prefer-switchover", "tell-lead-ready", "watch-marker", "timer"]],
     ["a pass that may be enough: stand still and measure", LEAD, [...copying, { kind: "pass", passes: 3 }], "copying", ["stall", "measure"]],
     ["an early pass", LEAD, [...copying, { kind: "pass", passes: 2 }], "copying", []],
     ["a pass when no lead is wanted", PLAN, [...copying, { kind: "pass", passes: 3 }], "copying", []],
     ["stood still, and much is left: go on", LEAD, [...copying, { kind: "pass", passes: 3 }, { ...little, remaining: 1e9 }], "copying", ["flow"]],
-    ["stood still, and little is left", LEAD, [...copying, { kind: "pass", passes: 3 }, little], "leading", ["stall", "prefer-switchover", "tell-lead-ready", "timer"]],
-    ["a busy guest with not too much left", LEAD, [...copying, { ...little, remaining: 2e7, passes: 12 }], "leading", ["tell-lead-ready", "timer"]],
+    ["stood still, and little is left", LEAD, [...copying, { kind: "pass", passes: 3 }, little], "leading", ["stall", "prefer-switchover", "tell-lead-ready", "watch-marker", "timer"]],
+    ["a busy guest with not too much left", LEAD, [...copying, { ...little, remaining: 2e7, passes: 12 }], "leading", ["tell-lead-ready", "watch-marker", "timer"]],
     ["much left", LEAD, [...copying, { ...little, remaining: 1e9 }], "copying", []],
-    ["much left, for ever", LEAD, [...copying, { ...little, remaining: 1e9, passes: 40 }], "leading", ["tell-lead-ready", "timer"]],
-    ["lead granted: wait for the marker", LEAD, [...copying, little, { kind: "lead", token: 7 }], "awaiting", ["watch-marker"]],
+    ["much left, for ever", LEAD, [...copying, { ...little, remaining: 1e9, passes: 40 }], "leading", ["tell-lead-ready", "watch-marker", "timer"]],
+    ["little left for the first time", LEAD, [...copying, { ...little, remaining: 500_000 }], "copying", []],
+    ["no less than that after many passes", LEAD, [...copying, { ...little, remaining: 500_000, passes: 8 }], "leading", ["stall", "prefer-switchover", "tell-lead-ready", "watch-marker", "timer"]],
+    ["lead granted: wait for the marker", LEAD, [...copying, little, { kind: "lead", token: leadToken(LEAD.epoch) }], "awaiting", []],
+    ["another token than ours", LEAD, [...copying, little, { kind: "lead", token: 7 }], "awaiting", ["watch-marker"]],
+    ["the marker overtakes the answer", LEAD, [...copying, little, { kind: "marker", at: millis(5) }], "opened", ["stop-timer", "open-gate"]],
+    ["the answer behind the marker", LEAD, [...copying, little, { kind: "marker", at: millis(5) }, { kind: "lead", token: leadToken(LEAD.epoch) }], "opened", []],
     ["a lead that nobody asked for", LEAD, [...copying, { kind: "lead", token: 7 }], "copying", [], "not-moving"],
     ["marker: open", LEAD, [...copying, little, { kind: "lead", token: 7 }, { kind: "marker", at: millis(5) }], "opened", ["stop-timer", "open-gate"]],
     ["no answer: open all the same", LEAD, [...copying, little, { kind: "timer", name: "hold" }], "opened", ["open-gate"]],
