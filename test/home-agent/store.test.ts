@@ -1,7 +1,9 @@
-import { spawn } from "node:child_process";
-import { appendFileSync, closeSync, fstatSync, openSync, readFileSync, readSync, statSync, writeFileSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { appendFileSync, closeSync, fstatSync, ftruncateSync, mkdirSync, openSync, readFileSync, readSync, statSync, unlinkSync, writeFileSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { once } from "node:events";
+import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
@@ -125,36 +127,57 @@ await t.test("journal: rewritten when it has grown, nothing lost on the way", as
   t.same(await again.commit(301, await again.takeOver(), { key: "k2", value: 1 }), { result: "ok", revision: 302 }, "a removed key keeps its revision");
 });
 
-await t.test("journal: what the disk does not take is not acknowledged; when it takes it again, all goes on", async (t) => {
-  const directory = join(temporary(t), "state");
-  // A limit of 1 KiB for any file stands for a full disk: writes fail with EFBIG instead of ENOSPC.
-  const child = spawn("bash", ["-c", `trap '' XFSZ; ulimit -S -f 1; exec "$0" "$1" "$2"`, process.execPath, WRITER, directory], { stdio: ["ignore", "pipe", "inherit"] });
+/** A mount namespace of its own, with a small tmpfs at `directory`: a disk that can be full without any other process noticing. */
+const SMALL_DISK = 'mount -t tmpfs -o size=64k careof "$0" && echo mounted && exec cat';
+const mayMount = spawnSync("unshare", ["--mount", "mount", "-t", "tmpfs", "careof", tmpdir()]).status === 0;
+
+await t.test("journal: what the disk does not take is not acknowledged; when it takes it again, all goes on", { skip: mayMount ? false : "a full disk needs a mount namespace, and this process may not make one (root)" }, async (t) => {
+  const mountPoint = join(temporary(t), "disk");
+  mkdirSync(mountPoint);
+  const disk = spawn("unshare", ["--mount", "bash", "-c", SMALL_DISK, mountPoint], { stdio: ["pipe", "pipe", "inherit"] });
+  t.teardown(() => { disk.stdin.end(); });
+  await once(disk.stdout, "data");
+  const inside = `/proc/${String(disk.pid)}/root${mountPoint}`;
+  const ballast = join(inside, "ballast");
+  const file = openSync(ballast, "w");
+  const page = Buffer.alloc(4096, 1);
+  t.throws(() => { for (;;) writeSync(file, page); }, { code: "ENOSPC" });
+  // What is left is enough for the lock and the journal's first page, not for two commits of each writer.
+  ftruncateSync(file, fstatSync(file).size - 2 * page.length);
+  closeSync(file);
+
+  const child = spawn("nsenter", ["--mount", `--target=${String(disk.pid)}`, process.execPath, WRITER, mountPoint], { stdio: ["ignore", "pipe", "inherit"] });
   const lines: string[] = [];
-  child.stdout.setEncoding("utf8").on("data", (text: string) => { lines.push(...text.split("\n").filter((line) => line !== "")); });
-  const seen = async (what: string, fits: (line: string) => boolean): Promise<void> => {
+  createInterface({ input: child.stdout }).on("line", (line) => { lines.push(line); });
+  const refused = (writer: number): number => lines.filter((line) => line === `unavailable vm/${String(writer)}`).length;
+  const acknowledged = (): readonly string[] => lines.filter((line) => line.startsWith("vm/"));
+  const seen = async (what: string, holds: () => boolean): Promise<void> => {
     const end = Date.now() + 20_000;
-    while (!lines.some(fits)) {
+    while (!holds()) {
       if (Date.now() > end) throw new Error(`${what}: ${lines.join(", ")}`);
       await sleep(5);
     }
   };
+  const writers = [0, 1, 2, 3, 4, 5, 6, 7];
   try {
-    await seen("a write fails", (line) => line === "unavailable vm/7");
-    t.notOk(lines.some((line) => line.startsWith("vm/7")), "nothing of it was acknowledged");
-    await once(spawn("prlimit", ["--pid", String(child.pid), "--fsize=unlimited"], { stdio: "inherit" }), "exit");
-    await seen("a write succeeds", (line) => line === "vm/7 3");
+    await seen("every writer is refused", () => writers.every((writer) => refused(writer) > 0));
+    const before = acknowledged();
+    await seen("and refused again", () => writers.every((writer) => refused(writer) > 3));
+    t.same(acknowledged(), before, "a full disk acknowledges nothing");
+    unlinkSync(ballast);
+    await seen("writes succeed again", () => writers.every((writer) => acknowledged().filter((line) => line.startsWith(`vm/${String(writer)} `)).length > 3));
   } finally {
     const over = child.exitCode === null && child.signalCode === null ? once(child, "exit") : null;
     child.kill("SIGKILL");
     await over;
   }
-  const journal = await Journal.open({ directory });
-  t.teardown(() => journal.close());
-  for (const line of lines.filter((each) => each.startsWith("vm/"))) {
+  const journal = await Journal.open({ directory: inside });
+  for (const line of acknowledged()) {
     const [key = "", revision = ""] = line.split(" ");
     if (([...journal.entries(key)][0]?.revision ?? 0) < Number(revision)) t.fail(`${line} was acknowledged and is not there`);
   }
   t.match(await journal.commit(0, 1e9, { key: "x".repeat(300), value: 2 }), { result: "unavailable" }, "a key that is too long");
+  await journal.close();
 });
 
 await t.test("I6: a process killed at any moment has on disk all that it acknowledged", async (t) => {
