@@ -63,3 +63,10 @@ export function decide<State>(state: State, reason: Reason, detail = "", effects
 export function write<State>(state: State, history: readonly HistoryChange[] = [], effects: readonly Effect[] = [], interim: State | null = null): Outcome<State> {
   return { state, reason: "accepted", detail: "", commit: { history }, interim, effects };
 }
+
+/** Two decisions of one event, the second on the state that the first leaves. They are written together; the reason is the first one's. */
+export function both<State>(first: Outcome<State>, decideNext: (state: State) => Outcome<State>): Outcome<State> {
+  const next = decideNext(first.state);
+  const commit = first.commit === null && next.commit === null ? null : { history: [...(first.commit?.history ?? []), ...(next.commit?.history ?? [])] };
+  return { ...next, reason: first.reason, detail: first.detail, commit, interim: first.interim ?? next.interim, effects: [...first.effects, ...next.effects] };
+}

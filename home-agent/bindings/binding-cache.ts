@@ -78,7 +78,7 @@ export class BindingCache {
     const histories = new Map([...this.#options.store.entries("history/")].map((row) => [row.key.slice(8), row.value]));
     for (const vm of missing) {
       const row = stored.get(vm);
-      const state: VmState = row === undefined ? { binding: unbound(vm, NEVER_BOUND), migration: null } : restore(vm, row.value, now);
+      const state: VmState = row === undefined ? { binding: unbound(vm, NEVER_BOUND), migration: null, givenBack: [] } : restore(vm, row.value, now);
       const history = historySchema.safeParse(histories.get(vm) ?? []);
       if (!history.success) throw new CareofError("store-corrupt", `the history of ${vm} cannot be read`);
       this.#entries.set(vm, { vm, state, history: history.data, revision: row?.revision ?? 0, writing: false, waiting: null });

@@ -1,4 +1,5 @@
 import { migrationId, type HostId, type Millis } from "../../model/ids.js";
+import { leadToken } from "../../model/lead-token.js";
 import { changeState, freshEpoch, type Now } from "../bindings/binding.js";
 import { bind, bindingDeadline, endGraces, type BindingEvent } from "../bindings/machine.js";
 import { decide, write, type Outcome, type Question } from "../outcome.js";
@@ -13,7 +14,7 @@ import { abort, commitTarget, enter, giveBack, lose, reasoned, settle, type Movi
  * in any order, twice or late: one final state.
  */
 export function coordinate(state: VmState, event: VmEvent, now: Now, rules: MoveRules): Outcome<VmState> {
-  const moving = state.migration === null ? null : { binding: state.binding, migration: state.migration };
+  const moving = state.migration === null ? null : { ...state, migration: state.migration };
   switch (event.type) {
     case "migrate": return onMigrate(state, event, now, rules);
     case "said": return onSaid(state, moving, event.host, event.body, now, rules);
@@ -21,7 +22,7 @@ export function coordinate(state: VmState, event: VmEvent, now: Now, rules: Move
     case "prepared": return moving?.migration.id === event.migration ? onPrepared(moving, event, now) : decide(state, "not-moving");
     case "refused": return moving?.migration.id === event.migration ? onRefused(moving, event, now, rules) : decide(state, "not-moving");
     case "host-gone": return moving === null ? decide(state, "accepted") : onHostGone(moving, event.host, now, rules);
-    case "host-back": return moving === null ? settleRecords(state, event.host, event.records) : onHostBack(moving, event, now, rules);
+    case "host-back": return moving === null ? settleRecords(state, event.host, event.records, now, rules) : onHostBack(moving, event, now, rules);
     case "resolve": return moving === null ? decide(state, "not-permitted", `${state.binding.vm} is not lost`) : onResolve(moving, event, now, rules);
     case "deadline": return moving === null ? inner(state, event, now, rules) : onDeadline(moving, now, rules);
     case "report":
@@ -84,7 +85,8 @@ export function vmDeadline(state: VmState, rules: MoveRules): Millis | null {
 function inner(state: VmState, event: BindingEvent, now: Now, rules: MoveRules): Outcome<VmState> {
   const outcome = bind(state.binding, event, now, rules);
   if (state.migration !== null && event.type === "stop") return decide(state, "already-moving", `${state.binding.vm} is in a migration`);
-  const around = (binding: VmState["binding"] | null): VmState | null => (binding === null ? null : { ...state, binding });
+  const around = (binding: VmState["binding"] | null): VmState | null =>
+    binding === null ? null : { ...state, binding, givenBack: binding.owner === state.binding.owner ? state.givenBack : [] };
   if (state.migration !== null && state.binding.phase !== outcome.state.phase) {
     // After n+1 is committed the binding is "bound" while the migration is still open: what would end or move it waits until that is settled.
     return decide(state, "already-moving", `${state.binding.vm} is in a migration`);
@@ -107,10 +109,10 @@ function onMigrate(state: VmState, event: VmEvent & { type: "migrate" }, now: No
   const opened: Migration = {
     id: migrationId(binding.vm, epoch), from: binding.owner, to: host, epoch, actor: event.actor, startedAt: now.wall, phase: "prepare",
     released: false, neverRan: false, resumeEpoch: null, reason: null, cancelled: false,
-    startedMono: now.mono, pointed: "source", lead: rules.handover.lead && event.sourceCanLead, token: (epoch % 0xffff_ffff) + 1,
+    startedMono: now.mono, pointed: "source", lead: rules.handover.lead && event.sourceCanLead, token: leadToken(epoch),
     sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
-  return write<VmState>({ binding: moving, migration: opened }, [], [ask(host, { ask: "prepare" })]);
+  return write<VmState>({ ...state, binding: moving, migration: opened }, [], [ask(host, { ask: "prepare" })]);
 }
 
 function onPrepared(state: Moving, event: VmEvent & { type: "prepared" }, now: Now): Outcome<VmState> {
@@ -206,12 +208,12 @@ function onResolve(state: Moving, event: VmEvent & { type: "resolve" }, now: Now
   if (!event.connected) return decide<VmState>(state, "host-gone", `${event.host} is not connected`);
   if (event.host === migration.from) {
     const epoch = migration.resumeEpoch ?? freshEpoch(binding);
-    const asked: Moving = { binding: { ...binding, issued: epoch > binding.issued ? epoch : binding.issued }, migration: { ...migration, resumeEpoch: epoch } };
+    const asked: Moving = { ...state, binding: { ...binding, issued: epoch > binding.issued ? epoch : binding.issued }, migration: { ...migration, resumeEpoch: epoch } };
     return write<VmState>(asked, [], [askResume(asked.migration, "resolved-by-operator")]);
   }
   if (!migration.released) return decide<VmState>(state, "released-unknown", `${migration.to} can only run with the RELEASE of ${migration.from}, and that was never seen`);
   const found: Moving = { ...state, migration: { ...migration, pointed: "target" } };
   const committed = commitTarget(found, now, rules);
-  const bound = changeState(committed.state.binding, "bound", { owner: migration.to, epoch: migration.epoch, evidence: "operator" }, now);
+  const bound = changeState(committed.state.binding, "bound", { owner: migration.to, epoch: committed.state.binding.epoch, evidence: "operator" }, now);
   return write<VmState>(enter({ ...committed.state, binding: bound }, "released", now, { targetGone: null }), committed.history);
 }

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { parsed } from "../../model/config.js";
 import { CareofError } from "../../model/errors.js";
 import { epoch, hostId, migrationId, millis, type VmId } from "../../model/ids.js";
+import { leadToken } from "../../model/lead-token.js";
 import { isReason } from "../../model/reasons.js";
 import { changeState, unbound, type Now } from "../bindings/binding.js";
 import type { Migration, VmState } from "./migration.js";
@@ -34,13 +35,22 @@ const record = z.object({
     lost: z.boolean(),
     settling: z.boolean(),
   }).nullable(),
+  givenBack: z.array(z.object({
+    from: hostField,
+    to: hostField,
+    epoch: epochField,
+    actor: z.string(),
+    startedAt: timeField,
+    resume: z.enum(["target-never-ran", "resolved-by-operator"]).nullable(),
+    ran: z.boolean(),
+  })).default([]),
 });
 
 export type DurableVm = z.input<typeof record>;
 
 /** What of a VM survives this process. Signs of life, stamps and deadlines begin anew. */
 export function durable(state: VmState): DurableVm {
-  const { binding, migration } = state;
+  const { binding, migration, givenBack } = state;
   const { phase, owner, epoch: current, issued, since, starting } = binding;
   return {
     phase: phase === "stale" ? "bound" : phase,
@@ -51,6 +61,7 @@ export function durable(state: VmState): DurableVm {
       released: migration.released, neverRan: migration.neverRan, resumeEpoch: migration.resumeEpoch, reason: migration.reason, cancelled: migration.cancelled,
       lost: migration.phase === "lost", settling: migration.phase === "settle",
     },
+    ...(givenBack.length === 0 ? {} : { givenBack: givenBack.map(({ from, to, epoch: reserved, actor, startedAt, resume, ran }) => ({ from, to, epoch: reserved, actor, startedAt, resume, ran })) }),
   };
 }
 
@@ -70,9 +81,10 @@ export function restore(vm: VmId, value: unknown, now: Now): VmState {
     evidence: "restored" as const, seenAt: data.phase === "none" ? null : now.mono, ownerSees: true,
   };
   const open = data.migration;
+  const givenBack = data.givenBack.map((each) => ({ ...each, id: migrationId(vm, each.epoch) }));
   if (open === null) {
     const stuck = binding.phase === "moving" || binding.phase === "lost";
-    return { binding: stuck ? changeState(binding, "bound", { owner: binding.owner, epoch: binding.epoch, evidence: "restored" }, now) : binding, migration: null };
+    return { binding: stuck ? changeState(binding, "bound", { owner: binding.owner, epoch: binding.epoch, evidence: "restored" }, now) : binding, migration: null, givenBack };
   }
   const awaited = millis(now.mono + RETURN_MS);
   const migration: Migration = {
@@ -80,8 +92,8 @@ export function restore(vm: VmId, value: unknown, now: Now): VmState {
     phase: open.lost ? "lost" : open.settling ? "settle" : open.resumeEpoch !== null ? "reclaim" : open.released ? "released" : open.neverRan || open.reason !== null ? "aborting" : "copy",
     released: open.released, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
     reason: open.reason !== null && isReason(open.reason) ? open.reason : null, cancelled: open.cancelled,
-    startedMono: null, pointed: (open.released && open.resumeEpoch === null) || open.settling ? "target" : "source", lead: false, token: (open.epoch % 0xffff_ffff) + 1,
+    startedMono: null, pointed: (open.released && open.resumeEpoch === null) || open.settling ? "target" : "source", lead: false, token: leadToken(open.epoch),
     sourceGone: awaited, targetGone: awaited, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
-  return { binding, migration };
+  return { binding, migration, givenBack };
 }

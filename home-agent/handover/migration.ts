@@ -4,6 +4,7 @@ import type { Body, MigrationRecord, VmState as ReportedState } from "../../prot
 import type { Binding, BindingPhase } from "../bindings/binding.js";
 import type { BindingEvent, Rules } from "../bindings/machine.js";
 import type { HandoverConfig } from "../config.js";
+import type { GivenBack } from "./given-back.js";
 
 /**
  * Where a migration stands, as the home agent knows it.
@@ -62,6 +63,8 @@ export interface Migration {
 export interface VmState {
   readonly binding: Binding;
   readonly migration: Migration | null;
+  /** Oldest first. Empty when the VM has come to its owner by other ways since. */
+  readonly givenBack: readonly GivenBack[];
 }
 
 type Report = "leadReady" | "switchOver" | "released" | "running" | "sourceEnded" | "targetEnded";

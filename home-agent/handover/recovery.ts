@@ -1,10 +1,11 @@
 import type { HostId } from "../../model/ids.js";
 import type { MigrationRecord } from "../../proto/messages.js";
 import type { Now } from "../bindings/binding.js";
-import { decide, type Effect, type Outcome } from "../outcome.js";
+import { both, decide, type Outcome } from "../outcome.js";
+import { broken, onLateTarget } from "./given-back.js";
 import { beforeRelease, type MoveRules, type VmEvent, type VmState } from "./migration.js";
 import { ask, askAbort, askResume } from "./questions.js";
-import { afterRelease, onSaid } from "./reports.js";
+import { onLateRelease, onSaid } from "./reports.js";
 import { abort, type Moving } from "./steps.js";
 
 /**
@@ -14,13 +15,13 @@ import { abort, type Moving } from "./steps.js";
 export function onHostBack(state: Moving, event: VmEvent & { type: "host-back" }, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration } = state;
   const side = event.host === migration.from ? "source" : event.host === migration.to ? "target" : null;
-  if (side === null) return settleRecords(state, event.host, event.records);
+  if (side === null) return settleRecords(state, event.host, event.records, now, rules);
   const record = event.records.find((each) => each.migration === migration.id && each.side === side)?.state ?? null;
   const outcome = side === "source"
     ? sourceBack({ ...state, migration: { ...migration, sourceGone: null } }, record, event.reported, now, rules)
     : targetBack({ ...state, migration: { ...migration, targetGone: null } }, record, event.reported, now, rules);
   const older = event.records.filter((each) => each.migration !== migration.id);
-  return { ...outcome, effects: [...settleRecords(outcome.state, event.host, older).effects, ...outcome.effects] };
+  return both(outcome, (after) => settleRecords(after, event.host, older, now, rules));
 }
 
 type Recorded = MigrationRecord["state"] | null;
@@ -54,14 +55,21 @@ function targetBack(state: Moving, record: Recorded, reported: Reported, now: No
 }
 
 /** A host remembers migrations that are settled here: it is told what became of them. */
-export function settleRecords(state: VmState, host: HostId, records: readonly MigrationRecord[]): Outcome<VmState> {
-  const effects: Effect[] = [];
-  for (const record of records) {
-    if (record.state === "active" || record.state === "prepared") effects.push(ask(host, { ask: "abort", migration: record.migration, reason: "not-moving" }));
-    else if (record.state === "released") effects.push(...afterRelease(state, host, record.migration));
-    else if (record.state === "continued" && state.binding.owner !== host) {
-      effects.push({ do: "alarm", alarm: "rule-broken", hosts: [host], detail: `${host} has continued ${record.migration}, but ${state.binding.owner ?? "nobody"} owns ${state.binding.vm}` });
+export function settleRecords(state: VmState, host: HostId, records: readonly MigrationRecord[], now: Now, rules: MoveRules): Outcome<VmState> {
+  return records.reduce((outcome, record) => both(outcome, (before) => settleRecord(before, host, record, now, rules)), decide(state, "accepted"));
+}
+
+function settleRecord(state: VmState, host: HostId, { migration, state: recorded }: MigrationRecord, now: Now, rules: MoveRules): Outcome<VmState> {
+  const { owner, vm } = state.binding;
+  switch (recorded) {
+    case "active":
+    case "prepared": return decide(state, "accepted", "", [ask(host, { ask: "abort", migration, reason: "not-moving" })]);
+    case "released": return onLateRelease(state, host, migration, now, rules);
+    case "never-ran": return onLateTarget(state, host, migration, "never-ran") ?? decide(state, "accepted");
+    case "continued": {
+      const alarm = owner === host ? [] : [broken(host, `${host} has continued ${migration}, but ${owner ?? "nobody"} owns ${vm}`)];
+      return onLateTarget(state, host, migration, "runs") ?? decide(state, "accepted", "", alarm);
     }
+    case "resumed": return decide(state, "accepted");
   }
-  return decide(state, "accepted", "", effects);
 }

@@ -2,7 +2,8 @@ import { parseMigrationId, type HostId, type MigrationId } from "../../model/ids
 import type { Reason } from "../../model/reasons.js";
 import type { Body } from "../../proto/messages.js";
 import { changeState, freshEpoch, type Now } from "../bindings/binding.js";
-import { decide, write, type Effect, type Outcome } from "../outcome.js";
+import { decide, write, type Outcome } from "../outcome.js";
+import { afterRelease, broken, onLateTarget } from "./given-back.js";
 import { beforeRelease, type Migration, type MoveRules, type VmEvent, type VmState } from "./migration.js";
 import { ask, askAbort, askResume } from "./questions.js";
 import { abort, commitTarget, enter, giveBack, guestDied, reasoned, settle, type Moving } from "./steps.js";
@@ -11,7 +12,7 @@ type Said = (VmEvent & { readonly type: "said" })["body"];
 
 /** What a host of a migration says. Each is a fact about that host, whatever the phase in which it arrives. */
 export function onSaid(state: VmState, moving: Moving | null, host: HostId, body: Said, now: Now, rules: MoveRules): Outcome<VmState> {
-  if (moving?.migration.id !== body.migration) return onLate(state, host, body);
+  if (moving?.migration.id !== body.migration) return onLate(state, host, body, now, rules);
   const speaker = body.kind === "running" || body.kind === "targetEnded" ? moving.migration.to : moving.migration.from;
   if (host !== speaker) return decide(state, "not-permitted", `${host} has no say in that`);
   switch (body.kind) {
@@ -24,26 +25,23 @@ export function onSaid(state: VmState, moving: Moving | null, host: HostId, body
   }
 }
 
-/** I4: the migration is over, nothing changes. A source that has still not been told what became of its RELEASE is told. */
-function onLate(state: VmState, host: HostId, body: Said): Outcome<VmState> {
+/** I4: the migration is over, nothing changes, unless a host contradicts what it was ended by. A source that has still not been told what became of its RELEASE is told. */
+function onLate(state: VmState, host: HostId, body: Said, now: Now, rules: MoveRules): Outcome<VmState> {
   if (!isPast(state, body.migration) || body.kind === "leadReady" || body.kind === "switchOver") return decide(state, "not-moving");
-  return decide(state, "accepted", "", body.kind === "released" ? afterRelease(state, host, body.migration) : []);
+  const target = body.kind === "running" ? "runs" : body.kind !== "targetEnded" || body.result === "target-died" ? null : body.result === "target-runs" ? "runs" : "never-ran";
+  if (target !== null) return onLateTarget(state, host, body.migration, target) ?? decide(state, "accepted");
+  const released = body.kind === "released" || (body.kind === "sourceEnded" && body.result === "source-released");
+  return released ? onLateRelease(state, host, body.migration, now, rules) : decide(state, "accepted");
+}
+
+export function onLateRelease(state: VmState, host: HostId, migration: MigrationId, now: Now, rules: MoveRules): Outcome<VmState> {
+  return afterRelease(state, host, migration, now, (reopened) => onRunning(reopened, null, now, rules));
 }
 
 /** Whether this VM's epochs have got that far: then it is a late message, else nobody's. */
 function isPast(state: VmState, migration: MigrationId): boolean {
   const named = parseMigrationId(migration);
   return named.vm === state.binding.vm && named.epoch <= state.binding.issued;
-}
-
-/** To the source of a settled migration that holds a guest it has released: run again (it never ran elsewhere), or let go. */
-export function afterRelease(state: VmState, host: HostId, migration: MigrationId): readonly Effect[] {
-  const { binding } = state;
-  if (binding.owner !== host) return [ask(host, { ask: "revoke", epoch: binding.epoch, forwardTo: binding.owner })];
-  if (binding.epoch <= parseMigrationId(migration).epoch) {
-    return [{ do: "alarm", alarm: "rule-broken", hosts: [host], detail: `${host} has released ${migration}, which this home agent knows nothing of` }];
-  }
-  return [ask(host, { ask: "resume", migration, epoch: binding.epoch, evidence: "target-never-ran" })];
 }
 
 function stamped(state: Moving, stopAt: Migration["stopAt"], markerAt: Migration["markerAt"], bytes: number | null): Moving {
@@ -93,7 +91,7 @@ function reclaim(state: Moving, now: Now): Outcome<VmState> {
 function onRunning(state: Moving, body: Body<"running"> | null, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration } = state;
   if (body !== null && body.epoch !== migration.epoch) return decide<VmState>(state, "stale-epoch");
-  if (migration.neverRan) return broken(state, migration.to, `${migration.to} runs ${state.binding.vm} after it said that it never would`);
+  if (migration.neverRan) return contradicted(state, migration.to, `${migration.to} runs ${state.binding.vm} after it said that it never would`);
   const heard: Moving = { ...state, migration: { ...migration, released: true, running: body ?? migration.running } };
   if (migration.phase === "settle") {
     // Released comes by another connection and carries the time of the stop: it may be the later one.
@@ -101,10 +99,10 @@ function onRunning(state: Moving, body: Body<"running"> | null, now: Now, rules:
   }
   const committed = commitTarget(heard, now, rules);
   const found = committed.state.binding.phase === "lost"
-    ? changeState(committed.state.binding, "bound", { owner: migration.to, epoch: migration.epoch, evidence: "migration" }, now)
+    ? changeState(committed.state.binding, "bound", { owner: migration.to, epoch: committed.state.binding.epoch, evidence: "migration" }, now)
     : committed.state.binding;
   const settling = enter({ ...committed.state, binding: found }, "settle", now, { pointed: "target", targetGone: null });
-  const revoke = ask(migration.from, { ask: "revoke", epoch: migration.epoch, forwardTo: migration.to });
+  const revoke = ask(migration.from, { ask: "revoke", epoch: found.epoch, forwardTo: migration.to });
   const interim: Moving = { ...state, migration: { ...migration, pointed: "target" } };
   if (body?.final === true && settling.migration.stopAt !== null) {
     const done = settle(settling, now);
@@ -122,7 +120,7 @@ function onSourceEnded(state: Moving, body: Body<"sourceEnded">, now: Now, rules
     if (!open) return decide<VmState>(state, "accepted");
     return guestDied(reasoned(state, "source-gone"), now, "source-gone", body.detail, [askAbort(migration, migration.to, "source-gone")]);
   }
-  if (!open && migration.resumeEpoch === null) return broken(state, migration.from, `${migration.from} runs ${state.binding.vm} after it gave the right to away`);
+  if (!open && migration.resumeEpoch === null) return contradicted(state, migration.from, `${migration.from} runs ${state.binding.vm} after it gave the right to away`);
   return giveBack(reasoned(state, reason), now, rules, reason, migration.neverRan ? [] : [askAbort(migration, migration.to, reason)]);
 }
 
@@ -154,13 +152,13 @@ function onTargetEnded(state: Moving, body: Body<"targetEnded">, now: Now, rules
       return write<VmState>(again.state, [], again.effects);
     }
     case "reclaim": return decide<VmState>(state, "accepted");
-    case "settle": return broken(state, migration.to, `${migration.to} says that ${binding.vm} never ran there, after it said that it does`);
+    case "settle": return contradicted(state, migration.to, `${migration.to} says that ${binding.vm} never ran there, after it said that it does`);
   }
 }
 
 /** A host contradicts what it said before. Nothing is believed, a person is called. */
-function broken(state: Moving, host: HostId, detail: string): Outcome<VmState> {
-  return decide<VmState>(state, "not-permitted", detail, [{ do: "alarm", alarm: "rule-broken", hosts: [host], detail }]);
+function contradicted(state: Moving, host: HostId, detail: string): Outcome<VmState> {
+  return decide<VmState>(state, "not-permitted", detail, [broken(host, detail)]);
 }
 
 /** A failure never goes by the name of success. */

@@ -5,6 +5,7 @@ import { changeState, freshEpoch, type Now } from "../bindings/binding.js";
 import { withGrace } from "../bindings/machine.js";
 import type { HistoryChange } from "../history.js";
 import { decide, write, type Effect, type MigrationOutcome, type MigrationResult, type Outcome } from "../outcome.js";
+import { remember } from "./given-back.js";
 import type { Migration, MoveRules, VmState } from "./migration.js";
 import { askAbort } from "./questions.js";
 
@@ -18,14 +19,18 @@ export function enter(state: Moving, phase: Migration["phase"], now: Now, change
   return { ...state, migration: { ...state.migration, ...change, phase, phaseAt: now.mono, tries: 0 } };
 }
 
-/** n+1 belongs to the target: the binding, whatever the guest does. Nothing to do when it already is so. */
+/**
+ * n+1 belongs to the target: the binding, whatever the guest does. Nothing to do when it already is so. When the source was given the VM back meanwhile, n+1 is in the past
+ * and the target has it under a newer one.
+ */
 export function commitTarget(state: Moving, now: Now, rules: MoveRules): { readonly state: Moving; readonly history: readonly HistoryChange[] } {
   const { binding, migration } = state;
-  if (binding.epoch === migration.epoch && binding.owner === migration.to) return { state, history: [] };
-  const bound = changeState(binding, "bound", { owner: migration.to, epoch: migration.epoch, evidence: "migration" }, now);
+  if (binding.epoch >= migration.epoch && binding.owner === migration.to) return { state, history: [] };
+  const epoch = migration.epoch > binding.epoch ? migration.epoch : freshEpoch(binding);
+  const bound = changeState(binding, "bound", { owner: migration.to, epoch, evidence: "migration" }, now);
   return {
-    state: { ...state, binding: withGrace(bound, migration.from, now, rules) },
-    history: [{ change: "open", epoch: migration.epoch, host: migration.to, cause: "migration", actor: migration.actor, at: now.wall }],
+    state: { ...state, binding: withGrace(bound, migration.from, now, rules), givenBack: [] },
+    history: [{ change: "open", epoch, host: migration.to, cause: "migration", actor: migration.actor, at: now.wall }],
   };
 }
 
@@ -36,14 +41,14 @@ export function giveBack(state: Moving, now: Now, rules: MoveRules, reason: Reas
   const bound = changeState(binding, "bound", { owner: migration.from, epoch, evidence: "migration" }, now);
   const history: HistoryChange = { change: "open", epoch, host: migration.from, cause: "migration-aborted", actor: migration.actor, at: now.wall };
   const interim: Moving = { ...state, migration: { ...migration, pointed: "source" } };
-  return write<VmState>({ binding: withGrace(bound, migration.to, now, rules), migration: null }, [history], [...effects, finished(migration, migration.cancelled ? "cancelled" : "failed", migration.reason ?? reason, now)], interim);
+  return write<VmState>({ binding: withGrace(bound, migration.to, now, rules), migration: null, givenBack: remember(state.givenBack, migration) }, [history], [...effects, finished(migration, migration.cancelled ? "cancelled" : "failed", migration.reason ?? reason, now)], interim);
 }
 
 /** The guest itself is dead: nobody owns it. */
 export function guestDied(state: Moving, now: Now, reason: Reason, detail: string, effects: readonly Effect[] = []): Outcome<VmState> {
   const { binding, migration } = state;
   const ended = changeState(binding, "none", { owner: null, epoch: binding.epoch, evidence: "none" }, now);
-  return write<VmState>({ binding: { ...ended, issued: binding.issued > migration.epoch ? binding.issued : migration.epoch, graces: [], seenAt: null }, migration: null }, [{ change: "close", at: now.wall }], [
+  return write<VmState>({ binding: { ...ended, issued: binding.issued > migration.epoch ? binding.issued : migration.epoch, graces: [], seenAt: null }, migration: null, givenBack: [] }, [{ change: "close", at: now.wall }], [
     ...effects,
     { do: "alarm", alarm: "guest-died", hosts: [migration.from, migration.to], detail: detail === "" ? `${binding.vm} died in a migration` : detail },
     finished(migration, "failed", reason, now),
@@ -70,7 +75,9 @@ export function finished(migration: Migration, result: MigrationOutcome, reason:
 }
 
 /**
- * The gaps of DESIGN "Handover", each term on one host's clock; `null` when a stamp that it needs is missing.
+ * The time in which the guest ran and could not receive (down) or be heard (up), each term on one host's clock:
+ * down = max(0, STOP at the source − marker seen there) + max(0, first packet deliverable at the target − RESUME there); up = from RESUME until what the target sends
+ * passes here. `null` when a stamp that it needs is missing.
  */
 export function gapsOf(migration: Migration): { readonly pauseMs: Millis | null; readonly gapDownMs: Millis | null; readonly gapUpMs: Millis | null } {
   const { running, stopAt, markerAt } = migration;
@@ -100,5 +107,5 @@ export function settle(state: Moving, now: Now): Outcome<VmState> {
   const done = finished(migration, "completed", "accepted", now);
   if (done.do !== "finished") throw new CareofError("internal", "a finished migration has a result");
   const { pauseMs, gapDownMs, gapUpMs } = done.result;
-  return write<VmState>({ binding: state.binding, migration: null }, [{ change: "measured", epoch: migration.epoch, pauseMs, gapDownMs, gapUpMs }], [done]);
+  return write<VmState>({ ...state, migration: null }, [{ change: "measured", epoch: state.binding.epoch, pauseMs, gapDownMs, gapUpMs }], [done]);
 }

@@ -143,11 +143,11 @@ await t.test("no step that the diagram does not have", (t) => {
 
 await t.test("what is stored is what comes back", (t) => {
   for (const binding of [never, bound, expired, starting]) {
-    const back = restore(VM, JSON.parse(JSON.stringify(durable({ binding, migration: null }))), at(9));
+    const back = restore(VM, JSON.parse(JSON.stringify(durable({ binding, migration: null, givenBack: [] }))), at(9));
     t.same(KEPT(back.binding), KEPT(binding));
     t.same(back.binding.starting, binding.starting === null ? null : { ...binding.starting, asked: false });
   }
-  t.equal(restore(VM, durable({ binding: stale, migration: null }), at(9)).binding.phase, "bound", "silence is not remembered");
+  t.equal(restore(VM, durable({ binding: stale, migration: null, givenBack: [] }), at(9)).binding.phase, "bound", "silence is not remembered");
   t.throws(() => restore(VM, { phase: "odd" }, at(9)), { code: "store-corrupt" });
   t.end();
 });

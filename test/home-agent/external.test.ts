@@ -29,7 +29,7 @@ const RULES: MoveRules = {
 
 /** The machine alone, with a clock. */
 class Desk {
-  state: VmState = { binding: unbound(VM, NEVER_BOUND), migration: null };
+  state: VmState = { binding: unbound(VM, NEVER_BOUND), migration: null, givenBack: [] };
   now = 1000;
   readonly effects: Effect[] = [];
 

@@ -1,6 +1,12 @@
 import fc from "fast-check";
 import t from "tap";
-import { TwoHosts } from "./two-hosts.js";
+import { coordinate } from "../../home-agent/handover/coordinator.js";
+import { durable, restore } from "../../home-agent/handover/durable.js";
+import type { VmEvent, VmState } from "../../home-agent/handover/migration.js";
+import { changeState, unbound, type Now } from "../../home-agent/bindings/binding.js";
+import { epoch, migrationId, millis, NEVER_BOUND } from "../../model/ids.js";
+import type { MigrationRecord } from "../../proto/messages.js";
+import { A, B, RULES, TwoHosts, VM } from "./two-hosts.js";
 
 const RUNS = Number(process.env["CAREOF_PROPERTY_RUNS"] ?? 1500);
 
@@ -71,5 +77,114 @@ await t.test("lost: only when nobody who could know can be asked, and the first 
   t.equal(killed.dispatch({ type: "resolve", host: killed.a.name, connected: false }), "host-gone");
   t.equal(killed.dispatch({ type: "resolve", host: killed.b.name, connected: true }), "accepted");
   t.same([killed.state.binding.phase, killed.state.binding.owner], ["bound", "host-b"]);
+  t.end();
+});
+
+const NOW: Now = { mono: millis(1000), wall: millis(1_700_000_000_000) };
+const MOVE = migrationId(VM, epoch(2));
+
+/** The machine itself, so that hosts can say what well-behaved ones never would. After every event it forgets all that is not on disk. */
+class Script {
+  state: VmState = { binding: changeState(unbound(VM, NEVER_BOUND), "bound", { owner: A, epoch: epoch(1), evidence: "started" }, NOW), migration: null, givenBack: [] };
+  /** What the last event led to. */
+  effects: readonly string[] = [];
+
+  go(event: VmEvent, { restart = false } = {}): string {
+    const outcome = coordinate(this.state, event, NOW, RULES);
+    this.state = restart ? restore(VM, JSON.parse(JSON.stringify(durable(outcome.state))), NOW) : outcome.state;
+    this.effects = outcome.effects.map((effect) => (effect.do === "ask" ? `${effect.what.ask} ${effect.host}` : effect.do === "alarm" ? effect.alarm : effect.do));
+    return outcome.reason;
+  }
+
+  get where(): readonly unknown[] {
+    return [this.state.binding.phase, this.state.binding.owner, this.state.binding.epoch];
+  }
+
+  /** A says that there was nothing to abort, and owns the VM again. The target is out of reach. */
+  givenBack(): void {
+    this.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, sourceCanLead: false });
+    this.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false });
+    this.go({ type: "cancel", migration: MOVE });
+    this.go({ type: "host-gone", host: B });
+    this.go({ type: "refused", migration: MOVE, ask: "abort", reason: "not-moving", answered: true }, { restart: true });
+  }
+
+  released(): string {
+    return this.go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1 } }, { restart: true });
+  }
+
+  running(): string {
+    return this.go({ type: "said", host: B, body: { kind: "running", migration: MOVE, epoch: epoch(2), resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: true } }, { restart: true });
+  }
+
+  back(state: MigrationRecord["state"]): string {
+    return this.go({ type: "host-back", host: B, records: [{ migration: MOVE, side: "target", state, peer: A }], reported: state === "continued" ? "runs" : "absent" }, { restart: true });
+  }
+
+  neverRan(): string {
+    return this.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: "cancelled-by-operator", detail: "" } }, { restart: true });
+  }
+}
+
+await t.test("a RELEASE after the source said that it runs on: it resumes only with the target's proof", (t) => {
+  const script = (): Script => {
+    const fresh = new Script();
+    fresh.givenBack();
+    t.same(fresh.where, ["bound", A, 3]);
+    return fresh;
+  };
+  const contradicted = script();
+  contradicted.released();
+  t.same(contradicted.effects, ["rule-broken", "lost", "finished"], "nobody is told to resume");
+  t.same(contradicted.where, ["lost", A, 3]);
+  contradicted.back("continued");
+  t.same([...contradicted.where, contradicted.effects], ["bound", B, 4, ["revoke host-a"]], "the target had it: under an epoch above all that were given");
+
+  const never = script();
+  never.released();
+  never.back("never-ran");
+  t.same([never.state.migration?.phase, never.effects], ["reclaim", []], "the proof came, the source is asked when it is here");
+  never.go({ type: "host-back", host: A, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "paused" });
+  t.same(never.effects, ["resume host-a"]);
+
+  const proven = script();
+  proven.neverRan();
+  proven.released();
+  t.same([proven.effects, proven.where], [["resume host-a"], ["bound", A, 3]], "the proof came first");
+
+  const ran = script();
+  ran.running();
+  t.same([ran.effects, ran.where], [["rule-broken"], ["bound", A, 3]], "both say that they run: nothing moves");
+  ran.neverRan();
+  t.same(ran.effects, ["rule-broken"], "and it cannot be unsaid");
+  ran.released();
+  t.same([ran.where, ran.effects], [["bound", B, 4], ["revoke host-a"]], "the other order, the same end");
+
+  const both = script();
+  both.neverRan();
+  both.back("continued");
+  both.released();
+  t.same([both.where, both.effects], [["lost", A, 3], ["rule-broken", "lost", "finished"]], "a target that says both proves nothing");
+
+  const busy = script();
+  busy.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, sourceCanLead: false });
+  busy.released();
+  t.same([busy.effects, busy.where], [["rule-broken"], ["moving", A, 3]], "in the next migration already");
+
+  const newer = script();
+  newer.neverRan();
+  newer.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, sourceCanLead: false });
+  newer.go({ type: "said", host: A, body: { kind: "released", migration: migrationId(VM, epoch(4)), epoch: epoch(4), stopAt: millis(1), markerAt: null, bytes: 1 } });
+  newer.released();
+  t.same([newer.effects, newer.where], [[], ["bound", B, 4]], "a late word about the older one revokes nothing of the newer one");
+
+  const person = script();
+  person.released();
+  person.go({ type: "resolve", host: A, connected: true });
+  t.same(person.effects, ["resume host-a"], "a person decides");
+  person.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "timed-out", detail: "" } });
+  t.same(person.where, ["bound", A, 4]);
+  person.released();
+  t.same(person.effects, ["resume host-a"], "late and again: it may");
   t.end();
 });

@@ -56,7 +56,7 @@ export interface Step {
 export class TwoHosts {
   readonly a = new Host(A);
   readonly b = new Host(B);
-  state: VmState = { binding: unbound(VM, NEVER_BOUND), migration: null };
+  state: VmState = { binding: unbound(VM, NEVER_BOUND), migration: null, givenBack: [] };
   /** What the store has. */
   #stored: unknown = null;
   mono = 1_000_000;
@@ -213,6 +213,7 @@ export class TwoHosts {
 
   #perform(effect: Effect): void {
     if (effect.do === "finished") this.finished.push(effect.result.result);
+    if (effect.do === "alarm" && effect.alarm === "rule-broken") throw new Error(`a well-behaved host is accused: ${effect.detail}`);
     if (effect.do !== "ask") return;
     const host = this.#host(effect.host);
     const migration = this.state.migration?.id ?? null;
