@@ -14,8 +14,8 @@ const LOOK_AGAIN = millis(100);
  *
  *               all ready               loaded + RELEASE + ready          disk has `continued`         guest runs
  *  preparing ─────────────▶ waiting ───────────────────────────▶ claiming ────────────────▶ starting ────────────▶ running (end)
- *      │                       │                                     │ disk refused             │ guest died
- *      │ abort, failure,       │ abort, relay lost before `loaded`,  │                          ▼
+ *      │                       │                                     │ (disk refused: again)    │ guest died
+ *      │ abort, failure,       │ abort, relay lost before `loaded`,  │ guest died               ▼
  *      │ guest died            │ guest died, limits                  │                        died (end)
  *      ▼                       ▼                                     │
  *  destroying ◀────────────────┴─────────────────────────────────────┘
@@ -62,7 +62,7 @@ export type TargetEvent =
   | { readonly kind: "timer"; readonly name: TargetTimer }
   | { readonly kind: "abort"; readonly reason: Reason };
 
-export type TargetTimer = "connect" | "load" | "look" | "bury";
+export type TargetTimer = "connect" | "load" | "look" | "claim" | "bury";
 
 export type TargetEffect =
   | { readonly kind: "record"; readonly state: "continued" | "never-ran" }
@@ -155,8 +155,9 @@ function recorded(state: TargetState, what: "continued" | "never-ran"): TargetSt
 }
 
 function recordFailed(state: TargetState, detail: string): TargetStep {
-  // The guest was not continued. The disk may say that it was: `never-ran` overwrites that, when the disk can write again.
-  if (state.phase === "claiming") return giveUp(state, "store-unavailable", detail);
+  // The disk may have it all the same. Were the guest given up now, an agent that crashed before `never-ran` is on disk would find `continued` and no guest, and take
+  // it for one that has run and died. Nothing could be given back before the disk writes again either: so the guest stays, and is continued then.
+  if (state.phase === "claiming") return step({ ...state, detail }, [{ kind: "timer", name: "claim", delay: LOOK_AGAIN }]);
   if (state.phase === "burying") return step(state, [{ kind: "timer", name: "bury", delay: LOOK_AGAIN }]);
   return step(state);
 }
@@ -190,6 +191,7 @@ function timerFired(state: TargetState, name: TargetTimer): TargetStep {
   if (name === "connect" && state.phase === "waiting" && state.relay === "awaited") return giveUp(state, "timed-out", "no source has connected");
   if (name === "load" && state.phase === "waiting" && !state.loaded) return giveUp(state, "migrate-failed", "the hypervisor did not load what was sent");
   if (name === "look" && (state.phase === "starting" || state.phase === "waiting")) return step(state, [{ kind: "look" }]);
+  if (name === "claim" && state.phase === "claiming") return step(state, [{ kind: "record", state: "continued" }]);
   if (name === "bury" && state.phase === "burying") return step(state, [{ kind: "record", state: "never-ran" }]);
   if (name === "bury" && state.phase === "destroying") return step(state, [{ kind: "destroy-guest" }]);
   return step(state);
@@ -208,7 +210,7 @@ function abort(state: TargetState, reason: Reason): TargetStep {
 
 /** Only what has not been given the word to run. */
 function giveUp(state: TargetState, reason: Reason, detail: string): TargetStep {
-  const stop: TargetEffect[] = (["connect", "load", "look"] as const).map((name) => ({ kind: "stop-timer", name }));
+  const stop: TargetEffect[] = (["connect", "load", "look", "claim"] as const).map((name) => ({ kind: "stop-timer", name }));
   return changeState({ ...state, reason, detail }, "destroying", [...stop, { kind: "cut" }, { kind: "destroy-guest" }]);
 }
 

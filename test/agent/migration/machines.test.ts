@@ -111,7 +111,9 @@ void t.test("target: runs only with everything loaded, RELEASE, and readiness, i
     ["destroyed: the disk hears it first", [...loaded, { kind: "abort", reason: "source-gone" }, { kind: "destroyed" }], "burying"],
     ["and then everybody", [...loaded, { kind: "abort", reason: "source-gone" }, { kind: "destroyed" }, { kind: "recorded", state: "never-ran" }], "buried"],
     ["RELEASE for a grave", [...loaded, { kind: "abort", reason: "source-gone" }, { kind: "destroyed" }, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }], "burying"],
-    ["the disk refuses `continued`", [...loaded, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }, { kind: "record-failed", detail: "" }], "destroying"],
+    ["the disk refuses `continued`", [...loaded, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }, { kind: "record-failed", detail: "" }], "claiming"],
+    ["and has it later", [...loaded, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }, { kind: "record-failed", detail: "" }, { kind: "timer", name: "claim" }, { kind: "recorded", state: "continued" }], "starting"],
+    ["the guest dies while the disk refuses", [...loaded, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }, { kind: "record-failed", detail: "" }, { kind: "guest", status: "gone", at: millis(3) }], "destroying"],
     ["abort after the claim", [...loaded, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) }, { kind: "abort", reason: "source-gone" }], "claiming", "not-permitted"],
     ["preparation fails", [{ kind: "failed", reason: "prepare-failed", detail: "" }], "destroying"],
   ];

@@ -163,7 +163,7 @@ export class World {
         case "destroy-guest": this.#push("target-commands", "destroy", () => { this.targetGuest = "gone"; this.#toTarget({ kind: "destroyed" }); }); break;
         case "report-running": this.#push("target-home", "running", () => { this.home.running = true; this.#revoke(); }); break;
         case "report-ended": this.#push("target-home", effect.result, () => { if (effect.result === "target-died") { this.home.died = true; this.#revoke(); } else { this.home.neverRan = true; this.#afterNeverRan(); } }); break;
-        case "timer": if (effect.name === "look" || effect.name === "bury") this.#push("target-timer", effect.name, () => { this.#toTarget({ kind: "timer", name: effect.name }); }); break;
+        case "timer": if (effect.name === "look" || effect.name === "claim" || effect.name === "bury") this.#push("target-timer", effect.name, () => { this.#toTarget({ kind: "timer", name: effect.name }); }); break;
         default: break;
       }
     }
