@@ -21,6 +21,8 @@ export interface CommandOptions {
   readonly limitMs?: number;
   /** Called for every line of standard error as it comes. */
   readonly onStderr?: (line: string) => void;
+  /** Kills it, and nothing that it still says is heard. */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -42,8 +44,15 @@ export async function command(words: readonly string[], options: CommandOptions 
         if (output[name].length < MAX_OUTPUT) output[name] += text;
       });
     }
-    const { onStderr } = options;
-    if (onStderr !== undefined) createInterface({ input: child.stderr }).on("line", onStderr);
+    const { onStderr, signal } = options;
+    if (onStderr !== undefined) {
+      createInterface({ input: child.stderr }).on("line", (line) => {
+        if (signal?.aborted !== true) onStderr(line);
+      });
+    }
+    const kill = (): void => { child.kill("SIGKILL"); };
+    if (signal?.aborted === true) kill();
+    else signal?.addEventListener("abort", kill, { once: true });
     // A command that ends without reading its input breaks the pipe; its exit code tells.
     child.stdin.on("error", () => undefined);
     child.stdin.end(options.input ?? "");
@@ -53,6 +62,7 @@ export async function command(words: readonly string[], options: CommandOptions 
     });
     child.on("close", (code) => {
       clearTimeout(timer);
+      signal?.removeEventListener("abort", kill);
       resolve({ code: code ?? 1, ...output });
     });
   });

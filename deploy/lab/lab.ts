@@ -7,6 +7,7 @@ import { NamespaceHttp, type HttpAnswer } from "./api.js";
 import { command, inNamespace, type CommandResult } from "./command.js";
 import { writeFiles, type GuestImage, type LabFiles } from "./files.js";
 import { Part } from "./part.js";
+import { Reaper } from "./reaper.js";
 import { HOSTS, labPlan, newRunId, PLAN, type HostName, type LabPlan, type Node, type WireDelay } from "./plan.js";
 import { abandonedRuns, labDirectory, register, removeRun } from "./registry.js";
 import { makeTopology } from "./topology.js";
@@ -63,7 +64,7 @@ export interface LabOptions {
 
 /**
  * The product as an operator sets it up, in namespaces of one machine: a home agent and two host agents as processes of their own, from
- * ordinary configuration files. `close` removes everything, whatever state it is in.
+ * ordinary configuration files. `close` removes everything, whatever state it is in; when this process is killed first, its reaper does.
  */
 export class Lab {
   readonly run: string;
@@ -75,11 +76,13 @@ export class Lab {
   readonly #expected = new WeakSet<Part>();
   /** Of `LabOptions.wires`: host A's before host B's. */
   readonly wires: readonly Wire[];
+  readonly #reaper: Reaper;
+  readonly #over = new AbortController();
   #http: NamespaceHttp | null = null;
-  #closed = false;
 
-  private constructor(plan: LabPlan, files: LabFiles, wires: readonly Wire[]) {
+  private constructor(plan: LabPlan, files: LabFiles, wires: readonly Wire[], reaper: Reaper) {
     this.wires = wires;
+    this.#reaper = reaper;
     this.run = plan.run;
     this.plan = plan;
     this.directory = labDirectory(plan.run);
@@ -92,12 +95,14 @@ export class Lab {
     await cleanAbandoned();
     const run = newRunId();
     register(run);
+    const reaper = new Reaper(run);
     try {
       const plan = labPlan(run, options.wires);
       const wires = await makeTopology(plan);
-      return new Lab(plan, writeFiles({ directory: labDirectory(run), image, ...options }), wires);
+      return new Lab(plan, writeFiles({ directory: labDirectory(run), image, ...options }), wires, reaper);
     } catch (thrown) {
       await removeRun(run);
+      reaper.dismiss();
       throw thrown;
     }
   }
@@ -165,7 +170,7 @@ export class Lab {
 
   /** Runs `careof` where the operator's API listens. */
   async careof(words: readonly string[], limitMs = 60_000, onStderr?: (line: string) => void): Promise<CommandResult> {
-    return command(inNamespace(this.namespace("h"), [...executable(), ...words]), { limitMs, ...(onStderr === undefined ? {} : { onStderr }) });
+    return command(inNamespace(this.namespace("h"), [...executable(), ...words]), { limitMs, signal: this.#over.signal, ...(onStderr === undefined ? {} : { onStderr }) });
   }
 
   /** @throws CareofError `careof-failed` with what it said on standard error */
@@ -218,7 +223,7 @@ export class Lab {
   async until(what: string, limitMs: number, check: () => Promise<boolean>): Promise<void> {
     const end = Date.now() + limitMs;
     while (!(await check())) {
-      if (this.#closed) throw new CareofError("lab-closed", `the lab was closed before ${what}`);
+      if (this.#over.signal.aborted) throw new CareofError("lab-closed", `the lab was closed before ${what}`);
       if (Date.now() > end) throw new CareofError("timed-out", `not within ${String(limitMs)} ms: ${what}\n${this.logs(6)}`);
       await sleep(100);
     }
@@ -233,15 +238,19 @@ export class Lab {
   leave(): void {
     for (const part of this.#parts.values()) part.leave();
     for (const wire of this.wires) wire.leave();
+    this.#reaper.dismiss();
   }
 
   /** Ends and removes everything, and says what is left: nothing, unless the kernel refuses. Idempotent. */
   async close(): Promise<string[]> {
-    this.#closed = true;
+    // First the commands under way: what ends below is not theirs to tell.
+    this.#over.abort();
     this.#http?.close();
     for (const part of this.#parts.values()) this.#expected.add(part);
     for (const wire of this.wires) await wire.close();
-    return removeRun(this.run);
+    const left = await removeRun(this.run);
+    this.#reaper.dismiss();
+    return left;
   }
 }
 

@@ -1,10 +1,10 @@
-import { existsSync, mkdirSync, readFileSync, readdirSync, readlinkSync, renameSync, rmSync, statSync, unlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, readlinkSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { CareofError } from "../../model/errors.js";
-import { must } from "./command.js";
+import { command } from "./command.js";
 import { guestNamespaceOf, namespacesOf } from "./plan.js";
 
 /**
@@ -96,16 +96,22 @@ export async function removeRun(run: string): Promise<string[]> {
   if (!RUN_ID.test(run)) throw new CareofError("malformed-run", `"${run}" is no lab's name`);
   await endProcesses(run);
   for (const name of namespaceNames(run)) {
-    if (existsSync(`/run/netns/${name}`)) await must(["ip", "netns", "del", name]);
+    await unless(() => !existsSync(`/run/netns/${name}`), ["ip", "netns", "del", name]);
   }
   const directory = labDirectory(run);
   // Deepest first: file systems for pinned BPF objects, mounted by the parts.
-  for (const mount of mountsBelow(directory)) await must(["umount", mount]);
-  rmSync(directory, { recursive: true, force: true });
+  for (const mount of mountsBelow(directory)) await unless(() => !mountsBelow(directory).includes(mount), ["umount", mount]);
+  rmSync(directory, { recursive: true, force: true, maxRetries: 3 });
   const left = leftOver(run);
-  const file = join(REGISTRY, `${run}.json`);
-  if (left.length === 0 && existsSync(file)) unlinkSync(file);
+  if (left.length === 0) rmSync(join(REGISTRY, `${run}.json`), { force: true });
   return left;
+}
+
+/** Runs what makes it so, unless it is so already or somebody else was faster: the reaper of a killed run and the next run may remove it at the same time. */
+async function unless(so: () => boolean, words: readonly string[]): Promise<void> {
+  if (so()) return;
+  const result = await command(words);
+  if (result.code !== 0 && !so()) throw new CareofError("command-failed", `${words.join(" ")} ended with ${String(result.code)}: ${result.stderr.trim()}`);
 }
 
 /** What of a run is there: processes, namespaces (and with them links, TAPs, sockets), mounts, files. */
