@@ -2,6 +2,7 @@ import { writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import { cleanAbandoned, Lab } from "../lab/lab.js";
+import { lastWords, partDied } from "./ending.js";
 import { checkMachine } from "./machine.js";
 import { demoOptions, USAGE, type DemoOptions } from "./options.js";
 import { picture } from "./picture.js";
@@ -10,8 +11,6 @@ import { report } from "./report.js";
 import { play } from "./scenario.js";
 import { LineScreen, TerminalScreen, type Screen } from "./screen.js";
 import { summary } from "./summary.js";
-
-const LOG_LINES = 12;
 
 /**
  * The demo: a real guest moves between two subnets and back while a correspondent talks to it. Removes what it made however it ends, and first what an
@@ -42,7 +41,7 @@ export async function runDemo(args: readonly string[], signal: AbortSignal): Pro
     return good ? 0 : 1;
   } catch (thrown) {
     screen.close();
-    process.stderr.write(`careof demo: ${toCareofError(thrown).message}\n`);
+    process.stderr.write(lastWords(thrown));
     return 1;
   }
 }
@@ -74,7 +73,7 @@ async function inLab(options: DemoOptions, screen: Screen, signal: AbortSignal):
 async function accident(lab: Lab, signal: AbortSignal, over: AbortSignal): Promise<never> {
   return new Promise((_resolve, reject) => {
     lab.onDeath((part) => {
-      reject(new CareofError("part-died", `${part.name} died; the end of its log:\n${part.tail(LOG_LINES)}`));
+      reject(partDied(part));
     });
     const interrupted = (): void => {
       reject(new CareofError("interrupted", "interrupted; everything that it made is removed"));

@@ -4,6 +4,7 @@ import { CareofError } from "../../model/errors.js";
 import type { Lab, Move } from "../lab/lab.js";
 import { HOSTS, PLAN, type HostName } from "../lab/plan.js";
 import type { Traffic, TrafficSample } from "../lab/traffic.js";
+import { DemoEnd } from "./ending.js";
 import type { DemoOptions } from "./options.js";
 import { demoMove, steadyAgain, type DemoMove, type DemoRecord, type Points } from "./record.js";
 import { describeMachine } from "./machine.js";
@@ -79,7 +80,7 @@ async function moveOnce(lab: Lab, traffic: Traffic, samples: readonly TrafficSam
   const decided = await traffic.mark(name("decided"));
   screen.guestAt(null);
   const move = await lab.migrate(to, (line) => { screen.phase(`moving to ${to}: ${line.trim()}`); });
-  if (move.result !== "completed") throw new CareofError("move-failed", `the move to ${to} ended as ${move.result}: ${move.reason}\n${lab.logs(8)}`);
+  if (move.result !== "completed") throw new DemoEnd("move-failed", `the move to ${to} ended as ${move.result}: ${move.reason}. The ends of the logs are above.`, lab.logs(8));
   screen.guestAt(to);
   screen.phase("counting");
   // The home agent knows that the move is done before the correspondent has heard the guest again.

@@ -44,6 +44,11 @@ export class Part {
     return this.#child.pid ?? 0;
   }
 
+  /** How it ended; `null` while it runs. */
+  get end(): Ended | null {
+    return this.#end;
+  }
+
   get running(): boolean {
     return this.#end === null;
   }

@@ -1,4 +1,5 @@
 import t from "tap";
+import { lastWords, partDied } from "../../deploy/demo/ending.js";
 import { demoOptions } from "../../deploy/demo/options.js";
 import { picture } from "../../deploy/demo/picture.js";
 import { paperSeries, steadyAgain, type DemoRecord } from "../../deploy/demo/record.js";
@@ -83,5 +84,14 @@ t.test("a terminal's view is drawn in place and never wraps; a pipe gets lines",
   plain.phase("stop");
   plain.guestAt("host-b");
   t.match(lines.trim().split("\n").length, 3, "once for each kind of phase");
+  t.end();
+});
+
+t.test("what ended it is the last thing that is said, behind the log that explains it", (t) => {
+  const log = '{"level":50,"msg":"one"}\n{"level":50,"msg":"two"}';
+  const end = { code: null, signal: "SIGKILL" } as const;
+  t.match(lastWords(partDied({ name: "host-b", end, tail: () => log })), /^\{"level":50,"msg":"one"\}\n.*"two"\}\n\ncareof demo: host-b was killed by SIGKILL [^\n]*above[^\n]*\n$/s);
+  t.match(lastWords(partDied({ name: "home-agent", end: { code: 1, signal: null }, tail: () => "" })), /^careof demo: home-agent ended with exit code 1 [^\n]*logged nothing[^\n]*\n$/);
+  t.equal(lastWords(new Error("no such thing")), "careof demo: no such thing\n");
   t.end();
 });

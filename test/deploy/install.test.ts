@@ -41,6 +41,8 @@ t.test("installs, upgrades and goes away again", (t) => {
   t.notOk(existsSync(join(installed, "node_modules", "tap")), "so does what they need");
   const rows = JSON.parse(run([process.execPath, main, "doctor", "--output", "json"]).stdout) as Probe[];
   t.equal(rows.find((row) => row.name === "bpf")?.ok, true, "it finds its BPF object and its native library there");
+  const demo = run([process.execPath, main, "demo"]);
+  t.match(demo, { status: 1, stdout: "", stderr: /^careof demo: [^\n]*(in a clone of the repository|must be run as root)\.\n$/ }, "it has no demo, and says where there is one before it makes anything");
 
   writeFileSync(join(destination, "etc", "careof", "agent.yaml"), "name: host-a\n");
   for (const time of ["first", "second"]) {

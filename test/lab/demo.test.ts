@@ -54,6 +54,17 @@ function demo(...words: readonly string[]): Running {
   return { child, output: () => text, ended, says };
 }
 
+/** The processes that would remove the run. */
+function reapersOf(run: string): number[] {
+  return readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name)).map(Number).filter((pid) => {
+    try {
+      return readFileSync(`/proc/${String(pid)}/cmdline`, "utf8").endsWith(`run-reaper.js\0${run}\0`);
+    } catch {
+      return false; // ended meanwhile
+    }
+  });
+}
+
 /** Runs that exist now, by their namespaces. */
 function runs(): string[] {
   if (!existsSync("/run/netns")) return [];
@@ -81,19 +92,20 @@ await t.test("to its end: figures, report, plot", async (t) => {
   t.strictSame(ours(), [], "nothing is left");
 });
 
-await t.test("interrupted in the midst: exit 1, nothing is left", async (t) => {
+await t.test("interrupted in the midst of a move: exit 1, nothing is left, and only the demo speaks of it", async (t) => {
   const run = demo("--quick");
-  await run.says(/answers at/, 90_000);
+  await run.says(/moving to host-b: .* copy/, 90_000);
   const [name] = ours();
   run.child.kill("SIGINT");
   t.equal(await run.ended, 1);
-  t.match(run.output(), /interrupted/);
+  t.match(run.output(), /\ncareof demo: interrupted[^\n]*\n$/);
+  t.notMatch(run.output(), /cancel|cannot reach/, "the command that was under way is not asked");
   t.strictSame(ours(), []);
   t.ok(name !== undefined);
   t.strictSame(leftOver(name ?? ""), []);
 });
 
-await t.test("a part that dies is named, with the end of its log", async (t) => {
+await t.test("a part that dies is named, last, behind the end of its log", async (t) => {
   const run = demo("--quick");
   await run.says(/answers at/, 90_000);
   const [name] = ours();
@@ -101,16 +113,30 @@ await t.test("a part that dies is named, with the end of its log", async (t) => 
   t.ok(victim !== undefined);
   if (victim !== undefined) process.kill(victim, "SIGKILL");
   t.equal(await run.ended, 1);
-  t.match(run.output(), /host-b died; the end of its log:\n.*\{/s);
+  t.match(run.output(), /\{.*\}\n\ncareof demo: host-b was killed by SIGKILL [^\n]*\n$/s);
   t.strictSame(ours(), []);
 });
 
-await t.test("killed outright: the next run removes what it left", async (t) => {
+await t.test("killed outright: nothing is left within 10 s", async (t) => {
+  const run = demo("--quick");
+  await run.says(/answers at/, 90_000);
+  const [name = ""] = ours();
+  run.child.kill("SIGKILL");
+  await run.ended;
+  const until = Date.now() + 10_000;
+  while (leftOver(name).length > 0 && Date.now() < until) await sleep(100);
+  t.strictSame(leftOver(name), []);
+});
+
+await t.test("killed outright with its reaper: the next run removes what it left", async (t) => {
   const first = demo("--quick");
   await first.says(/starting web1 on host-a/, 60_000);
+  const [name = ""] = ours();
+  const reapers = reapersOf(name);
+  t.equal(reapers.length, 1);
+  for (const pid of reapers) process.kill(pid, "SIGKILL");
   first.child.kill("SIGKILL");
   await first.ended;
-  const [name = ""] = ours();
   t.ok(abandonedRuns().includes(name));
   const second = demo("--quick");
   await second.says(/removed what an earlier run left/, 30_000);
