@@ -24,18 +24,51 @@ export function encodeRecord(value: unknown): Buffer {
   return Buffer.concat([header, json]);
 }
 
-/** Every whole record up to the first that is torn or broken; `end` is where that begins. */
-export function readRecords(bytes: Buffer): { readonly records: readonly unknown[]; readonly end: number; readonly length: number } {
+export interface Read {
+  readonly records: readonly unknown[];
+  /** Where the first record begins that is torn or broken, or the file ends. */
+  readonly end: number;
+  readonly length: number;
+  /** What is broken at `end` was once safely on disk: a later record says so (`synced`, see the journal). Never a torn tail. */
+  readonly corrupt: boolean;
+}
+
+/** Every whole record up to the first that is torn or broken. */
+export function readRecords(bytes: Buffer): Read {
   const records: unknown[] = [];
   let at = 0;
-  while (at + HEADER <= bytes.length) {
-    const length = bytes.readUInt32BE(at);
-    const next = at + HEADER + length;
-    if (length === 0 || length > MAX_RECORD || next > bytes.length) break;
-    const json = bytes.subarray(at + HEADER, next);
-    if (crc32(json) !== bytes.readUInt32BE(at + 4)) break;
-    records.push(JSON.parse(json.toString("utf8")));
-    at = next;
+  for (let record = recordAt(bytes, at); record !== null; record = recordAt(bytes, at)) {
+    records.push(record.value);
+    at = record.next;
   }
-  return { records, end: at, length: bytes.length };
+  return { records, end: at, length: bytes.length, corrupt: at < bytes.length && vouchedFor(bytes, at) };
+}
+
+/** Whether a whole record behind the broken one at `broken` says that more than that was on disk when it was written. */
+function vouchedFor(bytes: Buffer, broken: number): boolean {
+  for (let at = broken + 1; at + HEADER < bytes.length; at++) {
+    // Cheap enough for every offset: text has no bytes that make a plausible length.
+    if (bytes[at + HEADER] !== OBJECT) continue;
+    const record = recordAt(bytes, at);
+    if (record === null) continue;
+    if (syncedOf(record.value) > broken) return true;
+    at = record.next - 1;
+  }
+  return false;
+}
+
+/** `{`, with which every record begins. */
+const OBJECT = 0x7b;
+
+function recordAt(bytes: Buffer, at: number): { readonly value: unknown; readonly next: number } | null {
+  if (at + HEADER > bytes.length) return null;
+  const length = bytes.readUInt32BE(at);
+  const next = at + HEADER + length;
+  if (length === 0 || length > MAX_RECORD || next > bytes.length) return null;
+  const json = bytes.subarray(at + HEADER, next);
+  return crc32(json) === bytes.readUInt32BE(at + 4) ? { value: JSON.parse(json.toString("utf8")), next } : null;
+}
+
+function syncedOf(record: unknown): number {
+  return typeof record === "object" && record !== null && "synced" in record && typeof record.synced === "number" ? record.synced : 0;
 }

@@ -9,10 +9,15 @@ import { Table, writesOf } from "./table.js";
 
 const FILE = "journal";
 
-/** One record of the file, after its checksum was found right. */
+/**
+ * One record of the file, after its checksum was found right. `synced`: so many bytes of the file were on disk when it was written, so that a broken record among
+ * them is told from one that a crash tore off.
+ */
+const synced = z.number().int().min(0).default(0);
 const recordSchema = z.union([
-  z.strictObject({ fence: z.number().int().min(0) }),
-  z.strictObject({ writes: z.array(z.tuple([z.string().min(1).max(MAX_KEY), z.unknown()])).min(1) }),
+  z.strictObject({ fence: z.number().int().min(0), synced }),
+  z.strictObject({ writes: z.array(z.tuple([z.string().min(1).max(MAX_KEY), z.unknown()])).min(1), synced }),
+  z.strictObject({ synced: z.number().int().min(1) }),
   z.strictObject({ row: z.tuple([z.string().min(1).max(MAX_KEY), z.number().int().min(1), z.unknown()]) }),
 ]);
 type JournalRecord = z.infer<typeof recordSchema>;
@@ -53,6 +58,8 @@ export class Journal implements Store {
   /** After a failed write nothing is known of the file's end: the next commit rewrites it. */
   #suspect = false;
   #closed = false;
+  /** Bytes of the file that are on disk for sure. */
+  #synced: number;
   /** Bytes that were cut off at the start. */
   readonly cut: number;
 
@@ -65,11 +72,12 @@ export class Journal implements Store {
     this.#table = table;
     this.#file = file;
     this.#size = size;
+    this.#synced = size;
     this.#sizeAfterRewrite = size;
     this.cut = cut;
   }
 
-  /** @throws CareofError `store-locked` (another process has it), `store-unavailable` (the disk), `store-corrupt` (a record that no version wrote) */
+  /** @throws CareofError `store-locked` (another process has it), `store-unavailable` (the disk), `store-corrupt` (a broken record that is no torn tail, or one that no version wrote) */
   static async open(options: JournalOptions): Promise<Journal> {
     let lock: DirectoryLock | null = null;
     let file: FileHandle | null = null;
@@ -78,15 +86,17 @@ export class Journal implements Store {
       lock = await DirectoryLock.take(options.directory);
       const path = join(options.directory, FILE);
       file = await open(path, "a+", 0o600);
-      const { records, end, length } = readRecords(await readFile(file));
+      const { records, end, length, corrupt } = readRecords(await readFile(file));
+      if (corrupt) throw new CareofError("store-corrupt", `${path} is broken at byte ${String(end)}, and what follows was written after that was safe: the disk has lost acknowledged data; nothing was changed, put back a copy`);
       const table = new Table();
       for (const record of records) load(table, record);
-      if (end < length) {
-        await file.truncate(end);
-        await file.datasync();
-      }
+      if (end < length) await file.truncate(end);
+      // A process that was killed may have left what it wrote in memory only.
+      await file.datasync();
       await syncDirectory(options.directory);
-      return new Journal(options, lock, table, file, end, length - end);
+      const journal = new Journal(options, lock, table, file, end, length - end);
+      await journal.#vouch();
+      return journal;
     } catch (thrown) {
       await file?.close();
       await lock?.release();
@@ -100,8 +110,10 @@ export class Journal implements Store {
     try {
       if (this.#closed) throw new Error("closed");
       await this.#idle();
-      await this.#append(encodeRecord({ fence }));
+      if (this.#suspect) await this.#rewrite();
+      await this.#append(encodeRecord({ fence, synced: this.#synced }));
       this.#table.fence = fence;
+      await this.#vouch();
       return fence;
     } catch (cause) {
       this.#suspect = true;
@@ -146,6 +158,8 @@ export class Journal implements Store {
       batch.forEach((waiting, i) => {
         waiting.answer(answers[i] ?? { result: "unavailable", why: "not answered" });
       });
+      // Whatever follows at once does the same.
+      if (this.#queue.length === 0) await this.#vouch();
     }
     this.#writer = null;
   }
@@ -165,7 +179,7 @@ export class Journal implements Store {
     if (accepted.length === 0) return answers;
     try {
       if (this.#suspect) await this.#rewrite();
-      await this.#append(Buffer.concat(accepted.map((change) => encodeRecord({ writes: writesOf(change).map(({ key, value }) => [key, value]) }))));
+      await this.#append(Buffer.concat(accepted.map((change) => encodeRecord({ writes: writesOf(change).map(({ key, value }) => [key, value]), synced: this.#synced }))));
       for (const change of accepted) this.#table.apply(change);
     } catch (thrown) {
       this.#suspect = true;
@@ -184,6 +198,23 @@ export class Journal implements Store {
     while (at < bytes.length) at += (await this.#file.write(bytes, at)).bytesWritten;
     await this.#file.datasync();
     this.#size += bytes.length;
+    this.#synced = this.#size;
+  }
+
+  /**
+   * Says in the file that all before is on disk. Without a sync: it costs next to nothing, survives the process, and what of it a crash of the machine loses is
+   * at worst the knowledge that the last records were acknowledged.
+   */
+  async #vouch(): Promise<void> {
+    if (this.#suspect || this.#synced === 0) return;
+    const bytes = encodeRecord({ synced: this.#synced });
+    try {
+      for (let at = 0; at < bytes.length;) at += (await this.#file.write(bytes, at)).bytesWritten;
+      this.#size += bytes.length;
+    } catch {
+      // Half of it may be there. Nobody waits for it: the next commit begins with a new file.
+      this.#suspect = true;
+    }
   }
 
   /** Only what holds now, in a new file that takes the old one's place. */
@@ -218,6 +249,7 @@ export class Journal implements Store {
     const old = this.#file;
     this.#file = file;
     this.#size = size;
+    this.#synced = size;
     this.#sizeAfterRewrite = size;
     this.#suspect = false;
     await old.close();
@@ -230,7 +262,7 @@ function load(table: Table, record: unknown): void {
   const known: JournalRecord = read.data;
   if ("fence" in known) table.fence = known.fence;
   else if ("row" in known) table.load(...known.row);
-  else {
+  else if ("writes" in known) {
     const [first, ...also] = known.writes.map(([key, value]) => ({ key, value }));
     if (first !== undefined) table.apply({ ...first, also });
   }

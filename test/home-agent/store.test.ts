@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import t, { type Test } from "tap";
+import { CareofError } from "../../model/errors.js";
 import { encodeRecord, readRecords } from "../../home-agent/store/journal-format.js";
 import { Journal } from "../../home-agent/store/journal.js";
 import { MemoryStore } from "../../home-agent/store/memory-store.js";
@@ -99,16 +100,56 @@ await t.test("journal: any tail that was torn off is cut, all before it stays", 
   const fence = await first.takeOver();
   await first.commit(0, fence, { key: "a", value: 1 });
   await first.close();
-  const size = statSync(join(directory, "journal")).size;
+  const before = readFileSync(join(directory, "journal"));
   appendFileSync(join(directory, "journal"), encodeRecord({ writes: [["b", 1]] }).subarray(0, 11));
   const second = await Journal.open({ directory });
   t.equal(second.cut, 11);
-  t.equal(statSync(join(directory, "journal")).size, size);
+  t.same(readFileSync(join(directory, "journal")).subarray(0, before.length), before);
+  t.equal(readRecords(readFileSync(join(directory, "journal"))).corrupt, false);
   t.same([...second.entries("")].map((row) => row.key), ["a"]);
   t.match(await second.commit(1, await second.takeOver(), { key: "a", value: 2 }), { result: "ok", revision: 2 });
   await second.close();
   writeFileSync(join(directory, "journal"), encodeRecord({ unknown: 1 }));
   await t.rejects(Journal.open({ directory }), { code: "store-corrupt" });
+});
+
+await t.test("journal: whatever byte the disk spoils, what was acknowledged is there, or the journal is refused and stays as it is", async (t) => {
+  const directory = join(temporary(t), "state");
+  const file = join(directory, "journal");
+  const first = await Journal.open({ directory });
+  const fence = await first.takeOver();
+  // Some in one batch, some by themselves.
+  await Promise.all(Array.from({ length: 8 }, (_, i) => first.commit(i, fence, { key: "a", value: i })));
+  for (let i = 8; i < 20; i++) await first.commit(i, fence, { key: "a", value: i });
+  await first.close();
+  const whole = readFileSync(file);
+  const outcomes = { kept: 0, refused: 0 };
+  for (let at = 0; at < whole.length; at++) {
+    const spoilt = Buffer.from(whole);
+    spoilt[at] = (spoilt[at] ?? 0) ^ (1 << at % 8);
+    writeFileSync(file, spoilt);
+    try {
+      const again = await Journal.open({ directory });
+      const row = [...again.entries("a")][0];
+      const newer = await again.takeOver();
+      await again.close();
+      if (row?.revision !== 20 || newer <= fence) t.fail(`byte ${String(at)}: revision ${String(row?.revision)}, fence ${String(newer)}`);
+      outcomes.kept += 1;
+    } catch (thrown) {
+      if (!(thrown instanceof CareofError) || thrown.code !== "store-corrupt") throw thrown;
+      if (!readFileSync(file).equals(spoilt)) t.fail(`byte ${String(at)}: changed`);
+      outcomes.refused += 1;
+    }
+  }
+  t.ok(outcomes.refused > 19 * 20 && outcomes.kept > 0, JSON.stringify(outcomes));
+
+  // Of a batch that was never acknowledged the machine's crash may have kept the later part only.
+  const records = ["b", "c"].map((key) => encodeRecord({ writes: [[key, 1]], synced: whole.length }));
+  writeFileSync(file, Buffer.concat([whole, Buffer.alloc(records[0]?.length ?? 0), records[1] ?? Buffer.alloc(0)]));
+  const torn = await Journal.open({ directory });
+  t.same([...torn.entries("")].map(({ key, revision }) => [key, revision]), [["a", 20]]);
+  t.equal(torn.cut, records.reduce((sum, record) => sum + record.length, 0));
+  await torn.close();
 });
 
 await t.test("journal: rewritten when it has grown, nothing lost on the way", async (t) => {
