@@ -1,21 +1,25 @@
 #!/bin/bash
-# Every test of careof: set-up, types, lint, the BPF object, unit and contract tests, then the lab with real guests, one file after another.
+# Every test of careof: set-up, types, lint, the BPF object, unit and contract tests, then the lab with real guests, one file after another, then every fault at some
+# of the moments of a move.
 #
 #   npm test                        everything
-#   npm test -- --only unit|lab|lint
+#   npm test -- --only unit|lab|faults|lint
 #   npm test -- test/cli/api.test.ts ...    these files (built first)
 #   npm test -- --no-setup ...      on a machine that is set up already
 #
 # Every stage runs even when one before it failed, except that nothing runs without a set-up. Closes with one line `N passed, N failed, N skipped`: each check
-# counts as one, each assertion of a test as one. Exit 1 when anything failed, 2 on wrong usage.
+# counts as one, each assertion of a test as one, each fault at a moment as one. Exit 1 when anything failed, 2 on wrong usage.
 set -uo pipefail
 export LC_ALL=C
+
+# Thirty cells take about four minutes; a machine twice as slow gets through as well.
+FAULTS_LIMIT_S=900
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$repo" || exit 1
 
 usage() {
-  echo "usage: npm test [-- [--no-setup] [--only unit|lab|lint | FILE.test.ts ...]]" >&2
+  echo "usage: npm test [-- [--no-setup] [--only unit|lab|faults|lint | FILE.test.ts ...]]" >&2
   exit 2
 }
 
@@ -36,7 +40,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-case $only in all | unit | lab | lint) ;; *) usage ;; esac
+case $only in all | unit | lab | faults | lint) ;; *) usage ;; esac
 
 # built SOURCE: the compiled file that stands for test/x.test.ts. Made from the source's name, so that what is left of a deleted test never runs.
 built() {
@@ -58,10 +62,9 @@ for i in "${!files[@]}"; do
 done
 
 work=$(mktemp -d)
-totals=$work/totals
-: >"$totals"
 mkfifo "$work/tap"
-running=
+# shellcheck source=test/tally.sh
+. "$repo/test/tally.sh"
 # Ends what it started and gives it time to clean up.
 interrupted() {
   trap '' INT TERM
@@ -74,9 +77,6 @@ interrupted() {
 }
 trap 'rm -rf "$work"' EXIT
 trap interrupted INT TERM
-
-passed() { echo "1 0 0" >>"$totals"; }
-failed() { echo "0 1 0" >>"$totals"; }
 
 stage() { printf '\n== %s\n' "$1"; }
 
@@ -129,15 +129,6 @@ run_tap() {
   fi
 }
 
-close() {
-  local good bad left
-  read -r good bad left < <(awk '{ good += $1; bad += $2; left += $3 } END { print good + 0, bad + 0, left + 0 }' "$totals")
-  if [ $((good + bad)) -eq 0 ]; then bad=1; fi
-  printf '\n%d passed, %d failed, %d skipped\n' "$good" "$bad" "$left"
-  [ "$bad" -eq 0 ]
-  exit
-}
-
 if [ "$setup" = yes ]; then
   stage "set-up"
   if bash deploy/setup/prepare.sh test; then
@@ -176,6 +167,11 @@ if [ "$only" = all ] || [ "$only" = lab ]; then
   stage "lab: real guests in network namespaces"
   mapfile -t lab < <(find test/lab -name '*.test.ts' 2>/dev/null | sort)
   run_tap --jobs=1 --timeout=900 -- "${lab[@]}"
+fi
+
+if [ "$only" = all ] || [ "$only" = faults ]; then
+  stage "faults: a real guest, and one thing that breaks at one moment of its move"
+  counted "the faults" timeout --kill-after=60 "$FAULTS_LIMIT_S" node dist/test/faults/main.js --half
 fi
 
 close
