@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import type { Clock } from "../model/clock.js";
 import type { Endpoint } from "../model/config.js";
+import { millis, type Millis } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { HomeTunnel } from "../net/tunnel.js";
 import { AGENT_PATH, Registrar } from "./registrar.js";
@@ -12,18 +13,21 @@ import { BindingCache } from "./bindings/binding-cache.js";
 import type { HomeAgentConfig } from "./config.js";
 import { EffectDriver } from "./effect-driver.js";
 import { EventBus } from "./events.js";
-import { publicState, type MoveRules } from "./handover/migration.js";
+import { ASK_AGAIN_MS, ASK_LIMIT, COPY_SLACK_MS, publicState, type MoveRules } from "./handover/migration.js";
 import { HeartbeatListener } from "./heartbeat-listener.js";
 import { Heartbeats } from "./heartbeats.js";
 import { Hosts } from "./hosts.js";
 import { Metrics } from "./metrics.js";
 import { MigrationBook } from "./migrations.js";
 import { OperatorDesk } from "./operator-desk.js";
-import { Questioner } from "./questions.js";
+import { Questioner, stopLimit } from "./questions.js";
 import { ReplayWindow } from "./replay.js";
 import { Journal } from "./store/journal.js";
 import type { Store } from "./store/store.js";
 import { Waiters } from "./waiters.js";
+
+/** An operator waits so much longer than what he waits for may take. */
+const WAIT_SLACK_MS = 10_000;
 
 export interface HomeAgentOptions {
   readonly config: HomeAgentConfig;
@@ -73,7 +77,7 @@ export class HomeAgent {
     this.#hosts.configure(config.hosts, config.vms);
     const hosts = this.#hosts;
     const events = new EventBus();
-    const waiters = new Waiters();
+    const waiters = new Waiters(clock);
     const book = new MigrationBook();
     const metrics = new Metrics({ bindings: () => this.#countBindings(), hosts: () => [...hosts.hosts].filter((host) => hosts.connected(host.name)).length });
     const alarms = new Alarms({ log, metrics, events });
@@ -101,7 +105,7 @@ export class HomeAgent {
     });
     this.#metrics = metrics;
     this.#book = book;
-    this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, events, notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null), reload: () => this.reload() });
+    this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, events, limits: () => this.#waitingLimits(), notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null), reload: () => this.reload() });
   }
 
   /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `cannot-listen`, and what the tunnel throws */
@@ -178,6 +182,15 @@ export class HomeAgent {
     if (vm === null) return null;
     const { timing, handover } = this.#config;
     return { hosts: vm.hosts, driver: vm.driver, lifetimeMs: timing.lifetimeMs, graceMs: timing.graceMs, handover };
+  }
+
+  #waitingLimits(): { readonly start: Millis; readonly stop: Millis; readonly migration: Millis } {
+    const { timing, handover } = this.#config;
+    return {
+      start: millis(timing.startMs + WAIT_SLACK_MS),
+      stop: millis(stopLimit(timing) + WAIT_SLACK_MS),
+      migration: millis(handover.prepareMs + handover.timeoutMs + COPY_SLACK_MS + ASK_AGAIN_MS * ASK_LIMIT + WAIT_SLACK_MS),
+    };
   }
 
   #countBindings(): ReadonlyMap<string, number> {

@@ -1,5 +1,5 @@
 import { CareofError } from "../model/errors.js";
-import { parseMigrationId, type HostId, type VmId } from "../model/ids.js";
+import { parseMigrationId, type HostId, type Millis, type VmId } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
 import type { ApiEvent, HistoryView, HostView, MigrationView, Operations, ReloadView, VmView } from "./api/operations.js";
 import type { BindingCache, Decided } from "./bindings/binding-cache.js";
@@ -11,7 +11,7 @@ import { viewHistory, viewHost, viewVm } from "./views.js";
 import type { Waiters } from "./waiters.js";
 
 /** Reasons that may be gone by themselves. */
-const PASSING: ReadonlySet<Reason> = new Set<Reason>(["store-unavailable", "too-many", "host-gone", "start-pending", "timed-out", "already-moving", "shutting-down"]);
+const PASSING: ReadonlySet<Reason> = new Set<Reason>(["store-unavailable", "too-many", "host-gone", "start-pending", "stop-pending", "timed-out", "already-moving", "shutting-down"]);
 
 export interface OperatorDeskOptions {
   readonly hosts: Hosts;
@@ -19,6 +19,8 @@ export interface OperatorDeskOptions {
   readonly waiters: Waiters;
   readonly book: MigrationBook;
   readonly events: EventBus;
+  /** How long an operator may wait for the end of each; beyond what the thing itself may take. */
+  readonly limits: () => { readonly start: Millis; readonly stop: Millis; readonly migration: Millis };
   readonly notReady: () => string | null;
   readonly reload: () => Promise<ReloadView>;
 }
@@ -87,7 +89,7 @@ export class OperatorDesk implements Operations {
   async migrationEnd(id: string): Promise<MigrationView> {
     const view = this.migration(id);
     if (view.result !== null) return view;
-    await this.#options.waiters.finished(parseMigrationId(id).id);
+    await this.#options.waiters.finished(parseMigrationId(id).id, this.#options.limits().migration);
     return this.migration(id);
   }
 
@@ -100,16 +102,16 @@ export class OperatorDesk implements Operations {
 
   async start(vm: VmId, host: HostId, actor: string): Promise<VmView> {
     this.#known(vm, host);
-    const { cache, waiters, hosts } = this.#options;
-    accept(await waiters.ended("start", vm, () => cache.dispatch(vm, { type: "start", host, actor, connected: hosts.connected(host) })));
+    const { cache, waiters, hosts, limits } = this.#options;
+    accept(await waiters.ended("start", vm, limits().start, () => cache.dispatch(vm, { type: "start", host, actor, connected: hosts.connected(host) })));
     return this.vm(vm);
   }
 
   async stop(vm: VmId, { force }: { readonly force: boolean }): Promise<VmView> {
     this.#config(vm);
-    const { cache, waiters, hosts } = this.#options;
+    const { cache, waiters, hosts, limits } = this.#options;
     const owner = cache.state(vm)?.binding.owner ?? null;
-    accept(await waiters.ended("stop", vm, () => cache.dispatch(vm, { type: "stop", force, ownerConnected: hosts.connected(owner) })));
+    accept(await waiters.ended("stop", vm, limits().stop, () => cache.dispatch(vm, { type: "stop", force, ownerConnected: hosts.connected(owner) })));
     return this.vm(vm);
   }
 

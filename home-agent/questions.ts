@@ -66,7 +66,7 @@ export class Questioner {
         await decided({ kind: "startVm", spec: specFor(vm, host), epoch: what.epoch }, timing.startMs);
         return done({ type: "started", host, epoch: what.epoch });
       case "stop":
-        await decided({ kind: "stopVm", vm: vm.name, epoch: what.epoch, force: what.force, patienceMs: timing.stopPatienceMs }, millis(timing.stopPatienceMs + BEGIN_MS));
+        await decided({ kind: "stopVm", vm: vm.name, epoch: what.epoch, force: what.force, patienceMs: timing.stopPatienceMs }, stopLimit(timing));
         return done({ type: "stopped", host, epoch: what.epoch });
       case "prepare": {
         const { id, from, epoch, lead } = open(migration);
@@ -113,6 +113,11 @@ export class Questioner {
       case "revoke": return null;
     }
   }
+}
+
+/** A host must have stopped a guest within this. */
+export function stopLimit(timing: Timing): Millis {
+  return millis(timing.stopPatienceMs + BEGIN_MS);
 }
 
 function done(event: VmEvent | null): { readonly event: VmEvent | null; readonly reason: Reason; readonly detail: string } {

@@ -32,6 +32,7 @@ export const REASONS = {
   "unsupported-version": 128,
   "store-unavailable": 128,
   "start-pending": 128,
+  "stop-pending": 128,
   "start-failed": 128,
   "stop-failed": 128,
   "prepare-failed": 128,

@@ -34,6 +34,8 @@ export interface Binding {
   readonly since: Millis;
   readonly starting: Starting | null;
 
+  /** The owner has been asked to stop the guest and has not answered. After a restart of this process its report says what became of it. */
+  readonly stopping: boolean;
   readonly evidence: Evidence;
   /** Last accepted sign of life, monotonic. */
   readonly seenAt: Millis | null;
@@ -49,7 +51,7 @@ export interface Binding {
 export function unbound(vm: VmId, epoch: Epoch): Binding {
   return {
     vm, phase: "none", owner: null, epoch, issued: epoch, since: 0 as Millis, starting: null,
-    evidence: "none", seenAt: null, lastHeartbeat: null, ownerSees: false, graces: [], outside: NOTHING_OUTSIDE,
+    stopping: false, evidence: "none", seenAt: null, lastHeartbeat: null, ownerSees: false, graces: [], outside: NOTHING_OUTSIDE,
   };
 }
 
@@ -105,6 +107,7 @@ export function changeState(binding: Binding, phase: BindingPhase, change: Chang
     issued: change.epoch > binding.issued ? change.epoch : binding.issued,
     since: moved || phase === "none" ? now.wall : binding.since,
     starting: moved ? null : binding.starting,
+    stopping: moved ? false : binding.stopping,
     evidence: change.evidence,
     seenAt: phase === "bound" ? now.mono : binding.seenAt,
     ownerSees: phase === "bound" ? true : binding.ownerSees,

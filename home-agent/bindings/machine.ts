@@ -58,7 +58,7 @@ export function bind(binding: Binding, event: BindingEvent, now: Now, rules: Rul
     case "stopped":
       if (binding.owner !== event.host || binding.epoch !== event.epoch) return decide(binding, "stale-epoch", "", [{ do: "stopped", reason: "accepted", detail: "" }]);
       return end(binding, now, [{ do: "stopped", reason: "accepted", detail: "" }]);
-    case "stop-failed": return decide(binding, event.reason, event.detail, [{ do: "stopped", reason: event.reason, detail: event.detail }]);
+    case "stop-failed": return decide({ ...binding, stopping: false }, event.reason, event.detail, [{ do: "stopped", reason: event.reason, detail: event.detail }]);
   }
 }
 
@@ -110,7 +110,7 @@ function onDenial(binding: Binding, event: BindingEvent & { type: "report" }, no
   const over = report.evidence === "stopped" || report.evidence === "guest-gone";
   if (over && binding.phase !== "moving" && binding.phase !== "lost") {
     const died: Effect = { do: "alarm", alarm: "guest-died", hosts: [host], detail: `${binding.vm} has ended on ${host}, and nobody asked it to` };
-    return end(binding, now, report.evidence === "guest-gone" ? [died] : []);
+    return end(binding, now, report.evidence === "guest-gone" && !binding.stopping ? [died] : []);
   }
   return binding.phase === "moving" || binding.phase === "lost" ? decide({ ...binding, ownerSees: false }, "accepted") : unseen(binding, now, rules);
 }
@@ -186,7 +186,9 @@ function onStop(binding: Binding, event: BindingEvent & { type: "stop" }, now: N
     return write({ ...binding, starting: null }, [], [{ do: "stopped", reason: "accepted", detail: "" }]);
   }
   if (owner === null) return decide(binding, "not-running", `${binding.vm} does not run`);
-  if (event.ownerConnected) return decide(binding, "accepted", "", [{ do: "ask", host: owner, what: { ask: "stop", epoch, force: event.force } }]);
+  // He waits for the end of the same stop, unless he wants it harder.
+  if (binding.stopping && !event.force) return decide(binding, "accepted");
+  if (event.ownerConnected) return decide({ ...binding, stopping: true }, "accepted", "", [{ do: "ask", host: owner, what: { ask: "stop", epoch, force: event.force } }]);
   if (event.force) return end(binding, now, [{ do: "stopped", reason: "accepted", detail: `${owner} is not connected; taken as stopped on the operator's word` }]);
   return decide(binding, "host-gone", `${owner} is not connected`);
 }

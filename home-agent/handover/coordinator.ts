@@ -89,7 +89,9 @@ function inner(state: VmState, event: BindingEvent, now: Now, rules: MoveRules):
     binding === null ? null : { ...state, binding, givenBack: binding.owner === state.binding.owner ? state.givenBack : [] };
   if (state.migration !== null && state.binding.phase !== outcome.state.phase) {
     // After n+1 is committed the binding is "bound" while the migration is still open: what would end or move it waits until that is settled.
-    return decide(state, "already-moving", `${state.binding.vm} is in a migration`);
+    // Whoever waits for an answer gets it all the same.
+    const answers = outcome.effects.filter((effect) => effect.do === "started" || effect.do === "stopped");
+    return decide(state, "already-moving", `${state.binding.vm} is in a migration`, answers);
   }
   return { ...outcome, state: around(outcome.state) ?? state, interim: around(outcome.interim) };
 }
@@ -101,6 +103,7 @@ function onMigrate(state: VmState, event: VmEvent & { type: "migrate" }, now: No
   if (rules.driver === "external") return decide(state, "unsupported", `${binding.vm} is moved by somebody else (driver external)`);
   if (migration !== null) return decide(state, "already-moving", `${binding.vm} moves from ${migration.from} to ${migration.to}`);
   if (binding.phase !== "bound" || binding.owner === null) return decide(state, "not-bound", `${binding.vm} is ${binding.phase}`);
+  if (binding.stopping) return decide(state, "stop-pending", `${binding.vm} is being stopped`);
   if (binding.owner === host) return decide(state, "already-here", `${binding.vm} is on ${host}`);
   if (!event.sourceConnected) return decide(state, "host-gone", `${binding.owner} is not connected`);
   if (!event.targetConnected) return decide(state, "host-gone", `${host} is not connected`);

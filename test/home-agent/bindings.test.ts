@@ -19,6 +19,7 @@ const bound: Binding = changeState({ ...never }, "bound", { owner: A, epoch: epo
 const stale = changeState(bound, "stale", { owner: A, epoch: epoch(5), evidence: "report" }, at(1000));
 const expired = changeState(stale, "expired", { owner: A, epoch: epoch(5), evidence: "report" }, at(2000));
 const moving = changeState(bound, "moving", { owner: A, epoch: epoch(5), evidence: "migration" }, at(0));
+const stopping: Binding = { ...bound, stopping: true };
 const starting: Binding = { ...never, epoch: epoch(5), issued: epoch(6), starting: { host: A, epoch: epoch(6), actor: "operator", asked: true } };
 const unanswered: Binding = { ...starting, starting: starting.starting === null ? null : { ...starting.starting, asked: false } };
 
@@ -108,6 +109,10 @@ const TABLE: readonly Row[] = [
   { what: "stop by force, owner gone", before: expired, event: { type: "stop", force: true, ownerConnected: false }, reason: "accepted", after: ["none", null, 5, 5], written: true, effects: ["stopped accepted"] },
   { what: "stop what does not run", before: never, event: { type: "stop", force: false, ownerConnected: false }, reason: "not-running", after: KEPT(never), written: false },
   { what: "stop what moves", before: moving, event: { type: "stop", force: true, ownerConnected: true }, reason: "already-moving", after: KEPT(moving), written: false },
+  { what: "stop twice", before: stopping, event: { type: "stop", force: false, ownerConnected: true }, reason: "accepted", after: KEPT(bound), written: false },
+  { what: "stop harder", before: stopping, event: { type: "stop", force: true, ownerConnected: true }, reason: "accepted", after: KEPT(bound), written: false, effects: ["ask stop"] },
+  { what: "not stopped", before: stopping, event: { type: "stop-failed", reason: "stop-failed", detail: "" }, reason: "stop-failed", after: KEPT(bound), written: false, effects: ["stopped stop-failed"] },
+  { what: "gone because it was stopped", before: stopping, event: report(A, "absent", 5, { evidence: "guest-gone" }), reason: "accepted", after: ["none", null, 5, 5], written: true },
   { what: "stopped", before: bound, event: { type: "stopped", host: A, epoch: epoch(5) }, reason: "accepted", after: ["none", null, 5, 5], written: true, effects: ["stopped accepted"] },
   { what: "stopped long ago", before: bound, event: { type: "stopped", host: A, epoch: epoch(4) }, reason: "stale-epoch", after: KEPT(bound), written: false, effects: ["stopped accepted"] },
 ];

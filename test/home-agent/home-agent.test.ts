@@ -155,6 +155,20 @@ await t.test("the target is gone: before RELEASE the source goes on, after it th
   t.equal(bench.entry()?.active, CARE_OF["host-a"]);
 });
 
+await t.test("a stop that takes its time: no migration meanwhile, and whoever asked gets his answer", async (t) => {
+  const bench = await Bench.open(t);
+  const { a, b } = await bench.withVm();
+  let stopped = (): void => {};
+  a.on("stopVm", (_body, answer) => { stopped = (): void => { answer(ACCEPTED); }; });
+  const both = [bench.call("POST", "/v1/vms/web1/stop", {}), bench.call("POST", "/v1/vms/web1/stop", {})];
+  await a.until("stopVm");
+  t.match(await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b" }), { status: 409, body: { code: "stop-pending", retryable: true } });
+  t.equal(b.count("prepare"), 0);
+  stopped();
+  for (const { status, body } of await Promise.all(both)) t.match({ status, body }, { status: 200, body: { state: "expired", host: null } });
+  t.equal(a.count("stopVm"), 1);
+});
+
 await t.test("refused: a stable code, nothing changed", async (t) => {
   const bench = await Bench.open(t);
   const { a, b } = await bench.withVm();

@@ -4,8 +4,10 @@ import { coordinate } from "../../home-agent/handover/coordinator.js";
 import { durable, restore } from "../../home-agent/handover/durable.js";
 import type { VmEvent, VmState } from "../../home-agent/handover/migration.js";
 import { changeState, unbound, type Now } from "../../home-agent/bindings/binding.js";
+import { Waiters, type Ended } from "../../home-agent/waiters.js";
 import { epoch, migrationId, millis, NEVER_BOUND } from "../../model/ids.js";
 import type { MigrationRecord } from "../../proto/messages.js";
+import { FakeClock } from "../model/fake-clock.js";
 import { A, B, RULES, TwoHosts, VM } from "./two-hosts.js";
 
 const RUNS = Number(process.env["CAREOF_PROPERTY_RUNS"] ?? 1500);
@@ -125,6 +127,49 @@ class Script {
     return this.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: "cancelled-by-operator", detail: "" } }, { restart: true });
   }
 }
+
+await t.test("a stop and a migration at once: the later one is refused, nobody waits in vain", (t) => {
+  const migrate = { type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, sourceCanLead: true } as const;
+  const stop = { type: "stop", force: false, ownerConnected: true } as const;
+  const first = new Script();
+  first.go(stop);
+  t.same([first.go(migrate), first.effects, first.where], ["stop-pending", [], ["bound", A, 1]]);
+  first.go({ type: "stop-failed", reason: "stop-failed", detail: "" });
+  t.same([first.go(migrate), first.effects], ["accepted", ["prepare host-b"]], "it did not stop: it may move");
+
+  const other = new Script();
+  other.go(migrate);
+  t.equal(other.go(stop), "already-moving");
+  // A stop of before this process's restart.
+  t.same([other.go({ type: "stopped", host: A, epoch: epoch(1) }), other.effects, other.where], ["already-moving", ["stopped"], ["moving", A, 1]], "the answer is given, the migration finds out by itself");
+  t.end();
+});
+
+await t.test("operators wait so long, so many", async (t) => {
+  const clock = new FakeClock();
+  const waiters = new Waiters(clock);
+  const accepted = (): Promise<Ended> => Promise.resolve({ reason: "accepted", detail: "" });
+  const limit = millis(1000);
+  const slow = waiters.ended("stop", VM, limit, accepted);
+  const started = waiters.ended("start", VM, limit, accepted);
+  await clock.advanceAsync(999);
+  waiters.end("start", VM, { reason: "start-failed", detail: "no" });
+  t.same(await started, { reason: "start-failed", detail: "no" });
+  await clock.advanceAsync(1);
+  t.match(await slow, { reason: "timed-out" });
+  t.same(await waiters.ended("stop", VM, limit, () => Promise.resolve({ reason: "not-running", detail: "" })), { reason: "not-running", detail: "" });
+  t.same(clock.timers(), [], "nothing is left of those who have their answer");
+  const all = Array.from({ length: 64 }, () => waiters.ended("stop", VM, limit, accepted));
+  t.match(await waiters.ended("stop", VM, limit, () => t.fail("began") as never), { reason: "too-many" });
+  const result = waiters.finished(MOVE, limit);
+  const late = t.rejects(waiters.finished(migrationId(VM, epoch(9)), limit), { code: "timed-out", retryable: true });
+  waiters.finish({ migration: MOVE, from: A, to: B, result: "failed", reason: "target-gone", totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null });
+  t.match(await result, { result: "failed" });
+  await clock.advanceAsync(1000);
+  await late;
+  t.same((await Promise.all(all)).map(({ reason }) => reason), Array.from({ length: 64 }, () => "timed-out"));
+  t.end();
+});
 
 await t.test("a RELEASE after the source said that it runs on: it resumes only with the target's proof", (t) => {
   const script = (): Script => {
