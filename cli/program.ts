@@ -43,13 +43,18 @@ export function program(context: Context): Command {
       writeErr: (text) => { terminal.err(text); },
       getOutHelpWidth: () => terminal.columns ?? HELP_WIDTH,
       getErrHelpWidth: () => terminal.columns ?? HELP_WIDTH,
-    }).showHelpAfterError(`(careof ${command.name() === "careof" ? "" : `${command.name()} `}--help says how)`);
+    }).showHelpAfterError(`(${path(command)} --help says how)`);
   }
   return careof;
 }
 
 function every(command: Command): Command[] {
   return [command, ...command.commands.flatMap(every)];
+}
+
+/** As it is typed: `careof keygen host`. */
+function path(command: Command): string {
+  return command.parent === null ? command.name() : `${path(command.parent)} ${command.name()}`;
 }
 
 /** Runs one command line (without `node careof`). Never rejects; resolves to the exit code. */

@@ -162,6 +162,9 @@ t.test("wrong usage is exit code 2 and asks nobody", async (t) => {
     t.equal(ran.stdout, "", `${args.join(" ")}: nothing on standard output`);
     t.not(ran.stderr, "", `${args.join(" ")}: says why`);
   }
+  for (const [args, hint] of [[["keygen", "host"], "careof keygen host"], [["keygen", "vm"], "careof keygen vm"], [["port", "arrive"], "careof port arrive"], [["where"], "careof where"], [["--nope"], "careof"]] as const) {
+    t.match((await careof(args)).stderr, `(${hint} --help says how)`, `the hint of ${args.join(" ")} is a command that there is`);
+  }
   process.env["CAREOF_API"] = "nowhere";
   t.equal((await careof(["vms"])).code, 2, "a malformed CAREOF_API");
   delete process.env["CAREOF_API"];
