@@ -79,10 +79,17 @@ function qemuRow({ major, minor }: { readonly major: number; readonly minor: num
 function acceleratorRow(choice: { readonly accelerator: "kvm" | "tcg"; readonly reason: string }, wanted: "auto" | "kvm" | "tcg"): Probe {
   const found = `${choice.accelerator === "kvm" ? "KVM" : "TCG (emulation, about ten times slower)"}: ${choice.reason}`;
   if (choice.accelerator === "kvm" || wanted === "tcg") return fine("accelerator", found);
-  return {
-    name: "accelerator", ok: wanted === "kvm" ? false : "warn", found,
-    mend: "switch virtualization on in the firmware (or nested in the hypervisor below), load kvm_intel or kvm_amd, and have a kernel in /boot or qemu.probeKernel to try it with",
-  };
+  return { name: "accelerator", ok: wanted === "kvm" ? false : "warn", found, mend: mendAccelerator(choice.reason) };
+}
+
+/** What to do about KVM that cannot be used, by what is in the way. The reasons are those of agent/hypervisor/accelerator.ts. */
+function mendAccelerator(reason: string): string {
+  if (/ENOENT/.test(reason)) return "switch virtualization on in the firmware (or nested in the hypervisor below) and load kvm_intel or kvm_amd";
+  if (/EACCES|EPERM/.test(reason)) return "run doctor and the agent as root, or as a user of the group that owns /dev/kvm (kvm)";
+  if (/no kernel/.test(reason)) return "name a kernel to try it with: qemu.probeKernel in the agent's configuration (any bzImage, such as the guest's own)";
+  if (/hangs/.test(reason)) return "the hypervisor below this machine offers KVM and does not carry it: use another machine for guests that need speed; qemu.accel: tcg saves the try";
+  if (/refuses/.test(reason)) return "see what QEMU says; another program may hold the processor's virtualization (VirtualBox, another hypervisor). qemu.accel: tcg saves the try";
+  return "see why; qemu.accel: tcg saves the try";
 }
 
 export interface Port {
@@ -99,4 +106,13 @@ export async function checkPort(machine: Machine, port: Port): Promise<Probe> {
   const taken = await machine.bind(port.kind, port.address, port.port);
   if (taken === null) return fine(name, `free for ${port.what} on ${port.address}`);
   return { name, ok: "warn", found: `${port.what} cannot have ${port.address}:${String(port.port)}: ${taken}`, mend: `nothing to do if careof runs here already; else end what holds it (ss -lnp), or configure another one (${port.key})` };
+}
+
+/** The API asks nobody who he is: whoever reaches it may end VMs. */
+export function checkApi(address: string): Probe | null {
+  if (/^127\.|^::1$|^localhost$/.test(address)) return null;
+  return {
+    name: "api", ok: "warn", found: `listen.api is ${address}: whoever reaches it may move and stop every VM, without a password`,
+    mend: "listen on 127.0.0.1 and reach it through ssh (ssh -L 8434:127.0.0.1:8434 HOME-AGENT), or put a proxy that asks who it is before it",
+  };
 }

@@ -1,9 +1,12 @@
 import { readFileSync, statSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { z } from "zod";
 import { readAgentConfig } from "../../agent/config.js";
 import { readHomeAgentConfig } from "../../home-agent/config.js";
+import { readConfig } from "../../model/config.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import type { Probe } from "../../net/probe.js";
-import { fine, type Hypervisor, type Port } from "./checks.js";
+import { checkApi, fine, type Hypervisor, type Port } from "./checks.js";
 
 /** What a configuration says that the other checks need. */
 export interface Configured {
@@ -66,11 +69,38 @@ function ofHomeAgent(file: string): Configured {
       { kind: "udp", ...listen.heartbeats, what: "heartbeats", key: "listen.heartbeats" },
       { kind: "tcp", ...listen.api, what: "the HTTP API", key: "listen.api" },
     ],
-    rows: [fine("configuration", `${file}: home agent ${name}, ${String(hosts.length)} hosts, ${String(vms.length)} VMs`)],
+    rows: [
+      fine("configuration", `${file}: home agent ${name}, ${String(hosts.length)} hosts, ${String(vms.length)} VMs`),
+      ...present(checkApi(listen.api.address)),
+      ...present(keysRow(keyFiles(file))),
+    ],
   };
 }
 
+function present(row: Probe | null): Probe[] {
+  return row === null ? [] : [row];
+}
+
 const OTHERS = 0o077;
+/** Files that are named in one row. */
+const NAMED = 3;
+
+const withKeys = z.looseObject({ vms: z.array(z.looseObject({ keyFile: z.string() })).default([]) });
+
+/** The files themselves, of which the configuration that was read has only the keys. */
+function keyFiles(file: string): string[] {
+  return [...new Set(readConfig(file, withKeys).vms.map((vm) => resolve(dirname(file), vm.keyFile)))];
+}
+
+/** Null without any key. They can be read: the configuration was. */
+function keysRow(files: readonly string[]): Probe | null {
+  if (files.length === 0) return null;
+  const open = files.filter((file) => (statSync(file).mode & OTHERS) !== 0);
+  if (open.length === 0) return fine("keys", `${String(files.length)}, which only their owner can read`);
+  const named = open.slice(0, NAMED).join(" ");
+  const more = open.length > NAMED ? `, ${String(open.length - NAMED)} more` : "";
+  return { name: "keys", ok: "warn", found: `${named}${more} can be read by others, who can then speak for the guest`, mend: `chmod 600 ${named}${more === "" ? "" : " …"}` };
+}
 
 function secretRow(name: string, file: string): Probe {
   try {

@@ -4,9 +4,11 @@ import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import t from "tap";
+import { chooseAccelerator } from "../../agent/hypervisor/accelerator.js";
+import { SystemClock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import type { Probe } from "../../net/probe.js";
-import { checkHypervisor, checkNode, checkPort, checkUser, type Machine } from "../../deploy/doctor/checks.js";
+import { checkApi, checkHypervisor, checkNode, checkPort, checkUser, type Machine } from "../../deploy/doctor/checks.js";
 import { ThisMachine } from "../../deploy/doctor/machine.js";
 import { runDoctor } from "../../deploy/doctor/main.js";
 
@@ -53,6 +55,18 @@ t.test("QEMU and the accelerator, by table", async (t) => {
   t.equal((await checkHypervisor(machine({ qemuVersion: () => Promise.resolve("hello") }), any))[0]?.ok, "warn", "something else by that name");
 });
 
+t.test("what to do about KVM depends on what is in its way", async (t) => {
+  const advice = async (reason: string): Promise<string> => (await checkHypervisor(machine({ accelerator: () => Promise.resolve({ accelerator: "tcg", reason }) }), any))[1]?.mend ?? "";
+  // The reasons as they really are, where they can be had on any machine.
+  const real = async (device: string): Promise<string> => (await chooseAccelerator({ binary: "false", wish: "auto", kernel: null, directory: t.testdir({}), clock: new SystemClock(), device })).reason;
+  t.match(await advice(await real(join(t.testdir({}), "kvm"))), /^switch virtualization on in the firmware.*kvm_intel/);
+  t.match(await advice("/dev/kvm: EACCES: permission denied, access '/dev/kvm'"), /^run doctor and the agent as root/);
+  t.match(await advice("/dev/kvm is there, but no kernel in /boot (or qemu.probeKernel) to try it with"), /^name a kernel.*qemu\.probeKernel/);
+  t.match(await advice("a guest on KVM hangs: not a word after 3001 ms"), /^the hypervisor below/);
+  t.match(await advice("KVM refuses a guest: ioctl(KVM_CREATE_VM) failed: Device or resource busy"), /^see what QEMU says/);
+  t.notMatch(await advice("KVM refuses a guest: QEMU ended"), /firmware/);
+});
+
 t.test("Node, user and ports, by table", async (t) => {
   const node: readonly [string, boolean][] = [["20.15.0", true], ["20.14.9", false], ["18.20.0", false], ["22.0.0", true], ["20.20.2", true]];
   for (const [nodeVersion, ok] of node) t.equal(checkNode(machine({ nodeVersion })).ok, ok, nodeVersion);
@@ -63,6 +77,12 @@ t.test("Node, user and ports, by table", async (t) => {
   const taken = await checkPort(machine({ bind: () => Promise.resolve("EADDRINUSE") }), port);
   t.equal(taken.ok, "warn", "careof itself may hold it");
   t.match(taken.mend, /ss -lnp.*listen\.api/);
+});
+
+t.test("an API for the whole network is worth a look", (t) => {
+  for (const address of ["127.0.0.1", "127.8.0.1", "::1", "localhost"]) t.equal(checkApi(address), null, address);
+  for (const address of ["0.0.0.0", "::", "192.0.2.1", "12.7.0.0"]) t.match(checkApi(address), { ok: "warn", found: /without a password/, mend: /127\.0\.0\.1/ }, address);
+  t.end();
 });
 
 t.test("ports are tried for real", async (t) => {
@@ -92,7 +112,7 @@ t.test("the verdict", async (t) => {
   t.match(good.said, /\nReady\.\n$/);
   const warned = await doctor(tcg);
   t.equal(warned.code, 0, "a warning is no failure");
-  t.match(warned.said, /^warn {2}accelerator[\s\S]*→ switch virtualization on[\s\S]*Ready; 1 worth a look/m);
+  t.match(warned.said, /^warn {2}accelerator[\s\S]*→ the hypervisor below[\s\S]*Ready; 1 worth a look/m);
   const failed = await doctor({ ...tcg, network: () => Promise.resolve([{ name: "tun", ok: false, found: "none", mend: "modprobe tun" }]) });
   t.equal(failed.code, 1);
   t.match(failed.said, /^FAIL {2}tun +none\n +→ modprobe tun$/m);
@@ -137,6 +157,19 @@ t.test("with a configuration, what it names is checked", async (t) => {
   t.equal(home.code, 0);
   t.match(home.said, /home agent home-1, 0 hosts, 0 VMs/);
   t.same(seen, ["eth8", "qemu-system-x86_64", "tcp 0.0.0.0:4434", "udp 0.0.0.0:4434", "tcp 127.0.0.1:9999"]);
+
+  const key = join(directory, "web1.key");
+  chmodSync(key, 0o600);
+  const withVm = (name: string, api: string): string => {
+    const file = join(directory, name);
+    writeFileSync(file, `name: home-1\nstateDir: s\nrunDir: r\ntunnel: { uplink: eth8, address: 192.0.2.1 }\nhome: { prefixes: [198.51.100.0/24] }\nlisten: { ${api} }\nhosts: [{ name: host-a, careOf: [10.1.0.2], tokenHash: "${"ab".repeat(32)}" }]\n` +
+      "vms: [{ name: web1, homeAddresses: [198.51.100.7], mac: 52:54:00:00:00:07, keyFile: web1.key, hosts: [host-a] }]\n");
+    return file;
+  };
+  const closed = await doctor({}, "text", withVm("closed.yaml", "api: 127.0.0.1:8434"));
+  t.match(closed, { code: 0, said: /ok {4}keys +1, which only their owner can read[\s\S]*Ready\.\n$/ });
+  chmodSync(key, 0o640);
+  t.match(await doctor({}, "text", join(directory, "closed.yaml")), { code: 0, said: /warn {2}keys +\S+web1\.key can be read by others[^\n]*\n +→ chmod 600 \S+web1\.key\n/ });
 
   const broken = await doctor({}, "text", join(directory, "broken.yaml"));
   t.equal(broken.code, 1);
