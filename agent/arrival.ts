@@ -35,6 +35,8 @@ export class Arrival {
   readonly #run: TargetRun;
   #file: MigrationFile;
   #relayPort = 0;
+  /** The home agent has the last word of this migration. */
+  #heard = false;
 
   constructor(context: ArrivalContext, file: MigrationFile, first: TargetStep, guest: Guest | null, body: Body<"prepare"> | null, canLead: boolean, settled: () => void) {
     this.#context = context;
@@ -49,7 +51,10 @@ export class Arrival {
       stamps: () => network.stamps(vm),
       sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
       report: (report) => { this.#report(report); },
-      runs: (arrived) => { if (guests.get(vm) === undefined) guests.arrived(file.spec, file.epoch, arrived); },
+      runs: (arrived) => {
+        if (guests.get(vm) === undefined) guests.arrived(file.spec, file.epoch, arrived);
+        this.#mayEnd();
+      },
       undo: async () => {
         // A hypervisor that was killed while it listened leaves its socket.
         rmSync(this.#socket, { force: true });
@@ -164,9 +169,15 @@ export class Arrival {
     if (body.kind === "targetEnded") {
       if (guests.get(spec.vm) === undefined) guests.bury(spec, epoch);
       this.#settled();
-    } else if (body.final && guests.get(spec.vm) !== undefined) { // without the VM's own record the migration's still speaks for the guest
+    } else if (body.final) {
       clock.after("stragglers", STRAGGLERS_MS, () => { if (guests.get(spec.vm)?.epoch === epoch) network.settle(spec.vm); });
-      this.#settled();
+      this.#heard = true;
+      this.#mayEnd();
     }
+  }
+
+  /** Without the VM's own record the migration's still speaks for the guest. */
+  #mayEnd(): void {
+    if (this.#heard && this.#context.guests.get(this.#file.spec.vm) !== undefined) this.#settled();
   }
 }

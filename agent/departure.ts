@@ -1,6 +1,6 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import type { Clock } from "../model/clock.js";
+import type { Clock, Timer } from "../model/clock.js";
 import { CareofError } from "../model/errors.js";
 import { millis, type Epoch, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
@@ -38,12 +38,15 @@ export class Departure {
   #file: MigrationFile;
   /** Given with Resume: the guest runs on under it. */
   #epochAfter: Epoch | null = null;
+  readonly #guest: Guest | null;
+  #grace: Timer | null = null;
 
   /** `settled`: the home agent has heard the last word, or everything has been removed; the record may go. */
   constructor(context: MigrationContext, file: MigrationFile, first: SourceStep, guest: Guest | null, body: Body<"migrate"> | null, settled: () => void) {
     this.#context = context;
     this.#file = file;
     this.#settled = settled;
+    this.#guest = guest;
     const { network, records, clock, log, runDir, say, hold = NO_HOLD } = context;
     const { vm } = file.spec;
     this.#run = new SourceRun(first, {
@@ -63,7 +66,7 @@ export class Departure {
       forward: () => { network.forward(vm, file.peerLocator.address); },
       deliver: () => { network.deliver(vm); },
       report: (event) => { this.#report(event); },
-      destroyed: () => { context.guests.bury(file.spec, file.epoch); },
+      destroyed: () => { this.#bury(); },
     });
   }
 
@@ -109,10 +112,6 @@ export class Departure {
     return ended(this.#run.state);
   }
 
-  get released(): boolean {
-    return this.#run.state.phase === "released";
-  }
-
   lead(token: number): Reason {
     return this.#run.take({ kind: "lead", token });
   }
@@ -127,38 +126,59 @@ export class Departure {
     return decision;
   }
 
+  /** The guest has gone for good: what is still here of it is only in the way of one that comes back. */
+  get over(): boolean {
+    return this.#run.state.phase === "released" || this.#run.state.phase === "revoked";
+  }
+
   /** The guest is destroyed at once, its network after `grace`, in which stragglers go to the new host. */
   revoke(body: Body<"revoke">): Reason {
+    if (body.epoch < this.#file.epoch) return "stale-epoch";
     const decision = this.#run.take({ kind: "revoke" });
     if (decision !== "accepted") return decision;
     const { clock, network } = this.#context;
     if (body.forwardTo !== null) network.forward(body.vm, body.forwardTo.address);
-    clock.after("revoked", body.graceMs, () => {
+    this.#grace?.cancel();
+    this.#grace = clock.after("revoked", body.graceMs, () => {
       this.dismantle().catch((thrown: unknown) => { this.#context.log.error({ vm: body.vm, err: thrown }, "what a VM left here could not be removed"); });
     });
     return decision;
   }
 
-  /** Everything of the guest goes now. */
+  /** Everything of this migration's guest goes now; nothing of one that was started here since. */
   async dismantle(): Promise<void> {
-    const { guests, network } = this.#context;
-    const { spec, epoch } = this.#file;
+    this.#grace?.cancel();
     this.#run.take({ kind: "revoke" });
     if (this.#run.state.phase !== "revoked") return;
-    await guests.get(spec.vm)?.guest?.destroy();
-    guests.bury(spec, epoch);
-    await network.detach(spec.vm);
+    await this.#guest?.destroy();
+    this.#bury();
+    await this.#detach();
     this.#settled();
   }
 
   close(): void {
+    this.#grace?.cancel();
     this.#run.close();
   }
 
   /** The guest is a resident: it is let go of with the others. */
   abandon(): Promise<void> {
-    this.#run.close();
+    this.close();
     return Promise.resolve();
+  }
+
+  /** Whether the VM's place on this host is still this migration's, and not that of a guest that was started here since. */
+  get #mine(): boolean {
+    const resident = this.#context.guests.get(this.#file.spec.vm);
+    return resident === undefined || resident.guest === this.#guest;
+  }
+
+  #bury(): void {
+    if (this.#mine) this.#context.guests.bury(this.#file.spec, this.#file.epoch);
+  }
+
+  async #detach(): Promise<void> {
+    if (this.#mine) await this.#context.network.detach(this.#file.spec.vm);
   }
 
   #report(event: Body<"released"> | Body<"sourceEnded">): void {
@@ -169,11 +189,11 @@ export class Departure {
   }
 
   #endAnswered(event: Body<"sourceEnded">, epoch: Epoch): void {
-    const { guests, network, log } = this.#context;
+    const { guests, log } = this.#context;
     const { spec } = this.#file;
     if (event.result === "source-gone") {
-      guests.bury(spec, this.#file.epoch);
-      network.detach(spec.vm).catch((thrown: unknown) => { log.error({ vm: spec.vm, err: thrown }, "what a VM left here could not be removed"); });
+      this.#bury();
+      this.#detach().catch((thrown: unknown) => { log.error({ vm: spec.vm, err: thrown }, "what a VM left here could not be removed"); });
     } else {
       guests.rebase(spec.vm, Math.max(epoch, this.#epochAfter ?? 0) as Epoch);
     }

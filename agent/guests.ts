@@ -102,15 +102,18 @@ export class Guests {
     if (epoch <= this.lastEpoch(vm)) throw new CareofError("stale-epoch", `${vm} was here under epoch ${String(this.lastEpoch(vm))}`);
     const resident: Resident = { spec, epoch, state: "starting", guest: null };
     this.#residents.set(vm, resident);
+    let guest: Guest | null = null;
     try {
       this.#write(resident, null);
       const port = await this.#options.network.attach(spec, []);
-      const guest = await this.#options.driver.start(guestSpec(spec, epoch, port));
+      guest = await this.#options.driver.start(guestSpec(spec, epoch, port));
       this.#write(resident, guest.identity);
       resident.state = "runs";
       this.#keep(resident, guest);
     } catch (thrown) {
-      await this.#leave(resident);
+      // Whoever hears of a failed start may start it elsewhere: first it must not run here.
+      await guest?.destroy();
+      await this.#leaveAfter(resident);
       const error = toCareofError(thrown);
       throw error.code === "unsupported" ? error : new CareofError("start-failed", error.message, { cause: error });
     }
@@ -196,6 +199,18 @@ export class Guests {
   async #leave(resident: Resident): Promise<void> {
     this.bury(resident.spec, resident.epoch);
     await this.#options.network.detach(resident.spec.vm);
+  }
+
+  /** A disk that takes no tombstone has a record without a process: the next life calls that guest gone. */
+  async #leaveAfter(resident: Resident): Promise<void> {
+    try {
+      await this.#leave(resident);
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      this.#options.log.error({ vm: resident.spec.vm, reason: error.code, err: error }, "what a failed start left could not be removed");
+      this.#residents.delete(resident.spec.vm);
+      await this.#options.network.detach(resident.spec.vm);
+    }
   }
 
   #write(resident: Resident, identity: GuestIdentity | null): void {

@@ -18,6 +18,8 @@ export class Migrations {
   readonly #options: MigrationsOptions;
   readonly #open = new Map<VmId, Departure | Arrival>();
   readonly #adopted: GuestIdentity[] = [];
+  /** Migrations up to these epochs were aborted before this host had heard of them. A restart needs no record: what was not begun by then never is. */
+  readonly #forbidden = new Map<VmId, Epoch>();
 
   constructor(options: MigrationsOptions) {
     this.#options = options;
@@ -94,6 +96,7 @@ export class Migrations {
     if (this.#open.get(vm)?.file.migration === body.migration) return;
     const { canLead } = await driver.facts();
     await this.#clearWay(vm, body.epoch);
+    if (body.epoch <= (this.#forbidden.get(vm) ?? 0)) throw new CareofError("stale-epoch", `${body.migration} was aborted before it began`);
     const resident = guests.get(vm);
     if (resident?.state !== "runs" || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here`);
     if (body.epoch <= resident.epoch) throw new CareofError("stale-epoch", `${vm} runs here under epoch ${String(resident.epoch)}`);
@@ -149,7 +152,12 @@ export class Migrations {
     const { migration, vm, reason } = body;
     const { epoch } = parseMigrationId(migration);
     const resident = guests.get(vm);
-    if (resident !== undefined) return resident.epoch >= epoch ? "not-permitted" : "not-moving";
+    if (resident !== undefined) {
+      if (resident.epoch >= epoch) return "not-permitted";
+      // The home agent takes the answer for "never began": its Migrate may be waiting here, and must not begin any more.
+      this.#forbidden.set(vm, epoch);
+      return "not-moving";
+    }
     guests.forbid(vm, epoch);
     const event: Body<"targetEnded"> = { kind: "targetEnded", migration, result: "target-never-ran", reason, detail: "unknown here" };
     outbox.put({ key: `${migration}/ended`, topic: migration, body: event, answered: () => undefined });
@@ -162,7 +170,7 @@ export class Migrations {
     if (moving === undefined) return;
     const { file } = moving;
     if (epoch <= file.epoch) throw new CareofError("already-moving", `${vm} is moving: ${file.migration}`);
-    if (moving.side === "source" && moving.released) await moving.dismantle();
+    if (moving.side === "source" && moving.over) await moving.dismantle();
     else if (moving.finished) this.#settled(vm, moving);
     else throw new CareofError("already-moving", `${vm} is moving: ${file.migration}`);
   }

@@ -2,7 +2,7 @@ import { connect, type AddressInfo, type Socket } from "node:net";
 import { createServer, type Server, type TLSSocket } from "node:tls";
 import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
-import type { MigrationId } from "../../model/ids.js";
+import { millis, type MigrationId } from "../../model/ids.js";
 import type { RelayFrame } from "../../proto/relay-framing.js";
 import { RELAY_LIMITS, RELAY_SILENCE, RELAY_VERSION, type Release, type TargetRelay } from "./relay.js";
 import type { RelayClockReading } from "./relay-clock.js";
@@ -21,8 +21,9 @@ export interface TargetRelayOptions {
   readonly onIntruder?: (detail: string) => void;
 }
 
-/** Connections that have not authenticated yet. */
+/** Connections that have not authenticated yet, and how long each may take: a stranger who opens them and says nothing must not keep the source out. */
 const MAX_PENDING = 8;
+const HANDSHAKE_MS = millis(3000);
 
 /** @throws CareofError `relay-failed` when the address cannot be listened on */
 export async function openTargetRelay(options: TargetRelayOptions): Promise<TargetRelay> {
@@ -54,7 +55,7 @@ class Relay implements TargetRelay {
     this.connected = new Promise((resolve) => { this.#greeted = resolve; });
     this.released = new Promise((resolve) => { this.#give = resolve; });
     this.#server = createServer({
-      ...RELAY_TLS, dhparam: "auto",
+      ...RELAY_TLS, dhparam: "auto", handshakeTimeout: HANDSHAKE_MS,
       pskCallback: (_socket, identity) => (identity === options.migration ? options.secret : null),
     }, (socket) => { this.#accept(socket); });
     this.#server.maxConnections = MAX_PENDING;

@@ -15,6 +15,7 @@ const MARKER_MS = millis(5);
 const MARKER_SLOW_MS = millis(100);
 const MARKERS_OFTEN = 2000;
 const STAMP_LOOK_MS = millis(5);
+const RECORD_AGAIN_MS = millis(500);
 /** The second, final `running` is said by then, with what is known. */
 const FINAL_MS = 250;
 
@@ -30,7 +31,7 @@ export interface TargetRim {
   stamps(): Stamps | null;
   sendUpMarker(token: number): void;
   report(body: Body<"running"> | Body<"targetEnded">): void;
-  /** The guest runs here. */
+  /** The guest runs here. Called again after it has thrown. @throws CareofError when the disk does not take it */
   runs(guest: Guest): void;
   /** Undo everything of `prepare` that is not the guest or the relay. Idempotent. */
   undo(): Promise<void>;
@@ -255,7 +256,7 @@ export class TargetRun {
   /** Twice: at once, and when the stamps of the move are there. */
   #reportRunning(): void {
     this.#rim.report(this.#running(false));
-    if (this.#guest !== null) this.#rim.runs(this.#guest);
+    this.#settleIn();
     const end = this.#rim.clock.monotonic() + FINAL_MS;
     const look = (): void => {
       const body = this.#running(true);
@@ -264,6 +265,18 @@ export class TargetRun {
       else this.#timer("stamps", STAMP_LOOK_MS, look);
     };
     look();
+  }
+
+  /** It runs, whatever the disk says: the disk is asked until it has it. */
+  #settleIn(): void {
+    if (this.#guest === null) return;
+    try {
+      this.#rim.runs(this.#guest);
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      this.#rim.log.error({ migration: this.#state.plan.migration, reason: error.code, err: error }, "the record of a guest that has arrived could not be written");
+      this.#timer("settle-in", RECORD_AGAIN_MS, () => { this.#settleIn(); });
+    }
   }
 
   #running(final: boolean): Body<"running"> {

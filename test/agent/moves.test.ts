@@ -1,6 +1,7 @@
 import t from "tap";
 import { FakeHypervisor } from "../../agent/hypervisor/qemu-fake.js";
 import { epoch, millis, migrationId } from "../../model/ids.js";
+import { ipInIp } from "../../model/locator.js";
 import { kinds } from "./hypervisor/machines-here.js";
 import { begin, clock, Host, settle, sleep, until, VM } from "./rig.js";
 
@@ -62,6 +63,71 @@ for (const kind of kinds) {
       await t.rejects(b.migrations.prepare(prepare), { code: "stale-epoch" }, "a late repetition meets the tombstone");
       t.equal(a.migrations.abort({ kind: "abort", migration: migrationId(VM, epoch(9)), vm: VM, reason: "timed-out" }), "not-moving");
       t.equal(a.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(9), forwardTo: null, graceMs: millis(1) }), "not-permitted", "a guest that runs is not revoked");
+    });
+
+    await t.test("back again while the old host still forwards: nothing of the first move touches the guest of the second", async (t) => {
+      const grace = millis(real ? 4000 : 1500);
+      for (const back of ["moved", "started"] as const) {
+        const { a, b } = await started(t);
+        await begin(a, b, 2);
+        await b.heard("running", ({ final }) => final);
+        const asked = clock.monotonic();
+        t.equal(a.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(2), forwardTo: ipInIp(b.careOf), graceMs: grace }), "accepted");
+        if (back === "moved") {
+          await begin(b, a, 3);
+          await a.heard("running", ({ final, epoch: under }) => final && under === 3);
+          t.equal(b.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(3), forwardTo: ipInIp(a.careOf), graceMs: grace }), "accepted");
+        } else {
+          await until("buried", () => a.guests.get(VM) === undefined);
+          await b.guests.stop(VM, { force: true, patience: millis(0) });
+          await a.guests.start(kind.spec, epoch(3));
+        }
+        t.ok(clock.monotonic() - asked < grace, "within the grace time");
+        await sleep(asked + grace + 200 - clock.monotonic());
+        t.equal(await both(a, b), "a", `${back}: it runs on`);
+        t.same([a.entries(), a.ports.list().length, a.deaths], ["deliver", 1, []]);
+      }
+    });
+
+    await t.test("what comes late, or before its time", async (t) => {
+      const { a, b } = await started(t);
+      const prepare = await begin(a, b, 2);
+      await b.heard("running", ({ final }) => final);
+      t.equal(a.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(1), forwardTo: null, graceMs: millis(1) }), "stale-epoch", "a revoke of what was before this move");
+      await settle(a, b, 2);
+      // Read in one go: a Migrate, and the Abort that takes it back.
+      const late = migrationId(VM, epoch(3));
+      const migrating = b.migrations.migrate({
+        kind: "migrate", migration: late, vm: VM, epoch: epoch(3), target: a.name, targetLocator: ipInIp(a.careOf), relayAddress: "127.0.0.1", relayPort: 9, secret: prepare.secret, parameters: prepare.parameters,
+      });
+      t.equal(b.migrations.abort({ kind: "abort", migration: late, vm: VM, reason: "timed-out" }), "not-moving");
+      await t.rejects(migrating, { code: "stale-epoch" });
+      t.equal(await both(a, b), "b");
+      t.equal(b.migrations.records().length, 0);
+    });
+
+    await t.test("a disk that fails at the start, and at an arrival", async (t) => {
+      const { a, b } = await started(t);
+      await a.guests.stop(VM, { force: true, patience: millis(0) });
+      // The directory of the records goes while the guest is started: the second record, which names the process, cannot be written.
+      const starting = a.guests.start(kind.spec, epoch(2));
+      const refused = t.rejects(starting, { code: "start-failed" });
+      a.loseRecords();
+      await refused;
+      t.equal(await both(a, b), "");
+      t.equal(a.guests.get(VM), undefined);
+      t.equal(a.ports.list().length, 0);
+      a.findRecords();
+      await a.guests.start(kind.spec, epoch(3));
+
+      await begin(a, b, 4);
+      b.loseRecords();
+      await b.heard("running", ({ final }) => final);
+      t.equal(await both(a, b), "", "the agent has no word on disk for it yet");
+      t.ok(b.migrations.has(VM), "the migration's record speaks for it");
+      b.findRecords();
+      await until("it is on disk", async () => await both(a, b) === "b" && !b.migrations.has(VM));
+      await settle(a, b, 4);
     });
 
     const cuts: readonly (readonly [string, (a: Host, b: Host) => Promise<void>, string])[] = [

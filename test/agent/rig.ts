@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Guests, type Resident } from "../../agent/guests.js";
@@ -83,6 +83,15 @@ export class Host {
     await this.network.useTunnel(new FakeHostTunnel({ careOf: this.careOf, homeAgents: [HOME_AGENT], clock }));
     begin();
     for (const resident of gone) if (!this.migrations.has(resident.spec.vm)) this.#died(resident, "gone");
+  }
+
+  /** From now on no record of a VM can be written, as on a disk that fails; until `findRecords`. */
+  loseRecords(): void {
+    renameSync(join(this.directory, "vms"), join(this.directory, "lost"));
+  }
+
+  findRecords(): void {
+    renameSync(join(this.directory, "lost"), join(this.directory, "vms"));
   }
 
   /** The agent's process dies; guests live on. */
