@@ -46,7 +46,8 @@ const tunnel = z.strictObject({
   maxEntries: z.number().int().min(1).max(1_000_000).default(4096),
 });
 
-const schema: z.ZodType<AgentConfig> = z.strictObject({
+/** The file as it is written; the README lists its keys. */
+export const agentSchema: z.ZodType<AgentConfig> = z.strictObject({
   name: fields.host,
   careOf: fields.ipv4,
   uplink: z.string().min(1).max(15),
@@ -66,7 +67,7 @@ const schema: z.ZodType<AgentConfig> = z.strictObject({
 
 /** @throws CareofError `config-…` with file, line and column */
 export function readAgentConfig(file: string): AgentConfig {
-  return readConfig(file, schema);
+  return readConfig(file, agentSchema);
 }
 
 /** Where the migration relay listens: the care-of address and any port, unless configured (a firewall may want a fixed one). */

@@ -17,7 +17,8 @@ export interface HeartbeatConfig {
   readonly logLevel: LogLevel;
 }
 
-const schema = z.strictObject({
+/** The file as it is written; the README lists its keys. */
+export const heartbeatSchema = z.strictObject({
   vm: fields.vm,
   keyId: fields.keyId.default(keyId(1)),
   keyFile: z.string().min(1),
@@ -31,7 +32,7 @@ const schema = z.strictObject({
  * @throws CareofError of `readConfig`; `key-unreadable`, `malformed-key`
  */
 export function readHeartbeatConfig(file: string): HeartbeatConfig {
-  const read = readConfig(file, schema);
+  const read = readConfig(file, heartbeatSchema);
   return {
     vm: read.vm,
     keyId: read.keyId,

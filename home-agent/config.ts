@@ -50,7 +50,8 @@ const host = z.strictObject({
   tokenHash: z.string().regex(/^[0-9a-f]{64}$/, "the sha256 of the token in 64 hexadecimal digits, as careof keygen prints it"),
 });
 
-const schema = z.strictObject({
+/** The file as it is written; the README lists its keys. */
+export const homeAgentSchema = z.strictObject({
   name: fields.host.default("home" as HostId),
   stateDir: z.string().min(1),
   runDir: z.string().min(1),
@@ -156,7 +157,7 @@ export interface HomeAgentConfig {
  * @throws CareofError as `readConfig`, and `config-invalid` for what contradicts itself, `key-unreadable` for a VM's key.
  */
 export function readHomeAgentConfig(file: string): HomeAgentConfig {
-  const read = readConfig(file, schema);
+  const read = readConfig(file, homeAgentSchema);
   const refuse = (why: string): never => {
     throw new CareofError("config-invalid", `${file}: ${why}`);
   };
