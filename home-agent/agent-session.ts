@@ -8,6 +8,7 @@ import { Channel, decision, type Answer, type Transport } from "../proto/channel
 import type { Body, Capabilities, Kind, VmReport } from "../proto/messages.js";
 import type { BindingCache } from "./bindings/binding-cache.js";
 import type { EventBus } from "./events.js";
+import type { HostLife } from "./host-life.js";
 import type { Hosts, HostSession } from "./hosts.js";
 import type { RelayedHeartbeats } from "./heartbeats.js";
 import { updateFor } from "./messages.js";
@@ -54,6 +55,7 @@ export class AgentSession implements HostSession {
   #state: "authenticated" | "registering" | "registered" | "ended" = "authenticated";
   #locators: readonly Locator[] = [];
   #software = "";
+  #life: HostLife = { instance: "", restartCounter: 0 };
   #capabilities: Capabilities = { ownsTap: false, ownsStream: false, canLead: false, canHoldTarget: false, qemuVersion: "", accelerator: "none", dataPlane: "", memoryBytes: 0 };
   /** Monotonic: when something last came. */
   heardAt: Millis;
@@ -83,6 +85,10 @@ export class AgentSession implements HostSession {
 
   get software(): string {
     return this.#software;
+  }
+
+  get life(): HostLife {
+    return this.#life;
   }
 
   get registered(): boolean {
@@ -194,6 +200,7 @@ export class AgentSession implements HostSession {
       this.#locators = body.locators;
       this.#capabilities = body.capabilities;
       this.#software = body.software;
+      this.#life = { instance: body.instance, restartCounter: body.restartCounter };
       await Promise.all(body.vms.map((report) => this.#report(report)));
       if (this.#channel.ended) return;
       const updates = this.#updates();
@@ -247,7 +254,7 @@ export class AgentSession implements HostSession {
       const records = body.migrations.filter((record) => parseMigrationId(record.migration).vm === vm.name);
       if (records.length === 0 && !this.#moves(vm.name)) continue;
       const reported = body.vms.find((report) => report.vm === vm.name)?.state ?? null;
-      cache.insist(vm.name, { type: "host-back", host: this.host, records, reported });
+      cache.insist(vm.name, { type: "host-back", host: this.host, life: this.#life, records, reported });
     }
   }
 }

@@ -3,6 +3,7 @@ import { CareofError } from "../model/errors.js";
 import type { HostId, Millis, VmId } from "../model/ids.js";
 import { ipInIp, type Locator } from "../model/locator.js";
 import type { Body, Capabilities, Kind } from "../proto/messages.js";
+import type { HostLife } from "./host-life.js";
 import type { HostConfig, VmConfig } from "./config.js";
 
 /** A registered host agent's connection, as the rest of the home agent sees it. */
@@ -12,6 +13,8 @@ export interface HostSession {
   /** Care-of addresses that it registered, all of them listed for it. */
   readonly locators: readonly Locator[];
   readonly since: Millis;
+  /** As it said when it registered. */
+  readonly life: HostLife;
   readonly software: string;
   /** @throws CareofError as `Channel.ask` */
   ask<K extends Kind>(body: Body, expect: K, timeout: Millis): Promise<Body<K>>;

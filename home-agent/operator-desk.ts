@@ -79,7 +79,7 @@ export class OperatorDesk implements Operations {
     const owner = cache.state(vm)?.binding.owner ?? null;
     const source = owner === null ? null : hosts.session(owner);
     const sourceCanLead = source?.capabilities.canLead ?? false;
-    const decided = await cache.dispatch(vm, { type: "migrate", host, actor, sourceConnected: source !== null, targetConnected: hosts.connected(host), sourceCanLead });
+    const decided = await cache.dispatch(vm, { type: "migrate", host, actor, sourceConnected: source !== null, targetConnected: hosts.connected(host), targetLife: hosts.session(host)?.life ?? null, sourceCanLead });
     accept(decided);
     const id = cache.state(vm)?.migration?.id;
     if (id === undefined) throw new CareofError("internal", `the migration of ${vm} was over before it was told`);

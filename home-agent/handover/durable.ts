@@ -34,6 +34,7 @@ const record = z.object({
     cancelled: z.boolean(),
     lost: z.boolean(),
     settling: z.boolean(),
+    targetLife: z.object({ instance: z.string(), restartCounter: z.number() }).nullable().default(null),
   }).nullable(),
   givenBack: z.array(z.object({
     from: hostField,
@@ -59,7 +60,7 @@ export function durable(state: VmState): DurableVm {
     migration: migration === null ? null : {
       from: migration.from, to: migration.to, epoch: migration.epoch, actor: migration.actor, startedAt: migration.startedAt,
       released: migration.released, neverRan: migration.neverRan, resumeEpoch: migration.resumeEpoch, reason: migration.reason, cancelled: migration.cancelled,
-      lost: migration.phase === "lost", settling: migration.phase === "settle",
+      lost: migration.phase === "lost", settling: migration.phase === "settle", targetLife: migration.targetLife,
     },
     ...(givenBack.length === 0 ? {} : { givenBack: givenBack.map(({ from, to, epoch: reserved, actor, startedAt, resume, ran }) => ({ from, to, epoch: reserved, actor, startedAt, resume, ran })) }),
   };
@@ -88,7 +89,7 @@ export function restore(vm: VmId, value: unknown, now: Now): VmState {
   }
   const awaited = millis(now.mono + RETURN_MS);
   const migration: Migration = {
-    id: migrationId(vm, open.epoch), from: open.from, to: open.to, epoch: open.epoch, actor: open.actor, startedAt: open.startedAt,
+    id: migrationId(vm, open.epoch), from: open.from, to: open.to, epoch: open.epoch, actor: open.actor, startedAt: open.startedAt, targetLife: open.targetLife,
     phase: open.lost ? "lost" : open.settling ? "settle" : open.resumeEpoch !== null ? "reclaim" : open.released ? "released" : open.neverRan || open.reason !== null ? "aborting" : "copy",
     released: open.released, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
     reason: open.reason !== null && isReason(open.reason) ? open.reason : null, cancelled: open.cancelled,

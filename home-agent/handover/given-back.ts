@@ -78,7 +78,7 @@ export function afterRelease(state: VmState, host: HostId, migration: MigrationI
 /** The migration as it stands when its RELEASE turns up after all. */
 function again({ id, from, to, epoch, actor, startedAt }: GivenBack, now: Now): Migration {
   return {
-    id, from, to, epoch, actor, startedAt, phase: "released", released: true, neverRan: false, resumeEpoch: null, reason: null, cancelled: false,
+    id, from, to, epoch, actor, startedAt, targetLife: null, phase: "released", released: true, neverRan: false, resumeEpoch: null, reason: null, cancelled: false,
     startedMono: null, pointed: "target", lead: false, token: 0, sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
 }

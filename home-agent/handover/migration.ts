@@ -4,6 +4,7 @@ import type { Body, MigrationRecord, VmState as ReportedState } from "../../prot
 import type { Binding, BindingPhase } from "../bindings/binding.js";
 import type { BindingEvent, Rules } from "../bindings/machine.js";
 import type { HandoverConfig } from "../config.js";
+import type { HostLife } from "../host-life.js";
 import type { GivenBack } from "./given-back.js";
 
 /**
@@ -30,6 +31,8 @@ export interface Migration {
   readonly epoch: Epoch;
   readonly actor: string;
   readonly startedAt: Millis;
+  /** Which life of the target is asked to prepare: what a later one does not remember proves something only if it has the same disk. Durable. */
+  readonly targetLife: HostLife | null;
   readonly phase: MovePhase;
   /** RELEASE is known to exist: the source never runs again by itself. Durable. */
   readonly released: boolean;
@@ -71,14 +74,14 @@ type Report = "leadReady" | "switchOver" | "released" | "running" | "sourceEnded
 
 export type VmEvent =
   | BindingEvent
-  | { readonly type: "migrate"; readonly host: HostId; readonly actor: string; readonly sourceConnected: boolean; readonly targetConnected: boolean; readonly sourceCanLead: boolean }
+  | { readonly type: "migrate"; readonly host: HostId; readonly actor: string; readonly sourceConnected: boolean; readonly targetConnected: boolean; readonly targetLife: HostLife | null; readonly sourceCanLead: boolean }
   | { readonly type: "prepared"; readonly migration: MigrationId; readonly relayAddress: string; readonly relayPort: number; readonly canLead: boolean }
   /** A question to the target (prepare) or to the source was refused, or (`answered` false) its fate is not known. */
   | { readonly type: "refused"; readonly migration: MigrationId; readonly ask: "prepare" | "migrate" | "abort"; readonly reason: Reason; readonly answered: boolean }
   | { readonly type: "said"; readonly host: HostId; readonly body: Body<Report> }
   | { readonly type: "cancel"; readonly migration: MigrationId }
   | { readonly type: "host-gone"; readonly host: HostId }
-  | { readonly type: "host-back"; readonly host: HostId; readonly records: readonly MigrationRecord[]; readonly reported: ReportedState | null }
+  | { readonly type: "host-back"; readonly host: HostId; readonly life: HostLife; readonly records: readonly MigrationRecord[]; readonly reported: ReportedState | null }
   | { readonly type: "resolve"; readonly host: HostId; readonly connected: boolean };
 
 export interface MoveRules extends Rules {

@@ -1,33 +1,34 @@
 import type { HostId } from "../../model/ids.js";
 import type { MigrationRecord } from "../../proto/messages.js";
 import type { Now } from "../bindings/binding.js";
+import { keptItsState } from "../host-life.js";
 import { both, decide, type Outcome } from "../outcome.js";
 import { broken, onLateTarget } from "./given-back.js";
 import { beforeRelease, type MoveRules, type VmEvent, type VmState } from "./migration.js";
 import { ask, askAbort, askResume } from "./questions.js";
 import { onLateRelease, onSaid } from "./reports.js";
-import { abort, type Moving } from "./steps.js";
+import { abort, lose, type Moving } from "./steps.js";
 
 /**
  * A host of an open migration has registered (again), with what it has on disk. After a restart of this process that is how the migration
  * goes on; after a mere loss of the connection it mostly changes nothing.
  */
-export function onHostBack(state: Moving, event: VmEvent & { type: "host-back" }, now: Now, rules: MoveRules): Outcome<VmState> {
+export function onHostBack(state: Moving, event: HostBack, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration } = state;
   const side = event.host === migration.from ? "source" : event.host === migration.to ? "target" : null;
   if (side === null) return settleRecords(state, event.host, event.records, now, rules);
   const record = event.records.find((each) => each.migration === migration.id && each.side === side)?.state ?? null;
   const outcome = side === "source"
     ? sourceBack({ ...state, migration: { ...migration, sourceGone: null } }, record, event.reported, now, rules)
-    : targetBack({ ...state, migration: { ...migration, targetGone: null } }, record, event.reported, now, rules);
+    : targetBack({ ...state, migration: { ...migration, targetGone: null } }, record, event, now, rules);
   const older = event.records.filter((each) => each.migration !== migration.id);
   return both(outcome, (after) => settleRecords(after, event.host, older, now, rules));
 }
 
 type Recorded = MigrationRecord["state"] | null;
-type Reported = (VmEvent & { type: "host-back" })["reported"];
+type HostBack = VmEvent & { type: "host-back" };
 
-function sourceBack(state: Moving, record: Recorded, reported: Reported, now: Now, rules: MoveRules): Outcome<VmState> {
+function sourceBack(state: Moving, record: Recorded, reported: HostBack["reported"], now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration } = state;
   const said = (result: "source-runs" | "source-released"): Outcome<VmState> =>
     onSaid(state, state, migration.from, { kind: "sourceEnded", migration: migration.id, result, reason: "migrate-failed", detail: "" }, now, rules);
@@ -43,15 +44,28 @@ function sourceBack(state: Moving, record: Recorded, reported: Reported, now: No
   return abort({ ...state, migration: { ...migration, sourceGone: now.mono } }, "source-gone", now);
 }
 
-function targetBack(state: Moving, record: Recorded, reported: Reported, now: Now, rules: MoveRules): Outcome<VmState> {
+function targetBack(state: Moving, record: Recorded, { reported, life }: HostBack, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration } = state;
   const said = (result: "target-runs" | "target-never-ran"): Outcome<VmState> =>
     onSaid(state, state, migration.to, { kind: "targetEnded", migration: migration.id, result, reason: "target-gone", detail: "" }, now, rules);
   if (migration.phase === "settle" || migration.phase === "reclaim" || migration.phase === "prepare") return decide<VmState>(state, "accepted");
   if (record === "continued" || reported === "runs") return said("target-runs");
   if (record === "prepared") return decide<VmState>(state, "accepted", "", migration.phase === "aborting" && migration.sourceGone !== null ? [askAbort(migration, migration.to, migration.reason ?? "source-gone")] : []);
-  // "never-ran", or nothing on disk: what was not written down can never be continued.
+  if (record === null && !keptItsState(migration.targetLife, life)) return unproven(state, now);
+  // "never-ran", or nothing on the same disk: what was not written down can never be continued.
   return said("target-never-ran");
+}
+
+/** The target does not remember, and not because there was nothing: whether it runs the guest that it was given cannot be known from it any more. */
+function unproven(state: Moving, now: Now): Outcome<VmState> {
+  const { migration, binding } = state;
+  const detail = `${migration.to} has lost what it knew of ${migration.id}: ${binding.vm} may run there all the same`;
+  if (migration.neverRan) return decide<VmState>(state, "accepted");
+  if (migration.phase === "released") return lose(state, now, detail);
+  const alarm = broken(migration.to, detail);
+  if (migration.phase === "aborting" || migration.phase === "lost") return decide<VmState>(state, "accepted", "", [alarm]);
+  const given = abort(state, "target-gone", now);
+  return { ...given, effects: [alarm, ...given.effects] };
 }
 
 /** A host remembers migrations that are settled here: it is told what became of them. */

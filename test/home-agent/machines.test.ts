@@ -3,6 +3,7 @@ import t from "tap";
 import { coordinate } from "../../home-agent/handover/coordinator.js";
 import { durable, restore } from "../../home-agent/handover/durable.js";
 import type { VmEvent, VmState } from "../../home-agent/handover/migration.js";
+import type { HostLife } from "../../home-agent/host-life.js";
 import { changeState, unbound, type Now } from "../../home-agent/bindings/binding.js";
 import { Waiters, type Ended } from "../../home-agent/waiters.js";
 import { epoch, migrationId, millis, NEVER_BOUND } from "../../model/ids.js";
@@ -83,6 +84,7 @@ await t.test("lost: only when nobody who could know can be asked, and the first 
 });
 
 const NOW: Now = { mono: millis(1000), wall: millis(1_700_000_000_000) };
+const LIFE: HostLife = { instance: "one", restartCounter: 7 };
 const MOVE = migrationId(VM, epoch(2));
 
 /** The machine itself, so that hosts can say what well-behaved ones never would. After every event it forgets all that is not on disk. */
@@ -104,7 +106,7 @@ class Script {
 
   /** A says that there was nothing to abort, and owns the VM again. The target is out of reach. */
   givenBack(): void {
-    this.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, sourceCanLead: false });
+    this.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
     this.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false });
     this.go({ type: "cancel", migration: MOVE });
     this.go({ type: "host-gone", host: B });
@@ -120,7 +122,7 @@ class Script {
   }
 
   back(state: MigrationRecord["state"]): string {
-    return this.go({ type: "host-back", host: B, records: [{ migration: MOVE, side: "target", state, peer: A }], reported: state === "continued" ? "runs" : "absent" }, { restart: true });
+    return this.go({ type: "host-back", host: B, life: LIFE, records: [{ migration: MOVE, side: "target", state, peer: A }], reported: state === "continued" ? "runs" : "absent" }, { restart: true });
   }
 
   neverRan(): string {
@@ -128,8 +130,46 @@ class Script {
   }
 }
 
+await t.test("a target that does not remember: proof that it never ran only if its disk is still the same", (t) => {
+  const back = (life: HostLife, records: readonly MigrationRecord[] = []): VmEvent => ({ type: "host-back", host: B, life, records, reported: "absent" });
+  const copying = (): Script => {
+    const script = new Script();
+    script.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
+    script.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false }, { restart: true });
+    script.go({ type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "active", peer: B }], reported: "runs" });
+    return script;
+  };
+  const released = (): Script => {
+    const script = copying();
+    script.released();
+    script.go({ type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "paused" });
+    return script;
+  };
+  const same: readonly (readonly [string, HostLife])[] = [["the connection was lost", LIFE], ["the agent was started again", { instance: "two", restartCounter: 8 }], ["and again", { instance: "three", restartCounter: 9 }]];
+  const lost: readonly (readonly [string, HostLife])[] = [["the disk is new", { instance: "two", restartCounter: 1 }], ["new in its first life", { instance: "two", restartCounter: 7 }]];
+  for (const [what, life] of same) {
+    const script = released();
+    script.go(back(life));
+    t.same([script.effects, script.state.migration?.phase], [["resume host-a"], "reclaim"], what);
+  }
+  for (const [what, life] of lost) {
+    const after = released();
+    after.go(back(life));
+    t.same([after.effects, after.where], [["lost", "finished"], ["lost", B, 2]], `${what}: nobody may resume`);
+    const before = copying();
+    before.go(back(life));
+    t.same([before.effects, before.state.migration?.neverRan], [["rule-broken", "abort host-a"], false], `${what}: the source is asked`);
+    before.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "target-gone", detail: "" } });
+    t.same(before.where, ["bound", A, 3], `${what}: its own word is enough`);
+    const recorded = released();
+    recorded.go(back(life, [{ migration: MOVE, side: "target", state: "never-ran", peer: A }]));
+    t.same(recorded.effects, ["resume host-a"], `${what}, but this it has written down`);
+  }
+  t.end();
+});
+
 await t.test("a stop and a migration at once: the later one is refused, nobody waits in vain", (t) => {
-  const migrate = { type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, sourceCanLead: true } as const;
+  const migrate = { type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: true } as const;
   const stop = { type: "stop", force: false, ownerConnected: true } as const;
   const first = new Script();
   first.go(stop);
@@ -189,7 +229,7 @@ await t.test("a RELEASE after the source said that it runs on: it resumes only w
   never.released();
   never.back("never-ran");
   t.same([never.state.migration?.phase, never.effects], ["reclaim", []], "the proof came, the source is asked when it is here");
-  never.go({ type: "host-back", host: A, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "paused" });
+  never.go({ type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "paused" });
   t.same(never.effects, ["resume host-a"]);
 
   const proven = script();
@@ -212,13 +252,13 @@ await t.test("a RELEASE after the source said that it runs on: it resumes only w
   t.same([both.where, both.effects], [["lost", A, 3], ["rule-broken", "lost", "finished"]], "a target that says both proves nothing");
 
   const busy = script();
-  busy.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, sourceCanLead: false });
+  busy.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
   busy.released();
   t.same([busy.effects, busy.where], [["rule-broken"], ["moving", A, 3]], "in the next migration already");
 
   const newer = script();
   newer.neverRan();
-  newer.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, sourceCanLead: false });
+  newer.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
   newer.go({ type: "said", host: A, body: { kind: "released", migration: migrationId(VM, epoch(4)), epoch: epoch(4), stopAt: millis(1), markerAt: null, bytes: 1 } });
   newer.released();
   t.same([newer.effects, newer.where], [[], ["bound", B, 4]], "a late word about the older one revokes nothing of the newer one");

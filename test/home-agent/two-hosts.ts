@@ -2,6 +2,7 @@ import { coordinate, vmDeadline } from "../../home-agent/handover/coordinator.js
 import { durable, restore } from "../../home-agent/handover/durable.js";
 import { routeOf, type MoveRules, type VmEvent, type VmState } from "../../home-agent/handover/migration.js";
 import { unbound, type Now } from "../../home-agent/bindings/binding.js";
+import type { HostLife } from "../../home-agent/host-life.js";
 import type { Effect, Outcome, Question } from "../../home-agent/outcome.js";
 import { epoch, hostId, millis, NEVER_BOUND, vmId, type Epoch, type HostId, type MigrationId } from "../../model/ids.js";
 import type { Reason } from "../../model/reasons.js";
@@ -34,6 +35,8 @@ class Host {
   epoch: Epoch = NEVER_BOUND;
   record: MigrationRecord | null = null;
   connected = true;
+  /** How often its agent was started. */
+  starts = 1;
   /** To the home agent. */
   outbox: Letter[] = [];
   /** Questions of the home agent on their way here. */
@@ -41,6 +44,10 @@ class Host {
 
   constructor(name: HostId) {
     this.name = name;
+  }
+
+  get life(): HostLife {
+    return { instance: `${this.name} ${String(this.starts)}`, restartCounter: this.starts };
   }
 }
 
@@ -128,7 +135,7 @@ export class TwoHosts {
   }
 
   migrate(to: Host, from: Host): void {
-    this.dispatch({ type: "migrate", host: to.name, actor: "operator", sourceConnected: from.connected, targetConnected: to.connected, sourceCanLead: true });
+    this.dispatch({ type: "migrate", host: to.name, actor: "operator", sourceConnected: from.connected, targetConnected: to.connected, targetLife: to.life, sourceCanLead: true });
   }
 
   /** To the next deadline, and what it brings. */
@@ -155,11 +162,13 @@ export class TwoHosts {
     for (const { question, migration } of open) this.#refuse(question, migration, "host-gone", false);
   }
 
+  /** Its agent was started again, from the same disk. */
   connect(host: Host): void {
     host.connected = true;
+    host.starts += 1;
     this.#reportOf(host);
     const { record } = host;
-    this.dispatch({ type: "host-back", host: host.name, records: record === null ? [] : [record], reported: host.runs ? "runs" : record?.side === "target" ? "incoming" : "absent" });
+    this.dispatch({ type: "host-back", host: host.name, life: host.life, records: record === null ? [] : [record], reported: host.runs ? "runs" : record?.side === "target" ? "incoming" : "absent" });
     this.#tell();
   }
 
