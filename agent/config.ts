@@ -25,6 +25,7 @@ export interface AgentConfig {
     readonly queueLength: number;
     /** Bytes; 0 takes the uplink's less the tunnel's header. */
     readonly mtu: number;
+    /** Policy routing table of the VMs' routes, and the priority of its rule. */
     readonly table: number;
   };
   readonly tunnel: { readonly dataPlane: "auto" | "bpf" | "ipip"; readonly pathMtu: number; readonly maxEntries: number };
@@ -38,7 +39,7 @@ const heartbeats = z.strictObject({ port: portNumber.default(4434), perVmPerSeco
 const ports = z.strictObject({
   queueLength: z.number().int().min(100).max(1_000_000).default(10_000),
   mtu: z.number().int().min(0).max(65_535).default(0),
-  table: z.number().int().min(1).max(0x7fff_ffff).default(4434),
+  table: policyTable.default(4434),
 });
 const tunnel = z.strictObject({
   dataPlane: z.enum(["auto", "bpf", "ipip"]).default("auto"),

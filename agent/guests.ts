@@ -11,6 +11,7 @@ import type { VmNetwork } from "./vm-network.js";
 /** A QEMU that was just left by the agent's earlier life may still be closing that connection. */
 const ADOPT_TRIES = 5;
 const ADOPT_PAUSE = millis(300);
+const END_AGAIN = millis(1000);
 
 /**
  * A guest that this host is the owner of, or was until it released it:
@@ -112,7 +113,7 @@ export class Guests {
       this.#keep(resident, guest);
     } catch (thrown) {
       // Whoever hears of a failed start may start it elsewhere: first it must not run here.
-      await guest?.destroy();
+      if (guest !== null) await this.#end(guest);
       await this.#leaveAfter(resident);
       const error = toCareofError(thrown);
       throw error.code === "unsupported" ? error : new CareofError("start-failed", error.message, { cause: error });
@@ -201,6 +202,20 @@ export class Guests {
     await this.#options.network.detach(resident.spec.vm);
   }
 
+  /** Until it is gone nothing is answered: that is a start of which nobody knows how it went. */
+  async #end(guest: Guest): Promise<void> {
+    for (;;) {
+      try {
+        await guest.destroy();
+        return;
+      } catch (thrown) {
+        const error = toCareofError(thrown);
+        this.#options.log.error({ vm: guest.vm, pid: guest.identity.pid, reason: error.code, err: error }, "the guest of a failed start does not end");
+        await this.#pause(END_AGAIN);
+      }
+    }
+  }
+
   /** A disk that takes no tombstone has a record without a process: the next life calls that guest gone. */
   async #leaveAfter(resident: Resident): Promise<void> {
     try {
@@ -218,7 +233,7 @@ export class Guests {
   }
 
   #pause(delay: Millis): Promise<void> {
-    return new Promise((resolve) => { this.#options.clock.after("adopt", delay, resolve); });
+    return new Promise((resolve) => { this.#options.clock.after("again", delay, resolve); });
   }
 }
 

@@ -1,11 +1,10 @@
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { freemem, totalmem } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
 import { ipv4, type Ipv4 } from "../model/address.js";
 import { SystemClock } from "../model/clock.js";
 import { fields } from "../model/config.js";
-import { CareofError, toCareofError } from "../model/errors.js";
 import { ipInIp } from "../model/locator.js";
 import { createLogger } from "../model/log.js";
 import { openHostTunnel } from "../net/data-plane.js";
@@ -26,6 +25,7 @@ import { Outbox } from "./outbox.js";
 import { migrationFile, outsideRecord, vmRecord } from "./record-shapes.js";
 import { nextRestartCounter, Records } from "./records.js";
 import { ASK_LIMIT, Session } from "./session.js";
+import { readToken } from "./token.js";
 import { VmNetwork } from "./vm-network.js";
 
 /** RFC 2003 §3.1: one IPv4 header. */
@@ -35,7 +35,8 @@ const CONTROL_SOCKET = "control.sock";
 const tunnelEnds = z.strictObject({ addresses: z.array(fields.ipv4) });
 
 /**
- * Runs the host agent until `signal` says so; then guests, ports and tunnels are left as they are and the promise resolves.
+ * Runs the host agent until `signal` says so; then guests, ports and tunnels are left as they are and the promise resolves. SIGHUP, which would end a process,
+ * is answered in the log.
  * @throws CareofError `config-…`, `token-unreadable`, `record-unreadable`, `adopt-failed`, `unsupported`, `no-link`
  */
 export async function runAgent(configFile: string, signal: AbortSignal): Promise<void> {
@@ -52,7 +53,7 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   const ports = new LinuxVmPorts({ uplink: config.uplink, gateway: config.gateway, table: config.ports.table, pathMtu });
   const network = new VmNetwork({ ports, queueLength: config.ports.queueLength, guestMtu: config.ports.mtu === 0 ? pathMtu - TUNNEL_HEADER : config.ports.mtu });
   const session: Session = new Session({
-    url: config.homeAgent, host: config.name, token: readToken(config.tokenFile), clock, log, random: Math.random,
+    url: config.homeAgent, host: config.name, token: readToken(config.tokenFile, log), clock, log, random: Math.random,
     register: () => agent.registration(),
     registered: (answer) => { agent.registered(answer); },
     lost: (error) => { agent.lost(error); },
@@ -89,27 +90,18 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
     rememberTunnelEnds: (addresses) => { ends.write("tunnel", { addresses: [...addresses] }); },
   });
   await agent.start();
+  const hangUp = (): void => { log.warn("SIGHUP changes nothing: a host agent takes a changed configuration over when it is restarted, and its guests run on meanwhile"); };
+  process.on("SIGHUP", hangUp);
   const control = await openControl(join(config.runDir, CONTROL_SOCKET), outside, log);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener("abort", () => { resolve(); }, { once: true });
   });
   log.info("host agent ends; guests and tunnels stay");
+  process.off("SIGHUP", hangUp);
   await control.close();
   await agent.close();
   await ports.close({ keep: true });
-}
-
-function readToken(file: string): string {
-  let text: string;
-  try {
-    text = readFileSync(file, "utf8");
-  } catch (cause) {
-    throw new CareofError("token-unreadable", `cannot read the token file ${file}: ${toCareofError(cause).message}`, { cause });
-  }
-  const token = text.split("\n")[0]?.trim() ?? "";
-  if (!/^[\x21-\x7e]{16,512}$/.test(token)) throw new CareofError("token-unreadable", `the first line of ${file} is not a token (16 to 512 printable characters)`);
-  return token;
 }
 
 /** The home agent's own address, where its URL has one: its tunnels end there unless it says otherwise. */

@@ -55,7 +55,7 @@ export function qemuArgs(spec: GuestSpec, files: QemuFiles, mode: QemuMode): str
   if (spec.port !== null) {
     args.push("-netdev", `tap,id=net0,ifname=${comma(spec.port)},script=no,downscript=no,vhost=off`, "-device", `virtio-net-pci,netdev=net0,mac=${spec.mac},romfile=`);
   }
-  // -S too: the guest must not run before its agent has the right (DESIGN "The right to run"), whatever the stream says.
+  // -S too: the guest must not run before its agent has the right (ARCHITECTURE.md, "The right to run"), whatever the stream says.
   if (mode.incoming) args.push("-S", "-incoming", "defer");
   return [...args, ...qemu.extraArgs];
 }

@@ -1,6 +1,6 @@
 import { createSocket } from "node:dgram";
 import { createServer, type Server } from "node:http";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -12,11 +12,13 @@ import { HeartbeatRelay } from "../../agent/heartbeat-relay.js";
 import { Outbox } from "../../agent/outbox.js";
 import { nextRestartCounter, Records } from "../../agent/records.js";
 import { Session } from "../../agent/session.js";
+import { readToken } from "../../agent/token.js";
 import { Turns } from "../../agent/turns.js";
 import { portName } from "../../agent/vm-network.js";
-import { ipv4 } from "../../model/address.js";
+import { ipv4, mac } from "../../model/address.js";
 import { CareofError } from "../../model/errors.js";
 import { epoch, hostId, millis, vmId } from "../../model/ids.js";
+import { LinuxVmPorts } from "../../net/vm-port-linux.js";
 import { Channel, decision } from "../../proto/channel.js";
 import type { Body } from "../../proto/messages.js";
 import { FakeClock } from "../model/fake-clock.js";
@@ -78,12 +80,22 @@ void t.test("configuration", (t) => {
   t.same(relayEndpoint(config), { address: "192.0.2.11", port: 0 });
   writeFileSync(file, `${good}relay: {listen: 0.0.0.0:4500}\n`);
   t.same(relayEndpoint(readAgentConfig(file)), { address: "192.0.2.11", port: 4500 });
-  for (const [bad, wanted] of [["colour: red\n", /agent.yaml:8:1: unknown key "colour"/], ["qemu: {accel: fast}\n", /8:.*accel/], ["heartbeats: {port: 0}\n", /port/], ["log: 5\n", /log/]] as const) {
+  for (const [bad, wanted] of [["colour: red\n", /agent.yaml:8:1: unknown key "colour"/], ["qemu: {accel: fast}\n", /8:.*accel/], ["heartbeats: {port: 0}\n", /port/], ["log: 5\n", /log/], ["ports: {table: main}\n", /table/]] as const) {
     writeFileSync(file, good + bad);
     t.throws(() => readAgentConfig(file), { code: "config-invalid", message: wanted }, bad);
   }
   writeFileSync(file, good.replace("ws://", "http://"));
   t.throws(() => readAgentConfig(file), { code: "config-invalid" });
+  const gateway = { address: ipv4("169.254.1.1"), mac: mac("02:ca:0f:00:00:01") };
+  for (const table of [0, 253, 255, 32_766, 0x7fff_ffff]) {
+    writeFileSync(file, `${good}ports: {table: ${String(table)}}\n`);
+    t.throws(() => readAgentConfig(file), { code: "config-invalid", message: /agent.yaml:8:.*ports.table/ }, `table ${String(table)}`);
+    t.throws(() => new LinuxVmPorts({ uplink: "eth0", gateway, table, pathMtu: 1500 }), { code: "malformed-table" }, "the kernel's side says the same");
+  }
+  for (const table of [1, 252, 256, 32_765]) {
+    writeFileSync(file, `${good}ports: {table: ${String(table)}}\n`);
+    t.equal(readAgentConfig(file).ports.table, table);
+  }
   t.end();
 });
 
@@ -218,4 +230,23 @@ void t.test("heartbeats pass only from a VM of this host, and not too many", asy
   relay.answer({ kind: "heartbeatAnswer", envelope: Buffer.from("late"), port: guest.address().port, address: ipv4("127.0.0.1"), vm: VM });
   await new Promise((resolve) => { setTimeout(resolve, 20); });
   t.equal(answers.length, 1, "a VM that has left gets no answer from here");
+});
+
+void t.test("the host's token: one that others can read is warned of", (t) => {
+  const file = join(directory, "host.token");
+  const warnings: string[] = [];
+  const listening = log.child({}, { level: "warn" });
+  listening.warn = (said: unknown) => { warnings.push(JSON.stringify(said)); };
+  for (const [mode, warned] of [[0o600, 0], [0o400, 0], [0o640, 1], [0o644, 1]] as const) {
+    writeFileSync(file, "0123456789abcdef0123\n");
+    chmodSync(file, mode);
+    warnings.length = 0;
+    t.equal(readToken(file, listening), "0123456789abcdef0123");
+    t.equal(warnings.length, warned, mode.toString(8));
+    t.notMatch(warnings.join(), "0123456789abcdef", "the token itself is in no log");
+  }
+  writeFileSync(file, "short\n");
+  t.throws(() => readToken(file, listening), { code: "token-unreadable" });
+  t.throws(() => readToken(join(directory, "none"), listening), { code: "token-unreadable" });
+  t.end();
 });
