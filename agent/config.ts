@@ -36,6 +36,8 @@ const portNumber = z.number().int().min(1).max(65535);
 const qemu = z.strictObject({ binary: z.string().min(1).default("qemu-system-x86_64"), accel: z.enum(["auto", "kvm", "tcg"]).default("auto"), probeKernel: z.string().optional() });
 const gateway = z.strictObject({ address: fields.ipv4.default(ipv4("169.254.1.1")), mac: fields.mac.default(mac("02:ca:0f:00:00:01")) });
 const heartbeats = z.strictObject({ port: portNumber.default(4434), perVmPerSecond: z.number().min(1).max(1000).default(20) });
+/** Its rule's priority is the table's number, and it must come before the main table's rule (32766); 253 to 255 are the kernel's own tables. */
+const policyTable = z.number().int().min(1).max(32_765).refine((table) => table < 253 || table > 255, "253 to 255 are the kernel's own tables");
 const ports = z.strictObject({
   queueLength: z.number().int().min(100).max(1_000_000).default(10_000),
   mtu: z.number().int().min(0).max(65_535).default(0),
