@@ -3,6 +3,7 @@ import type { CareofError } from "../../model/errors.js";
 const STATUS: Readonly<Record<string, number>> = {
   "unknown-vm": 404, "unknown-host": 404, "unknown-migration": 404, "unknown-path": 404,
   "method-not-allowed": 405, "body-too-large": 413, "not-json": 415,
+  "foreign-origin": 403, "foreign-host": 421,
   "too-many": 429,
   "not-listed": 409, "not-owner": 409, "not-permitted": 409, "not-bound": 409, "not-running": 409, "not-moving": 409, "already-here": 409, "already-moving": 409,
   "already-running": 409, "host-gone": 409, "start-pending": 409, "stop-pending": 409, "start-failed": 409, "stop-failed": 409, "both-claim": 409, "released-unknown": 409,

@@ -9,6 +9,7 @@ import { statusOf } from "./http-errors.js";
 import { openapi } from "./openapi.js";
 import type { Operations } from "./operations.js";
 import { ROUTES, type Route } from "./routes.js";
+import { requireSameSite } from "./same-site.js";
 
 /** Answers under way may take so long when the API is closed. */
 const CLOSE_PATIENCE = millis(2000);
@@ -45,7 +46,7 @@ export interface Api {
 }
 
 /**
- * The operators' HTTP API. Every error is `{code, message, retryable}`; a body has to be declared as JSON, which no foreign web page can do unasked.
+ * The operators' HTTP API. Every error is `{code, message, retryable}`; foreign web pages are kept out, and a body has to be declared as JSON.
  * @throws CareofError `port-in-use` or `internal` when it cannot listen
  */
 export async function openApi(options: ApiOptions): Promise<Api> {
@@ -114,6 +115,7 @@ class Site {
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const method = request.method ?? "GET";
+    requireSameSite(request, this.#options.listen.address);
     const path = new URL(request.url ?? "/", "http://home-agent").pathname;
     if (await this.#plain(method, path, response)) return;
     const { route, parameters } = find(method, path);

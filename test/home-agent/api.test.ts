@@ -77,6 +77,34 @@ async function call(url: string, method = "GET", body?: string, type = "applicat
   return { status: response.status, body: await response.json() };
 }
 
+void t.test("a web page cannot use it: neither by its own name nor from its own origin", async (test) => {
+  const { api, operations, url } = await opened(test);
+  const { port } = api.address;
+  const ask = (method: string, path: string, headers: Readonly<Record<string, string>>): Promise<{ status: number | undefined; code: unknown }> => new Promise((resolve, reject) => {
+    const body = method === "POST" ? JSON.stringify({ vm: "web1", host: "host-b" }) : "";
+    request(`${url}${path}`, { method, headers: { ...(body === "" ? {} : { "content-type": "application/json" }), ...headers } }, (response) => {
+      let text = "";
+      response.setEncoding("utf8").on("data", (part: string) => { text += part; }).on("end", () => {
+        const answer: unknown = response.headers["content-type"] === "application/json" ? JSON.parse(text) : null;
+        resolve({ status: response.statusCode, code: typeof answer === "object" && answer !== null && "code" in answer ? answer.code : null });
+      });
+    }).once("error", reject).end(body);
+  });
+  for (const [method, path] of [["GET", "/v1/vms"], ["POST", "/v1/migrations"], ["DELETE", "/v1/migrations/web1@4"], ["GET", "/v1/events"], ["GET", "/metrics"], ["OPTIONS", "/v1/vms"]] as const) {
+    for (const host of ["evil.example", `evil.example:${String(port)}`, "localhost.evil.example", "127.0.0.1.evil.example", "[::1].evil.example"]) {
+      test.same(await ask(method, path, { host }), { status: 421, code: "foreign-host" }, `${method} ${path} as "${host}"`);
+    }
+    for (const origin of ["http://evil.example", "null", "http://127.0.0.1:1", `https://127.0.0.1:${String(port)}`]) {
+      test.same(await ask(method, path, { origin }), { status: 403, code: "foreign-origin" }, `${method} ${path} from ${origin}`);
+    }
+  }
+  test.same(operations.calls, [], "nothing was done");
+  for (const headers of [{}, { host: `localhost:${String(port)}` }, { host: "LOCALHOST" }, { host: "[::1]:8434" }, { host: "192.0.2.1:8434" }, { origin: url, host: `127.0.0.1:${String(port)}` }]) {
+    test.same(await ask("GET", "/v1/vms", headers), { status: 200, code: null }, JSON.stringify(headers));
+  }
+  test.equal((await ask("POST", "/v1/migrations", {})).status, 202);
+});
+
 void t.test("reads", async (test) => {
   const { url } = await opened(test);
   test.same(await call(`${url}/v1/vms`), { status: 200, body: [web1] });
@@ -169,7 +197,7 @@ void t.test("events reach every reader in order; a slow one and one too many are
   const response = await fetch(`${url}/v1/events`, { signal: reader.signal });
   test.equal(response.headers.get("content-type"), "text/event-stream");
   const slow = connect(api.address.port, "127.0.0.1");
-  slow.write("GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n");
+  slow.write("GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n");
   slow.pause();
   const slowGone = new Promise<void>((resolve) => { slow.on("close", resolve).on("error", () => undefined); });
   while (operations.listeners.size === 0) await new Promise((resolve) => setTimeout(resolve, 5));
