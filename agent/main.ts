@@ -42,6 +42,8 @@ const tunnelEnds = z.strictObject({ addresses: z.array(fields.ipv4) });
 export async function runAgent(configFile: string, signal: AbortSignal): Promise<void> {
   const config = readAgentConfig(configFile);
   const log = createLogger("agent", config.log.level).child({ host: config.name });
+  const hangUp = (): void => { log.warn("SIGHUP changes nothing: a host agent takes a changed configuration over when it is restarted, and its guests run on meanwhile"); };
+  process.on("SIGHUP", hangUp);
   const clock = new SystemClock({ keepAlive: true });
   mkdirSync(config.runDir, { recursive: true, mode: 0o700 });
   const restartCounter = nextRestartCounter(config.stateDir, clock.now());
@@ -90,18 +92,16 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
     rememberTunnelEnds: (addresses) => { ends.write("tunnel", { addresses: [...addresses] }); },
   });
   await agent.start();
-  const hangUp = (): void => { log.warn("SIGHUP changes nothing: a host agent takes a changed configuration over when it is restarted, and its guests run on meanwhile"); };
-  process.on("SIGHUP", hangUp);
   const control = await openControl(join(config.runDir, CONTROL_SOCKET), outside, log);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener("abort", () => { resolve(); }, { once: true });
   });
   log.info("host agent ends; guests and tunnels stay");
-  process.off("SIGHUP", hangUp);
   await control.close();
   await agent.close();
   await ports.close({ keep: true });
+  process.off("SIGHUP", hangUp);
 }
 
 /** The home agent's own address, where its URL has one: its tunnels end there unless it says otherwise. */

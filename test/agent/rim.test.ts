@@ -1,8 +1,10 @@
+import { spawn } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { createServer, type Server } from "node:http";
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { pino } from "pino";
 import t from "tap";
 import { WebSocketServer } from "ws";
 import { z } from "zod";
@@ -97,6 +99,48 @@ void t.test("configuration", (t) => {
     t.equal(readAgentConfig(file).ports.table, table);
   }
   t.end();
+});
+
+void t.test("a token that others can read is used, and warned of", (t) => {
+  const lines: string[] = [];
+  const heard = pino({ level: "warn" }, { write: (line: string) => { lines.push(line); } });
+  const file = join(directory, "token");
+  writeFileSync(file, "secret-secret-secret-1\nwhat follows does not count\n");
+  for (const [mode, warned] of [[0o600, false], [0o400, false], [0o640, true], [0o644, true], [0o602, true]] as const) {
+    chmodSync(file, mode);
+    lines.length = 0;
+    t.equal(readToken(file, heard), "secret-secret-secret-1");
+    t.equal(lines.some((line) => line.includes(file) && line.includes(mode.toString(8))), warned, mode.toString(8));
+    t.notOk(lines.some((line) => line.includes("secret-secret")), "it is not in the log");
+  }
+  writeFileSync(file, "short\n");
+  t.throws(() => readToken(file, heard), { code: "token-unreadable", message: /not a token/ });
+  t.throws(() => readToken(join(directory, "none"), heard), { code: "token-unreadable", message: /none/ });
+  t.end();
+});
+
+void t.test("SIGHUP does not end an agent, not even one that is starting", async (t) => {
+  // The hypervisor that it asks for its version says nothing until it is told to.
+  const asked = join(directory, "asked");
+  const go = join(directory, "go");
+  const binary = join(directory, "hypervisor");
+  writeFileSync(binary, `#!/bin/sh\n: > ${asked}\nwhile [ ! -e ${go} ]; do sleep 0.05; done\nexit 1\n`, { mode: 0o700 });
+  const file = join(directory, "starting.yaml");
+  writeFileSync(file, [
+    "name: host-a", "careOf: 192.0.2.11", "uplink: eth0", "homeAgent: ws://192.0.2.1:4434/v1/agent", `tokenFile: ${join(directory, "token")}`, `stateDir: ${join(directory, "s")}`,
+    `runDir: ${join(directory, "r")}`, "tunnel: {pathMtu: 1500}", `qemu: {binary: ${binary}}`, "",
+  ].join("\n"));
+  const main = new URL("../../agent/main.js", import.meta.url).href;
+  const agent = spawn(process.execPath, ["--input-type=module", "--eval", `import { runAgent } from ${JSON.stringify(main)}; await runAgent(${JSON.stringify(file)}, new AbortController().signal);`], { stdio: ["ignore", "pipe", "ignore"] });
+  t.teardown(() => { agent.kill("SIGKILL"); });
+  let said = "";
+  agent.stdout.setEncoding("utf8").on("data", (text: string) => { said += text; });
+  const over = new Promise<string>((resolve) => { agent.once("exit", (code, signal) => { resolve(signal ?? `exit ${String(code)}`); }); });
+  await until("it has asked", () => existsSync(asked));
+  agent.kill("SIGHUP");
+  await until("it says so", () => said.includes("SIGHUP"));
+  writeFileSync(go, "");
+  t.equal(await over, "exit 1", "it goes on, and finds that this is no hypervisor");
 });
 
 void t.test("outbox: said until decided, in order per topic", async (t) => {
@@ -230,23 +274,4 @@ void t.test("heartbeats pass only from a VM of this host, and not too many", asy
   relay.answer({ kind: "heartbeatAnswer", envelope: Buffer.from("late"), port: guest.address().port, address: ipv4("127.0.0.1"), vm: VM });
   await new Promise((resolve) => { setTimeout(resolve, 20); });
   t.equal(answers.length, 1, "a VM that has left gets no answer from here");
-});
-
-void t.test("the host's token: one that others can read is warned of", (t) => {
-  const file = join(directory, "host.token");
-  const warnings: string[] = [];
-  const listening = log.child({}, { level: "warn" });
-  listening.warn = (said: unknown) => { warnings.push(JSON.stringify(said)); };
-  for (const [mode, warned] of [[0o600, 0], [0o400, 0], [0o640, 1], [0o644, 1]] as const) {
-    writeFileSync(file, "0123456789abcdef0123\n");
-    chmodSync(file, mode);
-    warnings.length = 0;
-    t.equal(readToken(file, listening), "0123456789abcdef0123");
-    t.equal(warnings.length, warned, mode.toString(8));
-    t.notMatch(warnings.join(), "0123456789abcdef", "the token itself is in no log");
-  }
-  writeFileSync(file, "short\n");
-  t.throws(() => readToken(file, listening), { code: "token-unreadable" });
-  t.throws(() => readToken(join(directory, "none"), listening), { code: "token-unreadable" });
-  t.end();
 });
