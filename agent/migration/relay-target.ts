@@ -59,7 +59,11 @@ class Relay implements TargetRelay {
       pskCallback: (_socket, identity) => (identity === options.migration ? options.secret : null),
     }, (socket) => { this.#accept(socket); });
     this.#server.maxConnections = MAX_PENDING;
-    this.#server.on("tlsClientError", (cause) => options.onIntruder?.(cause.message));
+    this.#server.on("tlsClientError", (cause, socket) => {
+      // After a time-out Node leaves the connection open, and its place taken.
+      socket.destroy();
+      options.onIntruder?.(cause.message);
+    });
   }
 
   async listen(): Promise<void> {

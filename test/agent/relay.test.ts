@@ -239,3 +239,17 @@ void t.test("the clock keeps the sample that is best now", (test) => {
   test.equal(compared.reading(millis(100_010))?.offset, 1001, "an answer before its question is none");
   test.end();
 });
+
+void t.test("strangers who connect and say nothing keep the source out for seconds, not for minutes", async (test) => {
+  const made = bench(test);
+  const target = await made.listen();
+  const strangers = Array.from({ length: 8 }, () => connect({ host: "127.0.0.1", port: target.port }).on("error", () => undefined));
+  test.teardown(() => { for (const stranger of strangers) stranger.destroy(); });
+  await Promise.all(strangers.map((stranger) => new Promise((resolve) => { stranger.once("connect", resolve); })));
+  await test.rejects(made.open(target), { code: "relay-failed" }, "all places are taken");
+  const gone = Promise.all(strangers.map((stranger) => new Promise((resolve) => { stranger.once("close", resolve); stranger.resume(); })));
+  const waited = await Promise.race([gone.then(() => true), pause(6000).then(() => false)]);
+  test.ok(waited, "they are shown out");
+  await made.open(target);
+  await target.connected;
+});
