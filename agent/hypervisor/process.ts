@@ -39,10 +39,10 @@ export function commandLine(pid: number): readonly string[] {
 
 /**
  * Ends the process for certain and only this one; resolves when it is gone.
- * @throws CareofError `stop-failed` when the kernel does not let it go
+ * @throws CareofError `stop-failed` when the kernel does not let it go within `limitMs`
  */
-export async function endProcess(identity: ProcessIdentity, clock: Clock): Promise<void> {
-  const end = clock.monotonic() + KILL_LIMIT_MS;
+export async function endProcess(identity: ProcessIdentity, clock: Clock, limitMs = KILL_LIMIT_MS): Promise<void> {
+  const end = clock.monotonic() + limitMs;
   while (isAlive(identity)) {
     signal(identity.pid, "SIGKILL");
     if (clock.monotonic() > end) throw new CareofError("stop-failed", `process ${String(identity.pid)} does not end`);

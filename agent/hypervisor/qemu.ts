@@ -95,7 +95,8 @@ export class QemuDriver implements HypervisorDriver {
       log.info({ vm: spec.vm, epoch: spec.epoch, pid: identity.pid, accelerator, incoming }, "guest process started");
       return new QemuGuest({ vm: spec.vm, identity, qmp, clock, log, ended: spawned.ended, forget: () => { this.#forget(files.control); } });
     } catch (cause) {
-      await endProcess(identity, clock);
+      // However long it takes: whoever hears of a failed start may start the guest elsewhere.
+      await endProcess(identity, clock, Infinity);
       const words = tail(`${files.console}.qemu`);
       this.#forget(files.control);
       throw new CareofError("start-failed", `QEMU does not start for ${spec.vm}: ${words === "" ? String(cause) : words}`, { cause });
