@@ -1,8 +1,9 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
+import { isIPv4 } from "node:net";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { inPrefix, type IpAddress, type Ipv4, type Mac, type Prefix } from "../model/address.js";
-import { fields, readConfig, type Endpoint } from "../model/config.js";
+import { fields, locateConfig, type Endpoint } from "../model/config.js";
 import { CareofError } from "../model/errors.js";
 import { millis, type HostId, type KeyId, type Millis, type VmId } from "../model/ids.js";
 import type { LogLevel } from "../model/log.js";
@@ -67,6 +68,7 @@ export const homeAgentSchema = z.strictObject({
     agents: fields.endpoint.default({ address: "0.0.0.0", port: 4434 }),
     heartbeats: fields.endpoint.default({ address: "0.0.0.0", port: 4434 }),
     api: fields.endpoint.default({ address: "127.0.0.1", port: 8434 }),
+    apiWithoutAuthentication: z.boolean().default(false),
   }).prefault({}),
   hosts: z.array(host).max(65_536).default([]),
   vms: z.array(vm).max(4_194_304).default([]),
@@ -144,9 +146,12 @@ export interface HomeAgentConfig {
   readonly runDir: string;
   readonly tunnel: { readonly uplink: string; readonly address: Ipv4; readonly dataPlane: DataPlane; readonly pathMtu: number; readonly maxEntries: number };
   readonly home: { readonly prefixes: readonly Prefix[] };
-  readonly listen: { readonly agents: Endpoint; readonly heartbeats: Endpoint; readonly api: Endpoint };
+  /** `apiWithoutAuthentication`: the API may listen where others than this machine reach it. */
+  readonly listen: { readonly agents: Endpoint; readonly heartbeats: Endpoint; readonly api: Endpoint; readonly apiWithoutAuthentication: boolean };
   readonly hosts: readonly HostConfig[];
   readonly vms: readonly VmConfig[];
+  /** Key files that others than their owner can read: who has a VM's key can speak for its guest. */
+  readonly exposedKeys: readonly string[];
   readonly timing: Timing;
   readonly handover: HandoverConfig;
   readonly log: { readonly level: LogLevel };
@@ -157,69 +162,88 @@ export interface HomeAgentConfig {
  * @throws CareofError as `readConfig`, and `config-invalid` for what contradicts itself, `key-unreadable` for a VM's key.
  */
 export function readHomeAgentConfig(file: string): HomeAgentConfig {
-  const read = readConfig(file, homeAgentSchema);
-  const refuse = (why: string): never => {
-    throw new CareofError("config-invalid", `${file}: ${why}`);
+  const { value: read, at } = locateConfig(file, homeAgentSchema);
+  const refuse = (path: readonly (string | number)[], why: string): never => {
+    throw new CareofError("config-invalid", `${at(path)}: ${why}`);
   };
+  if (!isLoopback(read.listen.api.address) && !read.listen.apiWithoutAuthentication) {
+    refuse(["listen", "api"], `listen.api: whoever reaches ${read.listen.api.address} could stop and move every VM, the API asks for no password: listen on 127.0.0.1 (ssh -L brings you there), or, where only operators reach it, say listen.apiWithoutAuthentication: true`);
+  }
   const from = dirname(resolve(file));
   const hosts = new Map<HostId, HostConfig>();
   const careOfs = new Set<IpAddress>();
-  for (const each of read.hosts) {
-    if (hosts.has(each.name)) refuse(`hosts: "${each.name}" is listed twice`);
+  for (const [i, each] of read.hosts.entries()) {
+    if (hosts.has(each.name)) refuse(["hosts", i, "name"], `hosts: "${each.name}" is listed twice`);
     hosts.set(each.name, each);
-    for (const address of each.careOf) {
-      if (careOfs.has(address)) refuse(`hosts: the care-of address ${address} is listed twice`);
-      if (address === read.tunnel.address) refuse(`hosts: ${each.name}: ${address} is the home agent's own address`);
+    for (const [j, address] of each.careOf.entries()) {
+      if (careOfs.has(address)) refuse(["hosts", i, "careOf", j], `hosts: the care-of address ${address} is listed twice`);
+      if (address === read.tunnel.address) refuse(["hosts", i, "careOf", j], `hosts: ${each.name}: ${address} is the home agent's own address`);
       careOfs.add(address);
     }
   }
   const names = new Set<VmId>();
   const homes = new Map<IpAddress, VmId>();
   const macs = new Map<Mac, VmId>();
-  const vms = read.vms.map((each): VmConfig => {
-    const at = `vms: ${each.name}`;
-    if (names.has(each.name)) refuse(`vms: "${each.name}" is listed twice`);
+  const exposedKeys = new Set<string>();
+  const vms = read.vms.map((each, i): VmConfig => {
+    const wrong = (path: readonly (string | number)[], why: string): never => refuse(["vms", i, ...path], `vms: ${each.name}: ${why}`);
+    if (names.has(each.name)) refuse(["vms", i, "name"], `vms: "${each.name}" is listed twice`);
     names.add(each.name);
-    for (const address of each.homeAddresses) {
+    for (const [j, address] of each.homeAddresses.entries()) {
       const other = homes.get(address);
-      if (other !== undefined) refuse(`${at}: the home address ${address} belongs to ${other} already`);
-      if (!read.home.prefixes.some((within) => inPrefix(address, within))) refuse(`${at}: the home address ${address} is in none of home.prefixes`);
-      if (careOfs.has(address) || address === read.tunnel.address) refuse(`${at}: the home address ${address} is a tunnel's end`);
+      if (other !== undefined) wrong(["homeAddresses", j], `the home address ${address} belongs to ${other} already`);
+      if (!read.home.prefixes.some((within) => inPrefix(address, within))) wrong(["homeAddresses", j], `the home address ${address} is in none of home.prefixes`);
+      if (careOfs.has(address) || address === read.tunnel.address) wrong(["homeAddresses", j], `the home address ${address} is a tunnel's end`);
       homes.set(address, each.name);
     }
     const twin = macs.get(each.mac);
-    if (twin !== undefined) refuse(`${at}: the Ethernet address ${each.mac} belongs to ${twin} already`);
+    if (twin !== undefined) wrong(["mac"], `the Ethernet address ${each.mac} belongs to ${twin} already`);
     macs.set(each.mac, each.name);
-    if (new Set(each.hosts).size !== each.hosts.length) refuse(`${at}: a host is listed twice`);
-    for (const name of each.hosts) if (!hosts.has(name)) refuse(`${at}: the host "${name}" is not among hosts`);
-    if (each.driver === "external" && each.external === undefined) refuse(`${at}: driver external needs external.port`);
-    if (each.driver === "external" && each.qemu !== undefined) refuse(`${at}: driver external has no use for qemu`);
-    if (each.driver === "qemu" && each.external !== undefined) refuse(`${at}: driver qemu has no use for external`);
+    for (const [j, name] of each.hosts.entries()) {
+      if (each.hosts.indexOf(name) < j) wrong(["hosts", j], `a host is listed twice: "${name}"`);
+      if (!hosts.has(name)) wrong(["hosts", j], `the host "${name}" is not among hosts`);
+    }
+    if (each.driver === "external" && each.external === undefined) wrong(["driver"], "driver external needs external.port");
+    if (each.driver === "external" && each.qemu !== undefined) wrong(["qemu"], "driver external has no use for qemu");
+    if (each.driver === "qemu" && each.external !== undefined) wrong(["external"], "driver qemu has no use for external");
     const machine = each.qemu ?? qemu.parse({});
     const { memory: memoryBytes, ...rest } = machine;
+    const keyFile = resolve(from, each.keyFile);
+    const key = readKey(keyFile, at(["vms", i, "keyFile"]));
+    if (key.exposed) exposedKeys.add(keyFile);
     return {
       name: each.name,
       homeAddresses: each.homeAddresses,
       mac: each.mac,
       keyId: each.keyId,
-      key: readKey(resolve(from, each.keyFile)),
+      key: key.bytes,
       hosts: each.hosts,
       driver: each.driver,
       qemu: each.driver === "qemu" ? { ...rest, memoryBytes } : null,
       externalPort: each.external?.port ?? "",
     };
   });
-  return { ...read, stateDir: resolve(from, read.stateDir), runDir: resolve(from, read.runDir), hosts: read.hosts, vms };
+  return { ...read, stateDir: resolve(from, read.stateDir), runDir: resolve(from, read.runDir), hosts: read.hosts, vms, exposedKeys: [...exposedKeys] };
 }
 
+/** RFC 1122 §3.2.1.3, RFC 4291 §2.5.3. */
+function isLoopback(address: string): boolean {
+  return address === "localhost" || address === "::1" || (isIPv4(address) && address.startsWith("127."));
+}
+
+/** Others than its owner may read it. */
+const OTHERS = 0o077;
+
 /** @throws CareofError `key-unreadable`: not there, or not 64 hexadecimal digits. The key itself is never in the message. */
-function readKey(file: string): Uint8Array {
+function readKey(file: string, at: string): { readonly bytes: Uint8Array; readonly exposed: boolean } {
   let text: string;
+  let exposed: boolean;
   try {
     text = readFileSync(file, "utf8").trim();
+    exposed = (statSync(file).mode & OTHERS) !== 0;
   } catch (cause) {
-    throw new CareofError("key-unreadable", `cannot read the key ${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    throw new CareofError("key-unreadable", `${at}: cannot read the key ${file}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
   }
-  if (!/^[0-9a-fA-F]{64}$/.test(text)) throw new CareofError("key-unreadable", `${file} does not hold ${String(KEY_BYTES)} bytes as ${String(KEY_BYTES * 2)} hexadecimal digits`);
-  return Uint8Array.from(Buffer.from(text, "hex"));
+  if (!/^[0-9a-fA-F]{64}$/.test(text)) throw new CareofError("key-unreadable", `${at}: ${file} does not hold ${String(KEY_BYTES)} bytes as ${String(KEY_BYTES * 2)} hexadecimal digits`);
+  return { bytes: Uint8Array.from(Buffer.from(text, "hex")), exposed };
 }

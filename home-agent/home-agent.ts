@@ -110,6 +110,7 @@ export class HomeAgent {
 
   /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `cannot-listen`, and what the tunnel throws */
   async start(): Promise<Listening> {
+    this.#warnOfKeys();
     this.#cache.restore(this.#config.vms.map((vm) => vm.name));
     // Whoever began a migration before this process began asks on for its end.
     for (const { binding, migration } of this.#cache.states()) if (migration !== null) this.#book.phase(binding.vm, migration);
@@ -144,7 +145,8 @@ export class HomeAgent {
     const config = this.#options.readConfig();
     const needRestart = (["name", "stateDir", "runDir", "tunnel", "home", "listen"] as const).filter((key) => JSON.stringify(before[key]) !== JSON.stringify(config[key]));
     for (const key of needRestart) this.#options.log.warn({ key }, "a change that needs a restart was not taken over");
-    this.#config = { ...before, hosts: config.hosts, vms: config.vms, timing: config.timing, handover: config.handover };
+    this.#config = { ...before, hosts: config.hosts, vms: config.vms, exposedKeys: config.exposedKeys, timing: config.timing, handover: config.handover };
+    this.#warnOfKeys();
     this.#hosts.configure(config.hosts, config.vms);
     const wanted = new Set(config.vms.map((vm) => vm.name));
     for (const vm of before.vms) if (!wanted.has(vm.name)) this.#driver.forget(vm.name);
@@ -175,6 +177,11 @@ export class HomeAgent {
     this.#driver.close();
     await this.#options.store.close();
     await this.#options.tunnel.close({ keep: true });
+  }
+
+  #warnOfKeys(): void {
+    const { exposedKeys } = this.#config;
+    if (exposedKeys.length > 0) this.#options.log.warn({ files: exposedKeys.slice(0, 20), count: exposedKeys.length }, "others can read these keys, and speak for the guests: chmod 600");
   }
 
   #rulesOf(name: Parameters<Hosts["vm"]>[0]): MoveRules | null {

@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import type { CareofError } from "../../model/errors.js";
@@ -134,31 +134,50 @@ await t.test("configuration: every contradiction is named", (t) => {
   const directory = temporary(t);
   const host = (name: string, careOf = "10.9.0.2"): object => ({ name, careOf: [careOf], tokenHash: "ab".repeat(32) });
   const vm = (change: object = {}): object => ({ name: "v", homeAddresses: ["198.51.100.9"], mac: "52:54:00:00:00:09", keyFile: "web1.key", hosts: ["h"], ...change });
-  const refuse = (change: Readonly<Record<string, unknown>>, code: string, message: RegExp): void => {
-    t.throws(() => readHomeAgentConfig(configFile(directory, change)), { code, message }, message.source);
+  // The line that is named has what is wrong in it.
+  const refuse = (change: Readonly<Record<string, unknown>>, code: string, message: RegExp, says?: string): void => {
+    const file = configFile(directory, change);
+    try {
+      readHomeAgentConfig(file);
+      t.fail(`taken: ${message.source}`);
+    } catch (thrown) {
+      t.match(thrown, { code, message }, message.source);
+      const at = thrown instanceof Error ? /^(.*):([0-9]+):([0-9]+): /.exec(thrown.message) : null;
+      t.equal(at?.[1], file, "the place is named");
+      const line = readFileSync(file, "utf8").split("\n")[Number(at?.[2]) - 1] ?? "";
+      if (says !== undefined) t.equal(line.slice(Number(at?.[3]) - 1), says, message.source);
+    }
   };
   const hosts = [host("h")];
-  refuse({ hosts: [host("h"), host("h", "10.9.0.3")] }, "config-invalid", /"h" is listed twice/);
-  refuse({ hosts: [host("h"), host("i")], vms: [] }, "config-invalid", /10\.9\.0\.2 is listed twice/);
-  refuse({ hosts: [host("h", "192.0.2.1")], vms: [] }, "config-invalid", /own address/);
-  refuse({ hosts, vms: [vm(), vm()] }, "config-invalid", /"v" is listed twice/);
-  refuse({ hosts, vms: [vm(), vm({ name: "w", mac: "52:54:00:00:00:0a" })] }, "config-invalid", /belongs to v already/);
-  refuse({ hosts, vms: [vm(), vm({ name: "w", homeAddresses: ["198.51.100.10"] })] }, "config-invalid", /52:54:00:00:00:09 belongs to v/);
-  refuse({ hosts, vms: [vm({ homeAddresses: ["203.0.113.1"] })] }, "config-invalid", /none of home\.prefixes/);
-  refuse({ hosts, vms: [vm({ hosts: ["x"] })] }, "config-invalid", /"x" is not among hosts/);
-  refuse({ hosts, vms: [vm({ hosts: ["h", "h"] })] }, "config-invalid", /a host is listed twice/);
-  refuse({ hosts, vms: [vm({ driver: "external" })] }, "config-invalid", /external\.port/);
+  refuse({ hosts: [host("h"), host("h", "10.9.0.3")] }, "config-invalid", /"h" is listed twice/, "h");
+  refuse({ hosts: [host("h"), host("i")], vms: [] }, "config-invalid", /10\.9\.0\.2 is listed twice/, "10.9.0.2");
+  refuse({ hosts: [host("h", "192.0.2.1")], vms: [] }, "config-invalid", /own address/, "192.0.2.1");
+  refuse({ hosts, vms: [vm(), vm()] }, "config-invalid", /"v" is listed twice/, "v");
+  refuse({ hosts, vms: [vm(), vm({ name: "w", mac: "52:54:00:00:00:0a" })] }, "config-invalid", /belongs to v already/, "198.51.100.9");
+  refuse({ hosts, vms: [vm(), vm({ name: "w", homeAddresses: ["198.51.100.10"] })] }, "config-invalid", /52:54:00:00:00:09 belongs to v/, "52:54:00:00:00:09");
+  refuse({ hosts, vms: [vm({ homeAddresses: ["203.0.113.1"] })] }, "config-invalid", /none of home\.prefixes/, "203.0.113.1");
+  refuse({ hosts, vms: [vm({ hosts: ["x"] })] }, "config-invalid", /"x" is not among hosts/, "x");
+  refuse({ hosts, vms: [vm({ hosts: ["h", "h"] })] }, "config-invalid", /a host is listed twice/, "h");
+  refuse({ hosts, vms: [vm({ driver: "external" })] }, "config-invalid", /external\.port/, "external");
   refuse({ hosts, vms: [vm({ driver: "external", external: { port: "t" }, qemu: {} })] }, "config-invalid", /no use for qemu/);
   refuse({ hosts, vms: [vm({ external: { port: "t" } })] }, "config-invalid", /no use for external/);
-  refuse({ hosts, vms: [vm({ keyFile: "nowhere.key" })] }, "key-unreadable", /nowhere\.key/);
+  refuse({ hosts, vms: [vm({ keyFile: "nowhere.key" })] }, "key-unreadable", /nowhere\.key/, "nowhere.key");
   writeFileSync(join(directory, "short.key"), "abcd");
-  refuse({ hosts, vms: [vm({ keyFile: "short.key" })] }, "key-unreadable", /32 bytes as 64/);
+  refuse({ hosts, vms: [vm({ keyFile: "short.key" })] }, "key-unreadable", /32 bytes as 64/, "short.key");
   refuse({ hosts, vms: [vm({ qemu: { memory: "12Q" } })] }, "config-invalid", /home-agent\.yaml:\d+:\d+: vms\.0\.qemu\.memory/);
   refuse({ wrong: 1 }, "config-invalid", /unknown key "wrong"/);
   refuse({ listen: { api: "here" } }, "config-invalid", /listen\.api: "here" is not address:port/);
+  for (const api of ["0.0.0.0:8434", "192.0.2.1:8434", "[::]:8434", "home.example:8434"]) refuse({ listen: { api } }, "config-invalid", /listen\.apiWithoutAuthentication/);
+  for (const api of ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1", "localhost:1"]) t.equal(readHomeAgentConfig(configFile(directory, { listen: { api } })).listen.apiWithoutAuthentication, false);
+  t.equal(readHomeAgentConfig(configFile(directory, { listen: { api: "0.0.0.0:1", apiWithoutAuthentication: true } })).listen.api.address, "0.0.0.0");
   refuse({ timing: { lifetimeMs: -1 } }, "config-invalid", /timing\.lifetimeMs/);
   const fine = readHomeAgentConfig(configFile(directory, { listen: undefined, timing: undefined }));
   t.match(fine.listen, { agents: { port: 4434 }, heartbeats: { port: 4434 }, api: { address: "127.0.0.1", port: 8434 } });
+  const key = join(directory, "web1.key");
+  chmodSync(key, 0o640);
+  t.same(readHomeAgentConfig(configFile(directory)).exposedKeys, [key], "others can read it");
+  chmodSync(key, 0o600);
+  t.same(readHomeAgentConfig(configFile(directory)).exposedKeys, []);
   t.match(fine.timing, { lifetimeMs: 30_000, keepAliveMs: 1000, graceMs: 2000 });
   t.equal(fine.stateDir, join(directory, "state"));
   t.throws(() => readHomeAgentConfig(join(directory, "nowhere.yaml")), { code: "config-unreadable" });
