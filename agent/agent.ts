@@ -6,6 +6,7 @@ import { millis, NEVER_BOUND, type HostId, type Millis, type VmId } from "../mod
 import { ipInIp } from "../model/locator.js";
 import type { Logger } from "../model/log.js";
 import { isReason, type Reason } from "../model/reasons.js";
+import { careofVersion } from "../model/version.js";
 import type { HostTunnel } from "../net/tunnel.js";
 import { decision, type Answer } from "../proto/channel.js";
 import type { BindingUpdate, Body, VmReport } from "../proto/messages.js";
@@ -19,7 +20,6 @@ import { ASK_LIMIT, type Session } from "./session.js";
 import { Turns } from "./turns.js";
 import type { VmNetwork } from "./vm-network.js";
 
-const SOFTWARE = "careof/0.1";
 const PROTOCOL_VERSION = 1;
 /** The owner speaks three times within a binding's lifetime. */
 const REFRESHES_PER_LIFETIME = 3;
@@ -97,7 +97,7 @@ export class HostAgent {
     const { host, careOf, pathMtu, restartCounter, driver, migrations, memoryBytes } = this.#options;
     const facts = await driver.facts();
     return {
-      kind: "register", version: PROTOCOL_VERSION, host, instance: this.#instance, restartCounter, software: SOFTWARE, locators: [ipInIp(careOf, pathMtu)], vms: this.#reports(), migrations: migrations.records(),
+      kind: "register", version: PROTOCOL_VERSION, host, instance: this.#instance, restartCounter, software: `careof/${careofVersion()}`, locators: [ipInIp(careOf, pathMtu)], vms: this.#reports(), migrations: migrations.records(),
       capabilities: {
         ownsTap: facts.ownsTap, ownsStream: facts.ownsStream, canLead: facts.canLead, canHoldTarget: facts.canHoldTarget, qemuVersion: facts.version, accelerator: facts.accelerator,
         dataPlane: this.#options.network.tunnel?.driver ?? "none", memoryBytes,

@@ -2,12 +2,10 @@ import { mkdirSync } from "node:fs";
 import { toCareofError } from "../model/errors.js";
 import { SystemClock } from "../model/clock.js";
 import { createLogger } from "../model/log.js";
+import { careofVersion } from "../model/version.js";
 import { openHomeTunnel } from "../net/data-plane.js";
 import { readHomeAgentConfig } from "./config.js";
 import { HomeAgent, openStore } from "./home-agent.js";
-
-/** Told to operators and in `/openapi.json`. */
-const VERSION = "0.1.0";
 
 /**
  * Runs the home agent of a configuration file until `signal` says stop; then everything is closed and the kernel's state stays, so that traffic
@@ -22,7 +20,7 @@ export async function runHomeAgent(configFile: string, signal: AbortSignal): Pro
   const { uplink, address, dataPlane, maxEntries } = config.tunnel;
   const { tunnel, reason } = openHomeTunnel(dataPlane, { uplink, address, homePrefixes: config.home.prefixes, runDir: config.runDir, maxEntries });
   log.info({ dataPlane: tunnel.driver, reason, uplink, address }, `data plane: ${tunnel.driver} (${reason})`);
-  const homeAgent = await HomeAgent.open({ config, readConfig: () => readHomeAgentConfig(configFile), clock: new SystemClock(), log, tunnel, store, version: VERSION });
+  const homeAgent = await HomeAgent.open({ config, readConfig: () => readHomeAgentConfig(configFile), clock: new SystemClock(), log, tunnel, store, version: careofVersion() });
   const reload = (): void => {
     homeAgent.reload().catch((thrown: unknown) => {
       const error = toCareofError(thrown);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { isIPv6 } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,6 +13,7 @@ import { endpoint, fields, parseConfig, readConfig } from "../../model/config.js
 import { CareofError, toCareofError } from "../../model/errors.js";
 import { epoch, hostId, keyId, migrationId, millis, NEVER_BOUND, nextEpoch, parseMigrationId, vmId } from "../../model/ids.js";
 import { isReason, REASONS, replyCode } from "../../model/reasons.js";
+import { careofVersion } from "../../model/version.js";
 
 const v4Bytes = fc.uint8Array({ minLength: 4, maxLength: 4 });
 const v6Bytes = fc.uint8Array({ minLength: 16, maxLength: 16 });
@@ -142,6 +143,12 @@ t.test("a configuration's errors name file, line and column", (t) => {
       if (!(thrown instanceof CareofError)) throw thrown;
     }
   }), { numRuns: 500 });
+  t.end();
+});
+
+t.test("the version is the package's", (t) => {
+  const written = readFileSync(new URL("../../../package.json", import.meta.url), "utf8");
+  t.equal(careofVersion(), z.object({ version: z.string() }).parse(JSON.parse(written)).version);
   t.end();
 });
 
