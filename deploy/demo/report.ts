@@ -32,12 +32,16 @@ function megabytes(bytes: number | null): string {
   return bytes === null ? "not measured" : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
+function times(count: number): string {
+  return count === 1 ? "once" : count === 2 ? "twice" : `${String(count)} times`;
+}
+
 /** One self-contained HTML page: no script, nothing fetched. */
 export function report(record: DemoRecord, paper: Paper): string {
   const { result } = record;
   const worst = Math.max(...result.moves.map((move) => move.tcpStallMs ?? Infinity));
   const headline = result.tcp.survived && Number.isFinite(worst)
-    ? `The guest moved ${String(result.moves.length)} times between subnets; its TCP sessions went on, at most ${milliseconds(worst)} without a byte`
+    ? `The guest moved ${times(result.moves.length)} between subnets; its TCP sessions went on, at most ${milliseconds(worst)} without a byte`
     : result.tcp.survived ? "The guest moved between subnets and its TCP sessions went on" : "A TCP session did not survive";
   const facts: readonly (readonly [string, string])[] = [
     ["when", record.at],
@@ -57,7 +61,7 @@ export function report(record: DemoRecord, paper: Paper): string {
 The paper that this work follows measured half a minute of silence for one such move.</p>
 ${picture(record, paper)}
 <p class="soft"><b>A</b> the migration is decided · <b>B</b> the guest falls silent · <b>C</b> the guest is heard again, from the other subnet · <b>D</b> throughput as before.
-Ours: bytes that the guest received in 100 ms, by its own count. The paper's: bytes in 1 s; ${escape(paper.source)}. Its points are read off that trace.</p>
+Ours: bytes that the guest received in 100 ms, by its own count; peaks above the scale, which TCP sends behind every silence, are cut. The paper's: bytes in 1 s; ${escape(paper.source)}. Its points are read off that trace.</p>
 <h2>The moves</h2>
 <div class="wide"><table><thead><tr><th scope="col"></th>${head}<th scope="col">paper, 2009</th></tr></thead><tbody>
 ${rows}

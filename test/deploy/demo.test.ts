@@ -47,6 +47,8 @@ t.test("point D is the first 100 ms as fast as before", (t) => {
 t.test("report, plot and table say what was measured, and that something was not", (t) => {
   const page = report(record, paperSeries());
   t.match(page, /not measured/);
+  t.match(page, /<h1>The guest moved once between subnets; its TCP sessions went on, at most 210 ms without a byte</);
+  t.match(report({ ...record, result: { ...record.result, moves: [move, move] } }, paperSeries()), /moved twice between/);
   t.match(page, /a &#60;machine&#62; &#38; co/, "text is escaped");
   t.notMatch(page, /NaN|undefined|Infinity/);
   t.notMatch(picture(record, paperSeries()), /NaN|undefined|Infinity/);
