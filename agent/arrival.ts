@@ -35,8 +35,13 @@ export class Arrival {
   readonly #run: TargetRun;
   #file: MigrationFile;
   #relayPort = 0;
+  #overflowedBefore = 0;
   /** The home agent has the last word of this migration. */
   #heard = false;
+  /** The guest is one of this host's, */
+  #known = false;
+  /** and its own record is on disk. */
+  #saved = false;
 
   constructor(context: ArrivalContext, file: MigrationFile, first: TargetStep, guest: Guest | null, body: Body<"prepare"> | null, canLead: boolean, settled: () => void) {
     this.#context = context;
@@ -49,10 +54,14 @@ export class Arrival {
       prepare: async (owned) => { if (body !== null) await this.#ready(body, canLead, owned); },
       record: (state) => { this.#write({ state }); },
       stamps: () => network.stamps(vm),
+      overflowed: () => network.overflowed(vm) - this.#overflowedBefore,
       sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
       report: (report) => { this.#report(report); },
       runs: (arrived) => {
-        if (guests.get(vm) === undefined) guests.arrived(file.spec, file.epoch, arrived);
+        if (!this.#known && guests.get(vm) === undefined) guests.arrived(file.spec, file.epoch, arrived);
+        this.#known = true;
+        guests.save(vm, arrived);
+        this.#saved = true;
         this.#mayEnd();
       },
       undo: async () => {
@@ -96,7 +105,7 @@ export class Arrival {
 
   get finished(): boolean {
     const { phase } = this.#run.state;
-    return phase === "running" || phase === "buried" || phase === "died";
+    return (phase === "running" && this.#saved) || phase === "buried" || phase === "died";
   }
 
   /** Everything that has to be there before anything moves. Resolves with the relay's port. @throws CareofError why it could not be made; it is undone then */
@@ -137,6 +146,7 @@ export class Arrival {
     const { vm } = body.spec;
     const port = await network.attach(body.spec, [body.sourceLocator.address]);
     network.clearStamps(vm);
+    this.#overflowedBefore = network.overflowed(vm);
     const guest = await driver.incoming(guestSpec(body.spec, body.epoch, port));
     owned({ guest });
     this.#write({ identity: guest.identity });
@@ -178,6 +188,6 @@ export class Arrival {
 
   /** Without the VM's own record the migration's still speaks for the guest. */
   #mayEnd(): void {
-    if (this.#heard && this.#context.guests.get(this.#file.spec.vm) !== undefined) this.#settled();
+    if (this.#heard && this.#saved) this.#settled();
   }
 }

@@ -136,11 +136,15 @@ export class Guests {
     await this.#leave(resident);
   }
 
-  /** A migration brought it. Its record is written before the migration's is removed. */
+  /** A migration brought it. It is this host's from now on; until `save` has returned, the migration's record speaks for it on disk. */
   arrived(spec: VmSpec, epoch: Epoch, guest: Guest): void {
-    const resident: Resident = { spec, epoch, state: "runs", guest };
-    this.#write(resident, guest.identity);
-    this.#keep(resident, guest);
+    this.#keep({ spec, epoch, state: "runs", guest }, guest);
+  }
+
+  /** Durable when it returns; nothing happens if that guest is not this host's any more. @throws CareofError `record-write-failed` */
+  save(vm: VmId, guest: Guest): void {
+    const resident = this.#residents.get(vm);
+    if (resident?.guest === guest) this.#write(resident, guest.identity);
   }
 
   /** The home agent calls this host the owner under that epoch. */

@@ -169,6 +169,12 @@ export class VmNetwork {
     this.#options.ports.sendFrame(attached.port.name, frame);
   }
 
+  /** Packets for the VM that found its port's queue full, since the port was made; 0 for a VM without a port here. */
+  overflowed(vm: VmId): number {
+    const attached = this.#attached.get(vm);
+    return attached === undefined ? 0 : this.#options.ports.overflowed(attached.port.name);
+  }
+
   #change(vm: VmId, change: { readonly stragglersFrom?: readonly IpAddress[]; readonly forwardTo?: IpAddress | null }): void {
     const attached = this.#attached.get(vm);
     if (attached === undefined) return;

@@ -124,6 +124,7 @@ export class EffectDriver implements Rim {
       case "finished": {
         const { result } = effect;
         log.info({ vm, ...result }, `migration ${result.result}`);
+        if ((result.overflowed ?? 0) > 0) log.warn({ vm, migration: result.migration, overflowed: result.overflowed }, "packets were lost: the queue of the VM's port was full (ports.queueLength of the host agent: rate × pause)");
         questioner.forget(result.migration);
         metrics.migration(result);
         events.publish({ event: "migration", data: book.finished(vm, result, clock.now()) });

@@ -26,7 +26,7 @@ export class MigrationBook {
     return known === undefined ? null : this.#set(migration, { ...known, progress: { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond } });
   }
 
-  finished(vm: VmId, { migration, ...result }: MigrationResult, now: Millis): MigrationView {
+  finished(vm: VmId, { migration, overflowed: _logged, ...result }: MigrationResult, now: Millis): MigrationView {
     const fresh = { migration, vm, startedAt: iso(now), progress: null };
     return this.#set(migration, { ...fresh, ...this.#views.get(migration), ...result, phase: result.result === "lost" ? "lost" : "done" });
   }

@@ -39,6 +39,8 @@ export interface MigrationResult {
   readonly gapDownMs: Millis | null;
   readonly gapUpMs: Millis | null;
   readonly bytes: number | null;
+  /** Packets for the VM that found the queue of its new port full while it stood, and are lost. */
+  readonly overflowed: number | null;
 }
 
 /**

@@ -37,6 +37,11 @@ export class FakeVmPorts implements VmPorts {
     this.frames.push({ name, frame });
   }
 
+  overflowed(name: string): number {
+    requireInterfaceName(name);
+    return 0;
+  }
+
   list(): readonly VmPort[] {
     return [...this.#ports.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
   }

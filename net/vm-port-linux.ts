@@ -70,6 +70,10 @@ export class LinuxVmPorts implements VmPorts {
     this.#frames.send(requireInterface(name), frame);
   }
 
+  overflowed(name: string): number {
+    return findLink(this.#netlink, requireInterfaceName(name))?.dropped ?? 0;
+  }
+
   list(): readonly VmPort[] {
     return [...this.#ports.values()].map(({ port }) => port).sort((a, b) => (a.name < b.name ? -1 : 1));
   }

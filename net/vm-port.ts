@@ -34,6 +34,8 @@ export interface VmPorts {
   drop(name: string): Promise<void>;
   /** Sends `frame` (Ethernet) out of the port towards the guest, by a packet socket. Used to prime a halted reader's TAP. */
   sendFrame(name: string, frame: Uint8Array): void;
+  /** Packets that found the port's queue full, since its interface was made; 0 where there is none. */
+  overflowed(name: string): number;
   list(): readonly VmPort[];
   close(options: { readonly keep: boolean }): Promise<void>;
 }

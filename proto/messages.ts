@@ -129,6 +129,8 @@ export interface BodyByKind {
     readonly pauseMs: Millis | null;
     readonly pauseErrorMs: Millis;
     readonly final: boolean;
+    /** Packets that found the queue of the VM's port full. */
+    readonly overflowed: number;
   };
   readonly sourceEnded: { readonly migration: MigrationId; readonly result: "source-runs" | "source-released" | "source-gone"; readonly reason: Reason; readonly detail: string };
   readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string };

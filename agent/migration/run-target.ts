@@ -29,6 +29,8 @@ export interface TargetRim {
   /** Durable when it returns. @throws CareofError */
   record(state: "continued" | "never-ran"): void;
   stamps(): Stamps | null;
+  /** Packets that found the queue of the VM's port full since `prepare`. */
+  overflowed(): number;
   sendUpMarker(token: number): void;
   report(body: Body<"running"> | Body<"targetEnded">): void;
   /** The guest runs here. Called again after it has thrown. @throws CareofError when the disk does not take it */
@@ -290,7 +292,7 @@ export class TargetRun {
       firstDeliverableAt: deliverable.length === 0 ? null : millis(Math.min(...deliverable)),
       uplinkOpenAt: this.#uplinkOpenAt,
       pauseMs: stopAt === null || reading === null ? null : millis(Math.max(0, resumeAt - (stopAt - reading.offset))),
-      pauseErrorMs: reading?.error ?? millis(0),
+      pauseErrorMs: reading?.error ?? millis(0), overflowed: this.#rim.overflowed(),
     };
   }
 

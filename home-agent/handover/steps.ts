@@ -70,7 +70,7 @@ export function lose(state: Moving, now: Now, detail: string): Outcome<VmState> 
 export function finished(migration: Migration, result: MigrationOutcome, reason: Reason, now: Now): Effect {
   const total = migration.startedMono === null ? null : millis(now.mono - migration.startedMono);
   const gaps = result === "completed" ? gapsOf(migration) : { pauseMs: null, gapDownMs: null, gapUpMs: null };
-  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, totalMs: total, ...gaps, bytes: migration.bytes };
+  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, totalMs: total, ...gaps, bytes: migration.bytes, overflowed: migration.running?.overflowed ?? null };
   return { do: "finished", result: report };
 }
 

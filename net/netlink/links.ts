@@ -17,6 +17,8 @@ export interface Link {
   readonly mac: string;
   readonly mtu: number;
   readonly queueLength: number;
+  /** Packets that the kernel had for it and dropped, since it was made: of a TAP, those that found its queue full. */
+  readonly dropped: number;
   /** `ifalias`: free text that says who made it. */
   readonly alias: string;
 }
@@ -42,6 +44,9 @@ const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
 const IFLA_TXQLEN = 13;
 const IFLA_IFALIAS = 20;
+const IFLA_STATS64 = 23;
+/** In `struct rtnl_link_stats64`. */
+const TX_DROPPED = 7 * 8;
 const HEADER = 16;
 
 function header(index: number, flags = 0, change = 0): Buffer {
@@ -65,6 +70,7 @@ export function decodeLink({ body }: Reply): Link {
     mac: [...(attributes.get(IFLA_ADDRESS) ?? [])].map((byte) => byte.toString(16).padStart(2, "0")).join(":"),
     mtu: readU32(attributes, IFLA_MTU) ?? 0,
     queueLength: readU32(attributes, IFLA_TXQLEN) ?? 0,
+    dropped: Number(attributes.get(IFLA_STATS64)?.readBigUInt64LE(TX_DROPPED) ?? 0n),
     alias: readText(attributes, IFLA_IFALIAS) ?? "",
   };
 }

@@ -81,6 +81,7 @@ export const running = message<BodyByKind["running"], v1.Running.$Properties>({
   pauseMs: maybeDuration,
   pauseErrorMs: instant,
   final: flag,
+  overflowed: uint53,
 });
 
 export const sourceEnded = message<BodyByKind["sourceEnded"], v1.SourceEnded.$Properties>({

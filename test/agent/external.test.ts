@@ -189,7 +189,7 @@ class FakeEyes implements Eyes {
   close(): void { this.heard = null; }
 
   link(name: string, index: number, carrier: boolean): void {
-    const link: Link = { name, index, carrier, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, alias: "" };
+    const link: Link = { name, index, carrier, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" };
     this.present = [...this.present.filter((each) => each.index !== index), link];
     this.heard?.link({ kind: "there", link });
   }
@@ -203,7 +203,7 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   const said: Body[] = [];
   const make = async (): Promise<{ vms: OutsideVms; eyes: FakeEyes; tunnel: FakeHostTunnel; ports: FakeVmPorts; answer: (reason: Body<"decision">["reason"], at: number) => void }> => {
     const eyes = new FakeEyes();
-    eyes.present = [{ name: "tap-web1", index: 7, carrier: false, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, alias: "" }];
+    eyes.present = [{ name: "tap-web1", index: 7, carrier: false, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" }];
     const ports = new FakeVmPorts();
     ports.external.add("tap-web1");
     const network = new VmNetwork({ ports, queueLength: 100, guestMtu: 1480 });

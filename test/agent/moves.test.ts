@@ -123,11 +123,21 @@ for (const kind of kinds) {
       await begin(a, b, 4);
       b.loseRecords();
       await b.heard("running", ({ final }) => final);
-      t.equal(await both(a, b), "", "the agent has no word on disk for it yet");
+      t.equal(await both(a, b), "b", "it is known, whatever the disk says");
       t.ok(b.migrations.has(VM), "the migration's record speaks for it");
       b.findRecords();
-      await until("it is on disk", async () => await both(a, b) === "b" && !b.migrations.has(VM));
+      await until("it is on disk", () => !b.migrations.has(VM));
       await settle(a, b, 4);
+      await b.crash();
+      await b.boot();
+      t.equal(await both(a, b), "b", "found again by its own record");
+
+      await begin(b, a, 5);
+      a.loseRecords();
+      await a.heard("running", ({ final, epoch: under }) => final && under === 5);
+      await a.driver.cleanUp([]);
+      await until("its end is noticed all the same", () => a.deaths.length === 1);
+      a.findRecords();
     });
 
     const cuts: readonly (readonly [string, (a: Host, b: Host) => Promise<void>, string])[] = [

@@ -118,7 +118,7 @@ class Script {
   }
 
   running(): string {
-    return this.go({ type: "said", host: B, body: { kind: "running", migration: MOVE, epoch: epoch(2), resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: true } }, { restart: true });
+    return this.go({ type: "said", host: B, body: { kind: "running", migration: MOVE, epoch: epoch(2), resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: true, overflowed: 0 } }, { restart: true });
   }
 
   back(state: MigrationRecord["state"]): string {
@@ -203,7 +203,7 @@ await t.test("operators wait so long, so many", async (t) => {
   t.match(await waiters.ended("stop", VM, limit, () => t.fail("began") as never), { reason: "too-many" });
   const result = waiters.finished(MOVE, limit);
   const late = t.rejects(waiters.finished(migrationId(VM, epoch(9)), limit), { code: "timed-out", retryable: true });
-  waiters.finish({ migration: MOVE, from: A, to: B, result: "failed", reason: "target-gone", totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null });
+  waiters.finish({ migration: MOVE, from: A, to: B, result: "failed", reason: "target-gone", totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null });
   t.match(await result, { result: "failed" });
   await clock.advanceAsync(1000);
   await late;
