@@ -10,16 +10,26 @@ running=
 passed() { echo "1 0 0" >>"$totals"; }
 failed() { echo "0 1 0" >>"$totals"; }
 
+# Shows the lines of a command as they come, and keeps its last count. Not awk: mawk, which is Debian's, reads a pipe by blocks.
+pass_on() {
+  local line said=
+  while IFS= read -r line; do
+    if [[ $line =~ ^(interrupted:\ )?([0-9]+)\ passed,\ ([0-9]+)\ failed(,\ ([0-9]+)\ skipped)?$ ]]; then
+      said="${BASH_REMATCH[2]} ${BASH_REMATCH[3]} ${BASH_REMATCH[5]:-0}"
+    else
+      printf '  %s\n' "$line"
+    fi
+  done
+  if [ -n "$said" ]; then echo "$said" >>"$totals"; fi
+}
+
 # counted NAME COMMAND...: a command that says `N passed, N failed` or `N passed, N failed, N skipped` by itself, as a line of its own, the last one counting.
 # Its other lines are shown as they come. A command that fails without a failure in its count, or ends without a count, is one failure more.
 counted() {
   local name=$1 before reader status good bad left
   shift
   before=$(wc -l <"$totals")
-  awk -v totals="$totals" '
-    /^(interrupted: )?[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$/ { sub(/^interrupted: /, ""); good = $1; bad = $3; left = NF > 4 ? $5 : 0; said = 1; next }
-    { print "  " $0; fflush() }
-    END { if (said) print good + 0, bad + 0, left + 0 >> totals }' <"$work/counted" &
+  pass_on <"$work/counted" &
   reader=$!
   "$@" >"$work/counted" 2>&1 &
   running=$!
