@@ -13,7 +13,7 @@ failed() { echo "0 1 0" >>"$totals"; }
 # Shows the lines of a command as they come, and keeps its last count. Not awk: mawk, which is Debian's, reads a pipe by blocks.
 pass_on() {
   local line said=
-  while IFS= read -r line; do
+  while IFS= read -r line || [ -n "$line" ]; do
     if [[ $line =~ ^(interrupted:\ )?([0-9]+)\ passed,\ ([0-9]+)\ failed(,\ ([0-9]+)\ skipped)?$ ]]; then
       said="${BASH_REMATCH[2]} ${BASH_REMATCH[3]} ${BASH_REMATCH[5]:-0}"
     else
