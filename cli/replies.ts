@@ -59,6 +59,7 @@ export const migrationReply = z.object({
   gapDownMs: measured,
   gapUpMs: measured,
   bytes: measured,
+  overflowed: measured.optional(),
   progress: z.object({ transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number() }).nullable(),
 });
 export type MigrationReply = z.infer<typeof migrationReply>;

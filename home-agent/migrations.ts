@@ -8,7 +8,7 @@ import { iso } from "./views.js";
 /** Finished migrations that are remembered, for `GET /v1/migrations`. */
 const REMEMBERED = 200;
 
-const UNFINISHED = { result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, progress: null } as const;
+const UNFINISHED = { result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, progress: null } as const;
 
 /** The migrations of this process's time. What lasts is in the history. */
 export class MigrationBook {
@@ -26,7 +26,7 @@ export class MigrationBook {
     return known === undefined ? null : this.#set(migration, { ...known, progress: { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond } });
   }
 
-  finished(vm: VmId, { migration, overflowed: _logged, ...result }: MigrationResult, now: Millis): MigrationView {
+  finished(vm: VmId, { migration, ...result }: MigrationResult, now: Millis): MigrationView {
     const fresh = { migration, vm, startedAt: iso(now), progress: null };
     return this.#set(migration, { ...fresh, ...this.#views.get(migration), ...result, phase: result.result === "lost" ? "lost" : "done" });
   }

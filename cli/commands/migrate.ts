@@ -83,12 +83,17 @@ function refused(vm: VmId, host: HostId, error: CareofError): Record<string, unk
   return { migration: null, vm, from: null, to: host, result: "failed", reason: error.code, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null };
 }
 
+/** A queue that was too short is the operator's to lengthen. */
+function lost(packets: number): string {
+  return packets === 0 ? "" : `; ${String(packets)} packets were LOST: the queue of its port was full (ports.queueLength)`;
+}
+
 function outcome(view: MigrationReply): string {
   const took = view.totalMs === null ? "" : ` in ${duration(millis(view.totalMs))}`;
   const why = view.reason === null ? "" : ` (${view.reason})`;
   switch (view.result) {
     case "completed":
-      return plain(`${view.vm} moved from ${view.from} to ${view.to}${took}: paused ${measured(view.pauseMs)}, gap down ${measured(view.gapDownMs)}, up ${measured(view.gapUpMs)}${view.bytes === null ? "" : `, ${bytes(view.bytes)}`}`) + "\n";
+      return plain(`${view.vm} moved from ${view.from} to ${view.to}${took}: paused ${measured(view.pauseMs)}, gap down ${measured(view.gapDownMs)}, up ${measured(view.gapUpMs)}${view.bytes === null ? "" : `, ${bytes(view.bytes)}`}${lost(view.overflowed ?? 0)}`) + "\n";
     case "lost":
       return plain(`${view.vm} is LOST${why}: look on ${view.from} and ${view.to} where it is, then \`careof resolve ${view.vm} HOST\``) + "\n";
     case "cancelled":

@@ -61,6 +61,8 @@ export const migrationView = z.object({
   gapDownMs: measured,
   gapUpMs: measured,
   bytes: measured,
+  /** Packets that found the queue of the new port full while the VM stood, and are lost. */
+  overflowed: measured,
   progress: z.object({
     transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number(), dirtyBytesPerSecond: z.number(),
   }).nullable(),

@@ -41,6 +41,8 @@ t.test("migrate follows the events: progress on standard error, the result on st
   t.same(agent.asked.find((each) => each.method === "POST")?.body, { vm: "web1", host: "host-b" });
   const text = await careof(["migrate", "web1", "host-b", "--api", agent.url]);
   t.equal(text.stdout, "web1 moved from host-a to host-b in 3.2 s: paused 45 ms, gap down 0.0 ms, up –, 130 MB\n");
+  agent.on("POST /v1/migrations", { status: 202, json: { ...moved, overflowed: 7 } });
+  t.match((await careof(["migrate", "web1", "host-b", "--api", agent.url])).stdout, /130 MB; 7 packets were LOST: the queue of its port was full \(ports\.queueLength\)\n$/);
 });
 
 t.test("migrate on a terminal draws one line over and over", async (t) => {
