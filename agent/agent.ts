@@ -7,6 +7,7 @@ import { ipInIp } from "../model/locator.js";
 import type { Logger } from "../model/log.js";
 import { isReason, type Reason } from "../model/reasons.js";
 import { careofVersion } from "../model/version.js";
+import type { PathMtus } from "../net/path-mtu.js";
 import type { HostTunnel } from "../net/tunnel.js";
 import { decision, type Answer } from "../proto/channel.js";
 import type { BindingUpdate, Body, VmReport } from "../proto/messages.js";
@@ -45,6 +46,8 @@ export interface HostAgentOptions {
   /** Ends of the tunnel known before a home agent has said any; kept for the next start. */
   readonly knownTunnelEnds: readonly Ipv4[];
   readonly rememberTunnelEnds: (ends: readonly Ipv4[]) => void;
+  /** What the paths to the home agents carry; `changed` goes to `pathChanged`. */
+  readonly paths: Pick<PathMtus, "set" | "probe" | "mtu" | "close">;
 }
 
 /**
@@ -88,6 +91,7 @@ export class HostAgent {
     this.#options.heartbeats.close();
     await this.#options.migrations.close();
     this.#options.outside.close();
+    this.#options.paths.close();
     await this.#options.guests.release();
     await this.#options.network.tunnel?.close({ keep: true });
   }
@@ -119,12 +123,24 @@ export class HostAgent {
     this.#options.log.warn({ reason: error.code, detail: error.message }, "the home agent is out of reach; what runs goes on");
   }
 
+  /** A router has said, or it is forgotten, what fits on the way to a home agent. The reverse tunnel goes to the first. */
+  pathChanged(to: Ipv4, mtu: number): void {
+    const { log, network } = this.#options;
+    log.warn({ homeAgent: to, pathMtu: mtu }, "the path to the home agent carries packets of another size");
+    if (to === this.#tunnelEnds[0]) network.usePathMtu(mtu);
+  }
+
   request(body: Body, answer: Answer): void {
     const { migrations, heartbeats, outside } = this.#options;
     switch (body.kind) {
       case "startVm": { this.#decide(body, answer, body.spec.vm, async () => { await this.#start(body); return decision("accepted", "", body.epoch); }); return; }
       case "stopVm": { this.#decide(body, answer, body.vm, () => this.#stop(body)); return; }
-      case "prepare": { this.#decide(body, answer, body.spec.vm, () => migrations.prepare(body)); return; }
+      case "prepare": {
+        // A guest comes: what the path to the home agent carries is to be known before its first packet.
+        for (const end of this.#tunnelEnds) this.#options.paths.probe(end);
+        this.#decide(body, answer, body.spec.vm, () => migrations.prepare(body));
+        return;
+      }
       case "migrate": { this.#decide(body, answer, body.vm, async () => { await migrations.migrate(body); return decision("accepted", "", body.epoch); }); return; }
       case "lead": { this.#answer(answer, migrations.lead(body)); return; }
       case "abort": { this.#answer(answer, migrations.abort(body)); return; }
@@ -249,7 +265,15 @@ export class HostAgent {
     log.info({ driver: tunnel.driver, homeAgents: ends }, "tunnel");
     await network.useTunnel(tunnel);
     await before?.close({ keep: true });
+    this.#usePaths(ends);
     rememberTunnelEnds(ends);
+  }
+
+  #usePaths(ends: readonly Ipv4[]): void {
+    const { network, pathMtu, paths } = this.#options;
+    paths.set(new Map(ends.map((end) => [end, pathMtu])));
+    const [first] = ends;
+    if (first !== undefined) network.usePathMtu(paths.mtu(first) ?? pathMtu);
   }
 
   #inBackground(what: string, work: Promise<void>): void {

@@ -3,6 +3,7 @@ import { endpoint, fields, readConfig, type Endpoint } from "../model/config.js"
 import { ipv4, mac, type Ipv4, type Mac } from "../model/address.js";
 import type { HostId } from "../model/ids.js";
 import type { LogLevel } from "../model/log.js";
+import { LEAST_PATH_MTU } from "../model/locator.js";
 
 /** The host agent's configuration file. */
 export interface AgentConfig {
@@ -45,7 +46,7 @@ const ports = z.strictObject({
 });
 const tunnel = z.strictObject({
   dataPlane: z.enum(["auto", "bpf", "ipip"]).default("auto"),
-  pathMtu: z.number().int().min(0).max(65_535).default(0),
+  pathMtu: z.number().int().min(0).max(65_535).refine((bytes) => bytes === 0 || bytes >= LEAST_PATH_MTU, `0 (the uplink's) or at least ${String(LEAST_PATH_MTU)}`).default(0),
   maxEntries: z.number().int().min(1).max(1_000_000).default(4096),
 });
 

@@ -10,6 +10,7 @@ import { createLogger } from "../model/log.js";
 import { openHostTunnel } from "../net/data-plane.js";
 import { Netlink } from "../net/netlink/client.js";
 import { requireLink } from "../net/netlink/links.js";
+import { LinuxPathWire, PathMtus } from "../net/path-mtu.js";
 import { LinuxVmPorts } from "../net/vm-port-linux.js";
 import { HostAgent } from "./agent.js";
 import { readAgentConfig, relayEndpoint, type AgentConfig } from "./config.js";
@@ -79,8 +80,12 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
     address: config.gateway.address, port: config.heartbeats.port, perVmPerSecond: config.heartbeats.perVmPerSecond, clock, log,
     owners: () => network.owners(), say: (body) => { session.tell(body); },
   });
+  const paths = new PathMtus({
+    wire: new LinuxPathWire(), clock, address: config.careOf, changed: (to, mtu) => { agent.pathChanged(to, mtu); },
+    failed: (error) => { log.debug({ reason: error.code, detail: error.message }, "a path could not be probed"); },
+  });
   const agent: HostAgent = new HostAgent({
-    host: config.name, careOf: config.careOf, pathMtu, memoryBytes: totalmem(), restartCounter, driver, network, guests, migrations, outbox, outside, session, heartbeats, clock, log,
+    host: config.name, careOf: config.careOf, pathMtu, memoryBytes: totalmem(), restartCounter, driver, network, paths, guests, migrations, outbox, outside, session, heartbeats, clock, log,
     openTunnel: (homeAgents) => {
       const { tunnel, reason } = openHostTunnel(config.tunnel.dataPlane, {
         uplink: config.uplink, careOf: config.careOf, homeAgents, pathMtu, gateway: config.gateway, runDir: config.runDir, maxEntries: config.tunnel.maxEntries,

@@ -44,6 +44,7 @@ export class VmNetwork {
   /** VMs that somebody else makes and moves; agent/external says what is to be done for them. */
   readonly #outside = new Map<VmId, Outside>();
   readonly #outsidePorts = new Map<VmId, VmPort>();
+  #pathMtu: number | null = null;
   #tunnel: HostTunnel | null = null;
 
   constructor(options: VmNetworkOptions) {
@@ -62,7 +63,15 @@ export class VmNetwork {
 
   async useTunnel(tunnel: HostTunnel): Promise<void> {
     this.#tunnel = tunnel;
+    if (this.#pathMtu !== null) tunnel.usePathMtu(this.#pathMtu);
     await this.apply();
+  }
+
+  /** The path to the home agent carries outer packets of so many bytes from now on: guests hear of it by "frag needed". @throws CareofError `kernel-refused` */
+  usePathMtu(bytes: number): void {
+    this.#pathMtu = bytes;
+    this.#options.ports.usePathMtu(bytes);
+    this.#tunnel?.usePathMtu(bytes);
   }
 
   /** Says what is here without making it so; then `apply`. For the start, when a crash may have left anything. */

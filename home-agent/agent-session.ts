@@ -1,7 +1,7 @@
 import type { Clock } from "../model/clock.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { parseMigrationId, type HostId, type Millis, type VmId } from "../model/ids.js";
-import type { Locator } from "../model/locator.js";
+import { LEAST_PATH_MTU, type Locator } from "../model/locator.js";
 import type { Logger } from "../model/log.js";
 import { isReason, type Reason } from "../model/reasons.js";
 import { Channel, decision, type Answer, type Transport } from "../proto/channel.js";
@@ -35,6 +35,8 @@ export interface SessionContext {
   readonly home: () => Pick<Body<"registered">, "restartCounter" | "tunnelAddresses" | "keepAliveMs" | "lifetimeMs" | "heartbeatPort">;
   /** The session has registered: it replaces an older one of the same host. */
   readonly registered: (session: AgentSession) => void;
+  /** It has, and its locator may be another one than before. */
+  readonly arrived: (host: HostId) => void;
   readonly maxOutstanding: number;
 }
 
@@ -208,6 +210,7 @@ export class AgentSession implements HostSession {
       this.#state = "registered";
       registered(this);
       hosts.arrived(this);
+      this.#context.arrived(this.host);
       metrics.connections.inc({ reason: "accepted" });
       log.info({ host: this.host, software: body.software, careOf: body.locators.map((locator) => locator.address), restartCounter: body.restartCounter, vms: body.vms.length }, "host registered");
       this.#context.events.publish({ event: "host", data: viewHost(this.host, hosts, []) });
@@ -230,7 +233,8 @@ export class AgentSession implements HostSession {
     if (body.version !== CHANNEL_VERSION) throw new CareofError("unsupported-version", `version ${String(body.version)}, this home agent speaks ${String(CHANNEL_VERSION)}`);
     if (body.host !== this.host) throw new CareofError("not-permitted", `the connection is ${this.host}'s, not ${body.host}'s`);
     if (body.locators.length === 0) throw new CareofError("malformed", "a host registers at least one care-of address");
-    for (const { address } of body.locators) {
+    for (const { address, pathMtu } of body.locators) {
+      if (pathMtu !== 0 && pathMtu < LEAST_PATH_MTU) throw new CareofError("malformed", `a path MTU of ${String(pathMtu)} bytes: 0 or at least ${String(LEAST_PATH_MTU)}`);
       if (!listed.careOf.includes(address)) throw new CareofError("foreign-care-of", `${address} is not listed for ${this.host}`);
     }
   }

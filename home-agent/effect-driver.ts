@@ -1,7 +1,9 @@
 import type { Clock } from "../model/clock.js";
 import { toCareofError, type CareofError } from "../model/errors.js";
+import { isV4, type IpAddress } from "../model/address.js";
 import { millis, type HostId, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
+import type { PathMtus } from "../net/path-mtu.js";
 import type { HomeTunnel } from "../net/tunnel.js";
 import type { Alarms } from "./alarms.js";
 import type { BindingCache, Decided, Rim } from "./bindings/binding-cache.js";
@@ -37,6 +39,7 @@ export interface EffectDriverOptions {
   readonly metrics: Metrics;
   readonly alarms: Alarms;
   readonly pathMtu: number;
+  readonly paths: Pick<PathMtus, "probe">;
 }
 
 /**
@@ -88,6 +91,11 @@ export class EffectDriver implements Rim {
     if (state !== null && config !== null) this.#route(state, config);
   }
 
+  /** The same for all VMs that may be there. */
+  rerouteHost(host: HostId): void {
+    for (const vm of this.#options.hosts.vmsOf(host)) this.reroute(vm.name);
+  }
+
   changed(vm: VmId, before: VmState, after: VmState): void {
     const { hosts, events, book } = this.#options;
     const config = hosts.vm(vm);
@@ -103,6 +111,7 @@ export class EffectDriver implements Rim {
       this.announce(after, config);
       events.publish({ event: "vm", data: viewVm(after, config, hosts) });
     }
+    if (after.migration !== null && before.migration === null) this.#probe([hosts.careOf(after.migration.from), hosts.careOf(after.migration.to)]);
     if (after.migration !== null) {
       const news = book.phase(vm, after.migration);
       if (news !== null) events.publish({ event: "migration", data: news });
@@ -180,6 +189,11 @@ export class EffectDriver implements Rim {
       alarms.raise("tunnel", vm.name, [], `the tunnel of ${vm.name} cannot be set: ${toCareofError(thrown).message}`, clock.now());
       clock.after("route again", ROUTE_AGAIN_MS, () => { if (!this.#closed) this.reroute(vm.name); });
     }
+  }
+
+  /** What both paths of a move carry is to be known before the first packet takes the new one: guests and correspondents hear of it by "frag needed", not by loss. */
+  #probe(careOfs: readonly (IpAddress | null)[]): void {
+    for (const careOf of careOfs) if (careOf !== null && isV4(careOf)) this.#options.paths.probe(careOf);
   }
 
   #signalsOf(state: VmState, vm: VmConfig): Signals | null {

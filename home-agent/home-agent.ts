@@ -2,8 +2,10 @@ import { randomBytes } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import type { Clock } from "../model/clock.js";
 import type { Endpoint } from "../model/config.js";
-import { millis, type Millis } from "../model/ids.js";
+import { isV4, type Ipv4 } from "../model/address.js";
+import { millis, type HostId, type Millis } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
+import { PathMtus, type PathWire } from "../net/path-mtu.js";
 import type { HomeTunnel } from "../net/tunnel.js";
 import { AGENT_PATH, Registrar } from "./registrar.js";
 import { Alarms } from "./alarms.js";
@@ -36,6 +38,7 @@ export interface HomeAgentOptions {
   readonly clock: Clock;
   readonly log: Logger;
   readonly tunnel: HomeTunnel;
+  readonly pathWire: PathWire;
   readonly store: Store;
   readonly version: string;
 }
@@ -50,7 +53,8 @@ export interface Listening {
 export class HomeAgent {
   readonly #options: HomeAgentOptions;
   #config: HomeAgentConfig;
-  readonly #hosts = new Hosts();
+  readonly #paths: PathMtus;
+  readonly #hosts: Hosts;
   readonly #cache: BindingCache;
   readonly #driver: EffectDriver;
   readonly #heartbeats: Heartbeats;
@@ -74,6 +78,13 @@ export class HomeAgent {
     this.#options = options;
     this.#config = config;
     this.#fence = fence;
+    this.#paths = new PathMtus({
+      wire: options.pathWire, clock, address: config.tunnel.address,
+      changed: (to, mtu) => { this.#pathChanged(to, mtu); },
+      failed: (error) => { log.warn({ code: error.code, detail: error.message }, "a path could not be probed"); },
+    });
+    const paths = this.#paths;
+    this.#hosts = new Hosts((address) => (isV4(address) ? paths.mtu(address) : null));
     this.#hosts.configure(config.hosts, config.vms);
     const hosts = this.#hosts;
     const events = new EventBus();
@@ -83,7 +94,7 @@ export class HomeAgent {
     const alarms = new Alarms({ log, metrics, events });
     this.#alarms = alarms;
     const questioner = new Questioner(() => ({ hosts, handover: this.#config.handover, timing: this.#config.timing }));
-    this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, pathMtu: config.tunnel.pathMtu });
+    this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, paths, pathMtu: config.tunnel.pathMtu });
     this.#cache = new BindingCache({ store, fence, clock, rim: this.#driver, rulesOf: (vm) => this.#rulesOf(vm), careOfOf: (host) => hosts.careOf(host) });
     this.#driver.attach(this.#cache);
     this.#heartbeats = new Heartbeats({ clock, log, hosts, cache: this.#cache, metrics, window: new ReplayWindow(randomBytes(32)) });
@@ -94,6 +105,7 @@ export class HomeAgent {
       host: (name) => hosts.host(name),
       session: {
         clock, log, hosts, cache: this.#cache, heartbeats: this.#heartbeats, book, events, metrics, maxOutstanding: 4096,
+        arrived: (host) => { this.#arrived(host); },
         home: () => ({
           restartCounter: this.#fence,
           tunnelAddresses: [this.#config.tunnel.address],
@@ -115,6 +127,7 @@ export class HomeAgent {
     // Whoever began a migration before this process began asks on for its end.
     for (const { binding, migration } of this.#cache.states()) if (migration !== null) this.#book.phase(binding.vm, migration);
     await this.#driver.setRoutes();
+    this.#usePaths();
     const heartbeats = await this.#listener.open();
     const agents = await this.#registrar.open();
     const { clock, log, version } = this.#options;
@@ -153,6 +166,7 @@ export class HomeAgent {
     this.#cache.restore(wanted);
     this.#heartbeats.configure();
     this.#registrar.dismissUnlisted();
+    this.#usePaths();
     await this.#driver.setRoutes();
     for (const vm of config.vms) {
       const state = this.#cache.state(vm.name);
@@ -175,8 +189,27 @@ export class HomeAgent {
     await this.#listener.close();
     this.#cache.close();
     this.#driver.close();
+    this.#paths.close();
     await this.#options.store.close();
     await this.#options.tunnel.close({ keep: true });
+  }
+
+  /** The path to a host carries at most what is configured here and what it has registered. */
+  #usePaths(): void {
+    const { pathMtu } = this.#config.tunnel;
+    this.#paths.set(new Map([...this.#hosts.careOfs()].flatMap(([address, known]) => (isV4(address) ? [[address, known === 0 ? pathMtu : Math.min(pathMtu, known)] as const] : []))));
+  }
+
+  #arrived(host: HostId): void {
+    this.#usePaths();
+    const careOf = this.#hosts.careOf(host);
+    if (careOf !== null && isV4(careOf)) this.#paths.probe(careOf);
+    this.#driver.rerouteHost(host);
+  }
+
+  #pathChanged(to: Ipv4, mtu: number): void {
+    this.#options.log.warn({ careOf: to, pathMtu: mtu }, "the path to a host carries packets of another size");
+    for (const { name } of this.#hosts.hosts) if (this.#hosts.careOf(name) === to) this.#driver.rerouteHost(name);
   }
 
   #warnOfKeys(): void {

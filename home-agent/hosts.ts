@@ -29,6 +29,12 @@ export class Hosts {
   /** When a host that is not here went, or this process began. */
   readonly #gone = new Map<HostId, Millis>();
   readonly #locators = new Map<HostId, Locator>();
+  readonly #learned: (address: IpAddress) => number | null;
+
+  /** `learned`: what routers have said of the path to a care-of address, in bytes. */
+  constructor(learned: (address: IpAddress) => number | null = () => null) {
+    this.#learned = learned;
+  }
 
   configure(hosts: readonly HostConfig[], vms: readonly VmConfig[]): void {
     this.#hosts = new Map(hosts.map((host) => [host.name, host]));
@@ -97,6 +103,18 @@ export class Hosts {
     if (known !== undefined) return known;
     const first = this.#hosts.get(host)?.careOf[0];
     return first === undefined ? null : ipInIp(first);
+  }
+
+  /** Largest outer packet, in bytes, that its path is known to carry: what it registered or what routers say; 0 is "not known". */
+  pathMtu(locator: Locator): number {
+    const learned = this.#learned(locator.address);
+    if (learned === null) return locator.pathMtu;
+    return locator.pathMtu === 0 ? learned : Math.min(learned, locator.pathMtu);
+  }
+
+  /** Care-of addresses of the listed hosts and what is configured or registered for each; 0 where nothing is. */
+  careOfs(): ReadonlyMap<IpAddress, number> {
+    return new Map([...this.#hosts.keys()].map((name) => this.locator(name)).filter((locator) => locator !== null).map(({ address, pathMtu }) => [address, pathMtu]));
   }
 
   careOf(host: HostId | null): IpAddress | null {

@@ -5,6 +5,7 @@ import { createLogger } from "../model/log.js";
 import { careofVersion } from "../model/version.js";
 import { openHomeTunnel } from "../net/data-plane.js";
 import { readHomeAgentConfig } from "./config.js";
+import { LinuxPathWire } from "../net/path-mtu.js";
 import { HomeAgent, openStore } from "./home-agent.js";
 
 /**
@@ -20,7 +21,7 @@ export async function runHomeAgent(configFile: string, signal: AbortSignal): Pro
   const { uplink, address, dataPlane, maxEntries } = config.tunnel;
   const { tunnel, reason } = openHomeTunnel(dataPlane, { uplink, address, homePrefixes: config.home.prefixes, runDir: config.runDir, maxEntries });
   log.info({ dataPlane: tunnel.driver, reason, uplink, address }, `data plane: ${tunnel.driver} (${reason})`);
-  const homeAgent = await HomeAgent.open({ config, readConfig: () => readHomeAgentConfig(configFile), clock: new SystemClock(), log, tunnel, store, version: careofVersion() });
+  const homeAgent = await HomeAgent.open({ config, readConfig: () => readHomeAgentConfig(configFile), clock: new SystemClock(), log, tunnel, pathWire: new LinuxPathWire(), store, version: careofVersion() });
   const reload = (): void => {
     homeAgent.reload().catch((thrown: unknown) => {
       const error = toCareofError(thrown);

@@ -22,7 +22,8 @@ export function entriesFor(state: VmState, vm: VmConfig, hosts: Hosts, pathMtu: 
     if (locator === null || accept.includes(locator.address)) continue;
     accept.push(locator.address);
     const inMove = state.migration !== null || host === route.active;
-    if (inMove && locator.pathMtu !== 0) outer = Math.min(outer, locator.pathMtu);
+    const known = hosts.pathMtu(locator);
+    if (inMove && known !== 0) outer = Math.min(outer, known);
   }
   return vm.homeAddresses.map((home) => ({ home, active, accept, mtu: outer - OUTER_HEADER }));
 }

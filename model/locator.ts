@@ -13,6 +13,12 @@ export interface Locator {
   readonly pathMtu: number;
 }
 
+/**
+ * The least path MTU that is configured, registered or believed, in bytes of the outer packet. RFC 791 §3.2 lets a link carry as little as 68, but every host takes 576, and a router's
+ * message that names less is more probably forged than true.
+ */
+export const LEAST_PATH_MTU = 576;
+
 /** What a locator is good for: *active* gets the traffic, *accept* may send for the VM, *forward* passes stragglers on. */
 export type LocatorRole = "active" | "accept" | "forward";
 

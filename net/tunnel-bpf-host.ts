@@ -40,6 +40,7 @@ export class BpfHostTunnel implements HostTunnel {
   readonly #attachments: Attachments;
   readonly #markers: MarkerSocket;
   readonly #decapFlags: bigint;
+  #pathMtu: number;
   #uplink: Link;
   #attached = false;
   #closed = false;
@@ -54,6 +55,7 @@ export class BpfHostTunnel implements HostTunnel {
     if (options.homeAgents.length > MAX_HOME_AGENTS) throw new CareofError("too-many", `a host listens to at most ${String(MAX_HOME_AGENTS)} home agents`);
     this.#options = options;
     this.#homeAgent = first;
+    this.#pathMtu = options.pathMtu;
     this.#netlink = new Netlink();
     this.#uplink = requireEthernet(this.#netlink, options.uplink);
     this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "guests", "ports"], options.maxEntries);
@@ -93,6 +95,11 @@ export class BpfHostTunnel implements HostTunnel {
       if (record.role === "forward") return { role: "forward", home, to: record.to, ...(record.sender === null ? {} : { sender: { port: name(record.sender.port), mac: record.sender.mac } }), ...(record.hold === null ? {} : { hold: { ...record.hold, device: name(record.hold.device) } }) };
       return { role: "deliver", home, port: name(record.port), mac: record.mac, stragglersFrom: record.stragglersFrom, ...(record.hold === null ? {} : { hold: { device: name(record.hold.device), from: record.hold.from } }) };
     });
+  }
+
+  usePathMtu(bytes: number): void {
+    this.#pathMtu = bytes;
+    if (this.#attached) this.#configure();
   }
 
   sendMarker(home: IpAddress, token: number): void {
@@ -182,8 +189,17 @@ export class BpfHostTunnel implements HostTunnel {
   }
 
   #attach(): void {
-    const { careOf, gateway, homeAgents, pathMtu, uplink } = this.#options;
-    routeFor([uplink]);
+    routeFor([this.#options.uplink]);
+    this.#configure();
+    putTunnelHop(this.#netlink, this.#uplink.index);
+    this.#attachments.ensure(this.#uplink.index, "ingress", "host_ingress");
+    this.#attachments.ensure(this.#uplink.index, "egress", "host_egress");
+    this.#attached = true;
+  }
+
+  #configure(): void {
+    const { careOf, gateway, homeAgents } = this.#options;
+    const pathMtu = this.#pathMtu;
     this.#maps.get("config").update(new Uint8Array(4), encodeConfig({
       self: careOf,
       homeAgents,
@@ -193,10 +209,6 @@ export class BpfHostTunnel implements HostTunnel {
       decapFlags: this.#decapFlags,
       hopMac: TUNNEL_HOP.mac,
     }));
-    putTunnelHop(this.#netlink, this.#uplink.index);
-    this.#attachments.ensure(this.#uplink.index, "ingress", "host_ingress");
-    this.#attachments.ensure(this.#uplink.index, "egress", "host_egress");
-    this.#attached = true;
   }
 
   #attachPort(port: number, home: Uint8Array): void {

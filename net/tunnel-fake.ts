@@ -98,6 +98,8 @@ export class FakeHomeTunnel implements HomeTunnel {
 /** A host's end in memory: same contract, packets by `fromGuest`. */
 export class FakeHostTunnel implements HostTunnel {
   readonly driver = "fake";
+  /** As it was last set. */
+  pathMtu: number | null = null;
   readonly #careOf: Ipv4;
   readonly #homeAgents: readonly Ipv4[];
   readonly #maxEntries: number;
@@ -146,6 +148,10 @@ export class FakeHostTunnel implements HostTunnel {
 
   entries(): readonly HostEntry[] {
     return sorted(this.#entries.values());
+  }
+
+  usePathMtu(bytes: number): void {
+    this.pathMtu = bytes;
   }
 
   sendMarker(home: IpAddress, token: number): void {

@@ -108,6 +108,8 @@ export interface HostTunnel extends Tunnel {
   put(entry: HostEntry, justBefore?: () => void): void;
   drop(home: IpAddress): void;
   entries(): readonly HostEntry[];
+  /** The outer path MTU towards the home agent is another one from the next packet on, in bytes; 0 takes the uplink's. Nothing else changes. @throws CareofError `kernel-refused` */
+  usePathMtu(bytes: number): void;
   /** Sends an up marker through the reverse tunnel to the home agent, with the VM's home address as inner source. */
   sendMarker(home: IpAddress, token: number): void;
 }

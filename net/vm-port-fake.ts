@@ -7,6 +7,8 @@ import type { VmPort, VmPorts } from "./vm-port.js";
 export class FakeVmPorts implements VmPorts {
   readonly frames: { readonly name: string; readonly frame: Uint8Array }[] = [];
   readonly external = new Set<string>();
+  /** As it was last set. */
+  pathMtu: number | null = null;
   #ports = new Map<string, VmPort>();
 
   set(ports: readonly VmPort[]): Promise<void> {
@@ -40,6 +42,10 @@ export class FakeVmPorts implements VmPorts {
   overflowed(name: string): number {
     requireInterfaceName(name);
     return 0;
+  }
+
+  usePathMtu(bytes: number): void {
+    this.pathMtu = bytes;
   }
 
   list(): readonly VmPort[] {

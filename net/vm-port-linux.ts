@@ -31,6 +31,7 @@ export class LinuxVmPorts implements VmPorts {
   readonly #netlink: Netlink;
   readonly #frames: PacketSocket;
   readonly #ports = new Map<string, { readonly port: VmPort; readonly index: number }>();
+  #pathMtu: number;
   #defaultRoute = false;
   #closed = false;
 
@@ -40,6 +41,7 @@ export class LinuxVmPorts implements VmPorts {
       throw new CareofError("malformed-table", `${String(options.table)} is not a policy table: 1 to ${String(MAIN_RULE_PRIORITY - 1)}, not 253 to 255`);
     }
     this.#options = options;
+    this.#pathMtu = options.pathMtu;
     this.#netlink = new Netlink();
     this.#frames = new PacketSocket();
   }
@@ -72,6 +74,11 @@ export class LinuxVmPorts implements VmPorts {
 
   overflowed(name: string): number {
     return findLink(this.#netlink, requireInterfaceName(name))?.dropped ?? 0;
+  }
+
+  usePathMtu(bytes: number): void {
+    this.#pathMtu = bytes;
+    if (this.#defaultRoute) this.#prepareHost();
   }
 
   list(): readonly VmPort[] {
@@ -111,7 +118,8 @@ export class LinuxVmPorts implements VmPorts {
 
   /** Forwarding, and the table's default into the tunnel, by which the stack's slow path goes. */
   #prepareHost(): void {
-    const { pathMtu, table, uplink } = this.#options;
+    const { table, uplink } = this.#options;
+    const pathMtu = this.#pathMtu;
     const link = requireLink(this.#netlink, uplink);
     routeFor([uplink]);
     putTunnelHop(this.#netlink, link.index);

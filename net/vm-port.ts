@@ -36,6 +36,8 @@ export interface VmPorts {
   sendFrame(name: string, frame: Uint8Array): void;
   /** Packets that found the port's queue full, since its interface was made; 0 where there is none. */
   overflowed(name: string): number;
+  /** The outer path MTU towards the home agent is another one from now on, in bytes; 0 takes the uplink's. Ports keep theirs: what is too big for the path is answered with "frag needed". */
+  usePathMtu(bytes: number): void;
   list(): readonly VmPort[];
   close(options: { readonly keep: boolean }): Promise<void>;
 }

@@ -8,7 +8,7 @@ import { command, inNamespace, type CommandResult } from "./command.js";
 import { writeFiles, type GuestImage, type LabFiles } from "./files.js";
 import { Part } from "./part.js";
 import { Reaper } from "./reaper.js";
-import { HOSTS, labPlan, newRunId, PLAN, type HostName, type LabPlan, type Node, type WireDelay } from "./plan.js";
+import { HOSTS, labPlan, newRunId, PLAN, type HostName, type LabPlan, type Node, type PathMtus, type WireDelay } from "./plan.js";
 import { abandonedRuns, labDirectory, register, removeRun } from "./registry.js";
 import { makeTopology } from "./topology.js";
 import type { Wire } from "./wires.js";
@@ -58,6 +58,8 @@ export interface LabOptions {
   readonly absentHost?: boolean;
   /** Makes the cables from the router to these hosts so long. */
   readonly wires?: Partial<Readonly<Record<HostName, WireDelay>>>;
+  /** What the router lets through to and from these hosts, in bytes. */
+  readonly pathMtus?: PathMtus;
   /** Starts guests so that a `Witness` can see them. */
   readonly witnessed?: boolean;
 }
@@ -97,7 +99,7 @@ export class Lab {
     register(run);
     const reaper = new Reaper(run);
     try {
-      const plan = labPlan(run, options.wires);
+      const plan = labPlan(run, options.wires, options.pathMtus);
       const wires = await makeTopology(plan);
       return new Lab(plan, writeFiles({ directory: labDirectory(run), image, ...options }), wires, reaper);
     } catch (thrown) {

@@ -42,7 +42,11 @@ export interface LabPlan {
   /** By node: destination and next hop. */
   readonly routes: readonly { readonly node: Node; readonly to: string; readonly via: string }[];
   readonly forwarding: readonly Node[];
+  /** The router lets nothing larger through between the home agent and this host's subnet, in bytes: what the links on either side of it carry does not show it. */
+  readonly pathMtus: PathMtus;
 }
+
+export type PathMtus = Partial<Readonly<Record<HostName, number>>>;
 
 /** Six characters that name a run; part of each namespace's name. */
 export function newRunId(): string {
@@ -65,7 +69,7 @@ export interface WireDelay {
 }
 
 /** What the lab's network shall be; `topology.ts` makes it so. The cables of `wires` lead from the router to the host. */
-export function labPlan(run: string, wires: Partial<Readonly<Record<HostName, WireDelay>>> = {}): LabPlan {
+export function labPlan(run: string, wires: Partial<Readonly<Record<HostName, WireDelay>>> = {}, pathMtus: PathMtus = {}): LabPlan {
   const cable = (host: HostName): [WireDelay?] => (wires[host] === undefined ? [] : [wires[host]]);
   return {
     run,
@@ -85,6 +89,7 @@ export function labPlan(run: string, wires: Partial<Readonly<Record<HostName, Wi
       { node: "b", to: "10.1.0.0/24", via: "10.2.0.1" },
     ],
     forwarding: ["h", "r", "a", "b"],
+    pathMtus,
   };
 }
 

@@ -34,7 +34,20 @@ export async function makeTopology(plan: LabPlan): Promise<readonly Wire[]> {
     });
     await must(inNamespace(plan.namespaces[node], ["sh", "-c", settings(plan, node)]));
   }
+  await must(inNamespace(plan.namespaces.r, ["ip", "-batch", "-"]), { input: narrowed(plan).join("\n") });
   return wires;
+}
+
+/** A route's MTU is what its router compares with before it forwards; the way back is told apart by its source. */
+function narrowed({ pathMtus }: LabPlan): string[] {
+  const sides = [{ host: "host-a", subnet: "10.1.0.0/24", device: "suba0" }, { host: "host-b", subnet: "10.2.0.0/24", device: "subb0" }] as const;
+  return sides.flatMap(({ host, subnet, device }, index) => {
+    const mtu = pathMtus[host];
+    const table = String(101 + index);
+    return mtu === undefined ? [] : [
+      `route replace ${subnet} dev ${device} mtu ${String(mtu)}`, `route add 192.0.2.0/24 dev core0 mtu ${String(mtu)} table ${table}`, `rule add from ${subnet} table ${table}`,
+    ];
+  });
 }
 
 /** Without IPv6, whose multicast would be the only traffic that nobody sent. */

@@ -13,6 +13,7 @@ import type { Store } from "../../home-agent/store/store.js";
 import { ipAddress, ipv4 } from "../../model/address.js";
 import { SystemClock } from "../../model/clock.js";
 import type { HomeEntry } from "../../net/tunnel.js";
+import { FakePathWire } from "../../net/path-mtu-fake.js";
 import { FakeHomeTunnel } from "../../net/tunnel-fake.js";
 import { ScriptedAgent } from "./scripted-agent.js";
 
@@ -54,6 +55,7 @@ export class Bench {
   readonly tunnel: FakeHomeTunnel;
   readonly config: HomeAgentConfig;
   readonly store: Store;
+  readonly paths: FakePathWire;
   readonly homeAgent: HomeAgent;
   readonly at: Listening;
   readonly agents: ScriptedAgent[] = [];
@@ -62,8 +64,9 @@ export class Bench {
   /** What a reload finds in the file. */
   file: HomeAgentConfig;
 
-  private constructor(parts: { tunnel: FakeHomeTunnel; config: HomeAgentConfig; store: Store; homeAgent: HomeAgent; at: Listening; markers: Bench["markers"] }) {
+  private constructor(parts: { tunnel: FakeHomeTunnel; paths: FakePathWire; config: HomeAgentConfig; store: Store; homeAgent: HomeAgent; at: Listening; markers: Bench["markers"] }) {
     this.tunnel = parts.tunnel;
+    this.paths = parts.paths;
     this.config = parts.config;
     this.file = parts.config;
     this.store = parts.store;
@@ -77,6 +80,7 @@ export class Bench {
     const config = readHomeAgentConfig(configFile(directory, options.change));
     const clock = new SystemClock();
     const tunnel = new FakeHomeTunnel({ address: ipv4("192.0.2.1"), clock });
+    const paths = new FakePathWire();
     const markers: Bench["markers"] = [];
     const send = tunnel.sendMarker.bind(tunnel);
     tunnel.sendMarker = (home, careOf, token): void => {
@@ -85,9 +89,9 @@ export class Bench {
     };
     const store = options.store ?? new MemoryStore();
     let bench: Bench | null = null;
-    const homeAgent = await HomeAgent.open({ config, readConfig: () => bench?.file ?? config, clock, log: pino({ level: process.env["CAREOF_TEST_LOG"] ?? "silent" }), tunnel, store, version: "test" });
+    const homeAgent = await HomeAgent.open({ config, readConfig: () => bench?.file ?? config, clock, log: pino({ level: process.env["CAREOF_TEST_LOG"] ?? "silent" }), tunnel, pathWire: paths, store, version: "test" });
     const at = await homeAgent.start();
-    bench = new Bench({ tunnel, config, store, homeAgent, at, markers });
+    bench = new Bench({ tunnel, paths, config, store, homeAgent, at, markers });
     const opened = bench;
     t.teardown(() => opened.close());
     return opened;

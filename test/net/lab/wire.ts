@@ -26,7 +26,7 @@ export class Wire {
   readonly #sender: PacketSocket;
   readonly #buffer = Buffer.alloc(70_000);
 
-  constructor(net: Namespace, name: string) {
+  constructor(net: Pick<Namespace, "within">, name: string) {
     const link = net.within(() => {
       const netlink = new Netlink();
       const found = requireLink(netlink, name);
