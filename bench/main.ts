@@ -5,7 +5,7 @@ const USAGE = `usage: npm run bench -- handover --json FILE [--quick] [--only CA
 
   handover    moves a guest again and again under numbered traffic and counts what is lost, and how long nothing was heard, beside
               the same migration without any change of network, and moves that somebody else makes; 50 moves a case (external: 100), with
-              --quick 5 (10). Cases: udp-1k udp-10k long-pause delay-20ms asymmetric external
+              --quick 5. Cases: udp-1k udp-10k long-pause delay-20ms asymmetric external
 
 Appends to bench/RESULTS.md. Needs root and what \`npm test\` installs.
 `;

@@ -1,11 +1,11 @@
 import { ExternalLab } from "../../deploy/lab/external.js";
 import { flipsOfASilentVm, flipsUnderTraffic, type CountedWindow, type FlipSeries } from "../../deploy/lab/flips.js";
 import type { LabOptions } from "../../deploy/lab/lab.js";
+import { MARGIN_MS } from "./moves.js";
 import { caseResult, type CaseResult } from "./outcome.js";
 
 const FLIPS = 100;
-const QUICK_FLIPS = 10;
-const MARGIN_MS = 1000;
+const QUICK_FLIPS = 5;
 const PPS = 1000;
 
 interface ExternalCase {

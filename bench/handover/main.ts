@@ -5,7 +5,7 @@ import { CareofError, toCareofError } from "../../model/errors.js";
 import { record } from "../results.js";
 import { CASES, type HandoverCase } from "./cases.js";
 import { Control } from "./control.js";
-import { Moves } from "./moves.js";
+import { MARGIN_MS, Moves } from "./moves.js";
 import { EXTERNAL, externalCases } from "./external.js";
 import { caseResult, caseTable, type CaseResult, type ControlCounted, type Counted } from "./outcome.js";
 
@@ -13,11 +13,7 @@ const MOVES = 50;
 const QUICK_MOVES = 5;
 /** Moves at a stretch before it is the control's turn. */
 const TURN = 5;
-const QUICK_TURN = 3;
-/** Traffic that is counted before and after each move. */
-const MARGIN_MS = 2000;
-const QUICK_MARGIN_MS = 1000;
-/** After a case's last move, before the TCP session is used that has been idle since before the first one of its turn; in the quick series only in the first case. */
+/** After a case's last move, before the TCP session is used that has been idle since before the first one of its turn; in the quick series only in the first case, beside its control's turn. */
 const IDLE_MS = 60_000;
 
 const KNOWN: readonly string[] = [...CASES.map((each) => each.name), EXTERNAL];
@@ -65,7 +61,6 @@ function parse(args: readonly string[]): Options {
 
 async function series(of: HandoverCase, quick: boolean): Promise<CaseResult> {
   const moves = quick ? QUICK_MOVES : MOVES;
-  const turn = quick ? QUICK_TURN : TURN;
   process.stderr.write(`${of.name}: ${String(of.pps)} packets/s each way, ${String(moves)} moves\n`);
   const lab = await Moves.open(of);
   let control: Control | null = null;
@@ -75,13 +70,15 @@ async function series(of: HandoverCase, quick: boolean): Promise<CaseResult> {
     const controls: ControlCounted[] = [];
     let survived = true;
     while (counted.length < moves) {
-      const some = Math.min(turn, moves - counted.length);
+      const some = Math.min(TURN, moves - counted.length);
       const last = counted.length + some === moves && (!quick || of === CASES[0]);
-      const how = { moves: some, marginMs: quick ? QUICK_MARGIN_MS : MARGIN_MS, idleMs: last ? IDLE_MS : 0 };
+      const how = { moves: some, marginMs: MARGIN_MS, idleMs: last ? IDLE_MS : 0 };
       const part = await lab.run(how, (one) => { process.stderr.write(line(one)); });
       counted.push(...part.counted);
-      survived &&= part.survived;
+      const rest = part.rest();
+      if (!quick) survived &&= await rest;
       if (control !== null) controls.push(...await control.run(how, (one) => { process.stderr.write(`  control: silent ${ms(one.serviceGapDownMs)} down, ${ms(one.serviceGapUpMs)} up\n`); }));
+      survived &&= await rest;
     }
     return caseResult(of, counted, controls, survived);
   } finally {

@@ -4,11 +4,14 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Lab } from "../../deploy/lab/lab.js";
 import type { HostName } from "../../deploy/lab/plan.js";
+import type { Traffic } from "../../deploy/lab/traffic.js";
 import type { HandoverCase } from "./cases.js";
 import type { Counted } from "./outcome.js";
 
 /** For what was sent last to arrive. */
 const ARRIVAL_MS = 400;
+/** Traffic that is counted before and after each move. */
+export const MARGIN_MS = 2000;
 
 /** Moves at a stretch, under one set of sessions. */
 export interface Turn {
@@ -17,6 +20,19 @@ export interface Turn {
   readonly marginMs: number;
   /** After the last move, before the idle session is used. */
   readonly idleMs: number;
+}
+
+/** The moves of one turn. */
+export interface Turned {
+  readonly counted: readonly Counted[];
+  /** To be called once: lets the numbered traffic end, waits for so long as the turn wants and uses the session that has been idle all the time. Whether every session lived. */
+  readonly rest: () => Promise<boolean>;
+}
+
+/** Uses the session that has been idle all the time, and says whether every one lives. */
+async function ended(traffic: Traffic): Promise<boolean> {
+  await traffic.idle();
+  return (await traffic.quit()).survived && traffic.broken.length === 0;
 }
 
 /** careof in the lab, with a guest that is moved to and fro. */
@@ -47,9 +63,11 @@ export class Moves {
     }
   }
 
-  /** So many moves under one set of sessions. `survived`: every one of them, the idle one included. */
-  async run({ moves, marginMs, idleMs }: Turn, say: (counted: Counted) => void): Promise<{ readonly counted: readonly Counted[]; readonly survived: boolean }> {
+  /** So many moves under one set of sessions. */
+  async run({ moves, marginMs, idleMs }: Turn, say: (counted: Counted) => void): Promise<Turned> {
     const { pps, bulkMbit } = this.#case;
+    // Sessions of its own, so that nothing but them is left while the wait lasts; first, since the guest sends its numbered packets to whoever came last.
+    const quiet = idleMs > 0 ? await this.#lab.traffic({ pps: 0, bulkMbit: 0 }) : null;
     const traffic = await this.#lab.traffic({ pps, bulkMbit });
     try {
       const counted: Counted[] = [];
@@ -65,9 +83,8 @@ export class Moves {
         counted.push(one);
         say(one);
       }
-      await sleep(idleMs);
-      await traffic.idle();
-      return { counted, survived: (await traffic.quit()).survived && traffic.broken.length === 0 };
+      const survived = await ended(traffic);
+      return { counted, rest: async () => { await sleep(idleMs); return (quiet === null || await ended(quiet)) && survived; } };
     } finally {
       traffic.kill();
     }
