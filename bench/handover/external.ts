@@ -12,7 +12,7 @@ interface ExternalCase {
   readonly name: string;
   readonly delayMs: number;
   readonly silent: boolean;
-  readonly how: Pick<FlipSeries, "order" | "announce" | "hooks">;
+  readonly how: Pick<FlipSeries, "order" | "announce" | "hooks" | "cleanUpMs">;
 }
 
 /** 5 ms one way to either host. */
@@ -25,8 +25,8 @@ const LABS: readonly (readonly [LabOptions, readonly ExternalCase[]])[] = [
     { name: "external-rarp", delayMs: 0, silent: false, how: { order: "switch", announce: "rarp" } },
     { name: "external-silent", delayMs: 0, silent: true, how: { order: "pull" } },
   ]],
-  // Pulled first, the VM itself would lose what it sends while it has no cable.
-  [FAR, [{ name: "external-hooks", delayMs: 5, silent: false, how: { order: "plug", hooks: true } }]],
+  // Pulled first, the VM itself would lose what it sends while it has no cable; whatever moves it removes the old port later.
+  [FAR, [{ name: "external-hooks", delayMs: 5, silent: false, how: { order: "linger", hooks: true, cleanUpMs: 800 } }]],
 ];
 
 /** What `--only` may name beside the cases with a guest. */

@@ -35,9 +35,9 @@ export type Flip = z.infer<typeof flipSchema>;
 export interface FlipOptions {
   /**
    * `pull`: the old cable comes out before the new one is in, so that the VM can neither hear nor be heard for a moment. `plug`: after it. `switch`: the new one is
-   * in some time before the VM uses it, as the new port of a live migration is.
+   * in some time before the VM uses it, as the new port of a live migration is. `linger`: the old one stays in until `cleanUp`.
    */
-  readonly order?: "pull" | "plug" | "switch";
+  readonly order?: "pull" | "plug" | "switch" | "linger";
   /** What the VM says when it is plugged in: nothing of its own, or what a hypervisor says for it. */
   readonly announce?: "quiet" | "rarp" | "gratuitous-arp";
 }
@@ -99,6 +99,12 @@ export class ExternalLab {
     }
     this.#at = to;
     return flipSchema.parse(JSON.parse(await flipper.ask(line(order))));
+  }
+
+  /** What whatever moves VMs does in the end: the port that the VM has left is removed from that host. Another one is there at once, without a VM. */
+  async cleanUp(host: HostName): Promise<void> {
+    await must(inNamespace(this.lab.namespace(PLAN.hosts[host].node), ["ip", "link", "del", PORT]));
+    await this.#makeCable(host);
   }
 
   /** What a hook would do on that host. @throws CareofError with the agent's reason */
@@ -164,13 +170,16 @@ export class ExternalLab {
     return child;
   }
 
+  async #makeCable(host: HostName): Promise<void> {
+    const node = this.lab.namespace(PLAN.hosts[host].node);
+    // Different numbers at both ends: the kernel tells of a cable at once only where it can tell the ends apart.
+    await must(inNamespace(this.guest, ["ip", "link", "add", CABLE[host], "index", String(100 + HOSTS.indexOf(host)), "address", PLAN.guest.mac, "type", "veth", "peer", "name", PORT, "netns", node]));
+    await must(inNamespace(node, ["ip", "link", "set", PORT, "up"]));
+  }
+
   async #makeGuest(): Promise<void> {
     await must(["ip", "netns", "add", this.guest]);
-    for (const [index, host] of HOSTS.entries()) {
-      // Different numbers at both ends: the kernel tells of a cable at once only where it can tell the ends apart.
-      await must(inNamespace(this.guest, ["ip", "link", "add", CABLE[host], "index", String(100 + index), "address", PLAN.guest.mac, "type", "veth", "peer", "name", PORT, "netns", this.lab.namespace(PLAN.hosts[host].node)]));
-      await must(inNamespace(this.lab.namespace(PLAN.hosts[host].node), ["ip", "link", "set", PORT, "up"]));
-    }
+    for (const host of HOSTS) await this.#makeCable(host);
     await must(inNamespace(this.guest, ["ip", "-batch", "-"]), { input: ["link set lo up", `addr add ${PLAN.guest.address}/32 dev lo`].join("\n") });
     this.#flipper = new Talker(this.#start(inNamespace(this.guest, [process.execPath, join(REPOSITORY, "dist", "deploy", "lab", "run-flip.js"), PLAN.gateway, GATEWAY_MAC])));
     await this.#flipper.line();

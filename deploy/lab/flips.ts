@@ -16,6 +16,8 @@ export interface FlipSeries extends FlipOptions {
   readonly marginMs: number;
   /** Whatever moves the VM tells the agents: `leave` beforehand, `arrive` afterwards. */
   readonly hooks?: boolean;
+  /** With `linger`: the port that the VM has left is removed so long after it. */
+  readonly cleanUpMs?: number;
 }
 
 export interface FlipsCounted {
@@ -39,6 +41,10 @@ export async function flipsUnderTraffic(lab: ExternalLab, series: FlipSeries, sa
       if (series.hooks === true && from !== null) await lab.tell(from, "leave");
       await lab.flip(to, series);
       if (series.hooks === true) await lab.tell(to, "arrive");
+      if (series.cleanUpMs !== undefined && from !== null) {
+        await sleep(series.cleanUpMs);
+        await lab.cleanUp(from);
+      }
       await sleep(series.marginMs);
       await traffic.mark(`after${String(n)}`);
       await sleep(ARRIVAL_MS);

@@ -10,9 +10,9 @@ import { PacketSocket } from "../../net/packet-socket.js";
 
 /*
  * Plugs a VM that is a network namespace (external.ts) from one cable into another, in much less than a millisecond where the kernel is quick.
- *   run-flip GATEWAY GATEWAY-MAC      reads lines `pull|plug|ready|switch FROM TO quiet|rarp|gratuitous-arp ADDRESS`; FROM may be `-`
+ *   run-flip GATEWAY GATEWAY-MAC      reads lines `pull|plug|ready|switch|linger FROM TO quiet|rarp|gratuitous-arp ADDRESS`; FROM may be `-`
  * `pull` takes the old cable out before the new one is in, `plug` after it: then the VM can always send. `ready` only puts the new one in, as a hypervisor makes
- * the new port ahead of a migration, and `switch` goes over to it and takes the old one out. Answers each line by {"pulledAt", "pluggedAt"}.
+ * the new port ahead of a migration, and `switch` goes over to it and takes the old one out. `linger` leaves the old one in: somebody else removes it later. Answers each line by {"pulledAt", "pluggedAt"}.
  */
 
 const [, , gatewayText = "", gatewayMac = ""] = process.argv;
@@ -60,7 +60,7 @@ createInterface({ input: process.stdin }).on("line", (line) => {
   }
   const first = order === "pull" ? pull(old) : plug(next);
   if (order === "switch" && (how === "rarp" || how === "gratuitous-arp")) announce(next, how, address);
-  const second = order === "pull" ? plug(next) : pull(old);
+  const second = order === "pull" ? plug(next) : order === "linger" ? first : pull(old);
   if (order !== "switch" && (how === "rarp" || how === "gratuitous-arp")) announce(next, how, address);
   process.stdout.write(`${JSON.stringify({ pulledAt: order === "pull" ? first : second, pluggedAt: order === "pull" ? second : first })}\n`);
 }).on("close", () => { process.exit(); });
