@@ -62,6 +62,7 @@ export class Departure {
         this.#file = next;
       },
       stamps: () => network.stamps(vm),
+      sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
       clearStamps: () => { network.clearStamps(vm); },
       forward: () => { network.forward(vm, file.peerLocator.address); },
       deliver: () => { network.deliver(vm); },

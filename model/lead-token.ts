@@ -4,3 +4,8 @@ import type { Epoch } from "./ids.js";
 export function leadToken(epoch: Epoch): number {
   return (epoch % 0xffff_ffff) + 1;
 }
+
+/** The token of the up marker behind the last packet that the guest has sent at the source: 2^31 to 2^32 − 1, where the target's own up markers, which are counted from 1, do not get. */
+export function departureToken(epoch: Epoch): number {
+  return 0x8000_0000 + (epoch % 0x8000_0000);
+}

@@ -7,6 +7,7 @@ import type { Stamps } from "../../net/tunnel.js";
 import type { Body, MigrationPhase } from "../../proto/messages.js";
 import { NO_HOLD, type Hold, type HoldPoint } from "../hold.js";
 import type { Guest, GuestEvent, StreamOptions } from "../hypervisor/driver.js";
+import { LastPacketsSent } from "./last-packets.js";
 import type { SourceRelay } from "./relay.js";
 import { stepSource, type SourceEffect, type SourceEvent, type SourceState, type SourceStep } from "./source.js";
 
@@ -32,6 +33,8 @@ export interface SourceRim {
   record(state: "active" | "released" | "resumed", machine: SourceState): void;
   stamps(): Stamps | null;
   clearStamps(): void;
+  /** By the reverse tunnel, behind everything that the guest has sent. @throws CareofError `kernel-refused` */
+  sendUpMarker(token: number): void;
   forward(): void;
   deliver(): void;
   /** To the home agent: `say` once, if it is there; `report` until it is answered. */
@@ -46,6 +49,7 @@ export class SourceRun {
   readonly #timers = new Map<string, Timer>();
   readonly #events: SourceEvent[] = [];
   #state: SourceState;
+  readonly #lastPackets: LastPacketsSent;
   #busy = false;
   #relay: SourceRelay | null = null;
   #cut = false;
@@ -58,6 +62,7 @@ export class SourceRun {
   constructor(first: SourceStep, rim: SourceRim) {
     this.#rim = rim;
     this.#state = first.state;
+    this.#lastPackets = new LastPacketsSent(rim.clock, first.state.plan.epoch, (token) => { this.#sendUpMarker(token); });
     if (rim.guest !== null) this.#stopWatching = rim.guest.subscribe((event) => { this.#guestEvent(event); });
     this.#run(first.effects);
     this.#drain();
@@ -83,6 +88,7 @@ export class SourceRun {
     this.#closed = true;
     this.#stopWatching();
     for (const timer of this.#timers.values()) timer.cancel();
+    this.#lastPackets.close();
     this.#cutRelay("shutting-down");
   }
 
@@ -156,6 +162,7 @@ export class SourceRun {
       }
       case "tell-lead-ready": { this.#rim.say({ kind: "leadReady", migration }); return; }
       case "tell-switch-over": {
+        this.#lastPackets.begin();
         const { stopAt, markerAt, hold } = this.#state;
         if (stopAt !== null) this.#rim.say({ kind: "switchOver", migration, stopAt, markerAt, hold });
         return;
@@ -227,6 +234,14 @@ export class SourceRun {
     this.#relay?.release({ migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? this.#rim.clock.monotonic() }).catch((thrown: unknown) => {
       this.#rim.log.warn({ migration: plan.migration, reason: toCareofError(thrown).code }, "RELEASE did not leave by the relay; the home agent passes it on");
     });
+  }
+
+  #sendUpMarker(token: number): void {
+    try {
+      this.#rim.sendUpMarker(token);
+    } catch (thrown) {
+      this.#rim.log.debug({ migration: this.#state.plan.migration, reason: toCareofError(thrown).code }, "marker could not be sent");
+    }
   }
 
   /** A marker that comes behind the stop (no lead) is still worth telling: without it the gap is unmeasured. */

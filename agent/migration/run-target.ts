@@ -7,6 +7,7 @@ import type { Stamps } from "../../net/tunnel.js";
 import type { Body } from "../../proto/messages.js";
 import { NO_HOLD, type Hold, type HoldPoint } from "../hold.js";
 import type { Guest, GuestEvent } from "../hypervisor/driver.js";
+import { LastPacketsAwaited } from "./last-packets.js";
 import type { TargetRelay } from "./relay.js";
 import { stepTarget, type TargetEffect, type TargetEvent, type TargetState, type TargetStep } from "./target.js";
 
@@ -54,6 +55,8 @@ export class TargetRun {
   #commands: Promise<void> = Promise.resolve();
   #token = 0;
   #uplinkOpenAt: Millis | null = null;
+  /** Nobody says any more after a restart. */
+  #lastPackets: LastPacketsAwaited | null = null;
   #stopWatching: () => void = () => undefined;
   #closed = false;
 
@@ -73,6 +76,7 @@ export class TargetRun {
 
   /** Resolves when the target is ready, or has failed: `state` then says which. */
   prepare(): Promise<void> {
+    this.#lastPackets = new LastPacketsAwaited(this.#rim.clock, this.#state.plan.epoch);
     this.#preparing = this.#rim.prepare(({ guest, relay }) => {
       if (guest !== undefined) {
         this.#guest = guest;
@@ -109,6 +113,7 @@ export class TargetRun {
   }
 
   uplinkSeen(token: number): void {
+    if (this.#lastPackets?.seen(token) === true) return;
     if (this.#uplinkOpenAt !== null) return;
     this.#uplinkOpenAt = this.#markers.get(token) ?? null;
     if (this.#uplinkOpenAt !== null) this.#timers.get("marker")?.cancel();
@@ -124,6 +129,7 @@ export class TargetRun {
     this.#closed = true;
     this.#stopWatching();
     for (const timer of this.#timers.values()) timer.cancel();
+    this.#lastPackets?.close();
     this.#cutRelay("shutting-down");
   }
 
@@ -166,7 +172,7 @@ export class TargetRun {
   #execute(effect: TargetEffect): void {
     switch (effect.kind) {
       case "record": { this.#record(effect.state); return; }
-      case "continue-guest": { this.#command("continue-guest", () => this.#guest?.resume()); this.#look(); return; }
+      case "continue-guest": { this.#continue(); return; }
       case "look": { this.#look(); return; }
       case "cut": { this.#cutRelay("the move is over"); return; }
       case "destroy-guest": { this.#destroy(); return; }
@@ -201,6 +207,15 @@ export class TargetRun {
       await this.#rim.undo();
       this.#later({ kind: "destroyed" });
     });
+  }
+
+  #continue(): void {
+    this.#command("continue-guest", async () => {
+      const waitedMs = await this.#lastPackets?.wait();
+      if (waitedMs !== undefined) this.#rim.log.debug({ migration: this.#state.plan.migration, waitedMs }, "stood for its own last packets");
+      await this.#guest?.resume();
+    });
+    this.#look();
   }
 
   #look(): void {
