@@ -2,10 +2,10 @@ import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { inNamespace, must } from "../../deploy/lab/command.js";
+import { countedMoves } from "../../deploy/lab/counted.js";
 import { namespacesOf, newRunId, PLAN } from "../../deploy/lab/plan.js";
 import { REPOSITORY } from "../../deploy/lab/program.js";
 import { labDirectory, register, removeRun } from "../../deploy/lab/registry.js";
@@ -59,27 +59,17 @@ export class Control {
     }
   }
 
-  async run({ moves, marginMs }: Turn, say: (counted: ControlCounted) => void): Promise<readonly ControlCounted[]> {
+  async run(turn: Turn, say: (counted: ControlCounted) => void): Promise<readonly ControlCounted[]> {
     const { pps, bulkMbit } = this.#case;
     const traffic = new Traffic({ program: await trafficProgram(), namespace: namespacesOf(this.#run).c, to: PLAN.guest.address, waitS: 40, pps, bulkMbit });
     try {
       await traffic.ready(ANSWER_MS);
-      const counted: ControlCounted[] = [];
-      for (let i = 0; i < moves; i++) {
-        await traffic.mark(`before${String(i)}`);
-        await sleep(marginMs);
+      const counted = await countedMoves(traffic, { ...turn, arrivalMs: ARRIVAL_MS }, async () => {
         const done = this.#answered();
         this.#host.stdin.write("migrate\n");
         await done;
-        await sleep(marginMs);
-        await traffic.mark(`after${String(i)}`);
-        await sleep(ARRIVAL_MS);
-        const { serviceGapDownMs, serviceGapUpMs } = await traffic.window(`before${String(i)}`, `after${String(i)}`);
-        const one = { serviceGapDownMs, serviceGapUpMs };
-        counted.push(one);
-        say(one);
-      }
-      return counted;
+      }, ({ window }) => { say(window); });
+      return counted.map(({ window }) => window);
     } finally {
       traffic.kill();
     }

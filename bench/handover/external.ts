@@ -29,6 +29,8 @@ const LABS: readonly (readonly [LabOptions, readonly ExternalCase[]])[] = [
   [FAR, [{ name: "external-hooks", delayMs: 5, silent: false, how: { order: "linger", hooks: true, cleanUpMs: 800 } }]],
 ];
 
+export const EXTERNAL_NAMES: readonly string[] = LABS.flatMap(([, cases]) => cases.map(({ name }) => name));
+
 /** What `--only` may name beside the cases with a guest. */
 export const EXTERNAL = "external";
 
@@ -40,7 +42,7 @@ export async function externalCases(quick: boolean): Promise<readonly CaseResult
     try {
       for (const each of cases) {
         process.stderr.write(`${each.name}: ${String(PPS)} packets/s, ${String(flips)} flips\n`);
-        results.push(await oneCase(lab, each, { ...each.how, flips, pps: PPS, marginMs: MARGIN_MS }));
+        results.push(await oneCase(lab, each, { ...each.how, flips, pps: PPS, marginMs: MARGIN_MS, shared: quick }));
       }
     } finally {
       const left = await lab.close();

@@ -2,6 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { countedMoves } from "../../deploy/lab/counted.js";
 import { Lab } from "../../deploy/lab/lab.js";
 import type { HostName } from "../../deploy/lab/plan.js";
 import type { Traffic } from "../../deploy/lab/traffic.js";
@@ -20,12 +21,14 @@ export interface Turn {
   readonly marginMs: number;
   /** After the last move, before the idle session is used. */
   readonly idleMs: number;
+  /** As `CountedSeries.shared`. */
+  readonly shared: boolean;
 }
 
 /** The moves of one turn. */
 export interface Turned {
   readonly counted: readonly Counted[];
-  /** To be called once: lets the numbered traffic end, waits for so long as the turn wants and uses the session that has been idle all the time. Whether every session lived. */
+  /** To be called once: resolves when so much time has passed since the last move as the turn wants, and the session that has been idle all the time was used. Whether every session lived. */
   readonly rest: () => Promise<boolean>;
 }
 
@@ -64,27 +67,16 @@ export class Moves {
   }
 
   /** So many moves under one set of sessions. */
-  async run({ moves, marginMs, idleMs }: Turn, say: (counted: Counted) => void): Promise<Turned> {
+  async run({ moves, marginMs, idleMs, shared }: Turn, say: (counted: Counted) => void): Promise<Turned> {
     const { pps, bulkMbit } = this.#case;
     // Sessions of its own, so that nothing but them is left while the wait lasts; first, since the guest sends its numbered packets to whoever came last.
     const quiet = idleMs > 0 ? await this.#lab.traffic({ pps: 0, bulkMbit: 0 }) : null;
     const traffic = await this.#lab.traffic({ pps, bulkMbit });
     try {
-      const counted: Counted[] = [];
-      for (let i = 0; i < moves; i++) {
-        const to: HostName = this.#at === "host-a" ? "host-b" : "host-a";
-        await traffic.mark(`before${String(i)}`);
-        await sleep(marginMs);
-        const move = await this.#move(to);
-        await sleep(marginMs);
-        await traffic.mark(`after${String(i)}`);
-        await sleep(ARRIVAL_MS + 4 * this.#case.delayMs);
-        const one = { move, window: await traffic.window(`before${String(i)}`, `after${String(i)}`) };
-        counted.push(one);
-        say(one);
-      }
+      const counted = await countedMoves(traffic, { moves, marginMs, arrivalMs: ARRIVAL_MS + 4 * this.#case.delayMs, shared }, () => this.#move(), say);
       const survived = await ended(traffic);
-      return { counted, rest: async () => { await sleep(idleMs); return (quiet === null || await ended(quiet)) && survived; } };
+      const since = performance.now();
+      return { counted, rest: async () => { await sleep(Math.max(0, idleMs - (performance.now() - since))); return (quiet === null || await ended(quiet)) && survived; } };
     } finally {
       traffic.kill();
     }
@@ -96,8 +88,9 @@ export class Moves {
     if (left.length > 0) process.stderr.write(`left over: ${left.join(", ")}\n`);
   }
 
-  async #move(to: HostName): ReturnType<Lab["migrate"]> {
+  async #move(): ReturnType<Lab["migrate"]> {
     const { pauseMs } = this.#case;
+    const to: HostName = this.#at === "host-a" ? "host-b" : "host-a";
     const held = join(this.#holds, "grant");
     if (pauseMs > 0) writeFileSync(held, "");
     const moving = this.#lab.migrate(to, (line) => {

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { countedMoves } from "./counted.js";
 import type { ExternalLab, FlipOptions } from "./external.js";
 import type { TrafficWindow } from "./traffic.js";
 
@@ -18,6 +19,8 @@ export interface FlipSeries extends FlipOptions {
   readonly hooks?: boolean;
   /** With `linger`: the port that the VM has left is removed so long after it. */
   readonly cleanUpMs?: number;
+  /** As `CountedSeries.shared`. */
+  readonly shared?: boolean;
 }
 
 export interface FlipsCounted {
@@ -26,35 +29,29 @@ export interface FlipsCounted {
   readonly survived: boolean;
 }
 
+/** Ends when the VM is bound where its cable is. */
+async function flipOnce(lab: ExternalLab, series: FlipSeries): Promise<void> {
+  const [from, to] = [lab.at, lab.other];
+  if (series.hooks === true && from !== null) await lab.tell(from, "leave");
+  await lab.flip(to, series);
+  if (series.hooks === true) await lab.tell(to, "arrive");
+  if (series.cleanUpMs !== undefined && from !== null) {
+    await sleep(series.cleanUpMs);
+    await lab.cleanUp(from);
+  }
+  await lab.boundAt(to);
+}
+
 type Say = (window: CountedWindow) => void;
 
-/** The cable to and fro with numbered packets both ways and TCP sessions. Ends when the VM is bound where its cable is. */
+/** The cable to and fro with numbered packets both ways and TCP sessions. */
 export async function flipsUnderTraffic(lab: ExternalLab, series: FlipSeries, say: Say = () => undefined): Promise<FlipsCounted> {
   await lab.serve();
   const traffic = await lab.lab.traffic({ pps: series.pps, bulkMbit: 0 });
   try {
-    const windows: CountedWindow[] = [];
-    for (let n = 0; n < series.flips; n++) {
-      const [from, to] = [lab.at, lab.other];
-      await traffic.mark(`before${String(n)}`);
-      await sleep(series.marginMs);
-      if (series.hooks === true && from !== null) await lab.tell(from, "leave");
-      await lab.flip(to, series);
-      if (series.hooks === true) await lab.tell(to, "arrive");
-      if (series.cleanUpMs !== undefined && from !== null) {
-        await sleep(series.cleanUpMs);
-        await lab.cleanUp(from);
-      }
-      await sleep(series.marginMs);
-      await traffic.mark(`after${String(n)}`);
-      await sleep(ARRIVAL_MS);
-      const window = await traffic.window(`before${String(n)}`, `after${String(n)}`);
-      await lab.boundAt(to);
-      windows.push(window);
-      say(window);
-    }
+    const counted = await countedMoves(traffic, { moves: series.flips, marginMs: series.marginMs, arrivalMs: ARRIVAL_MS, shared: series.shared ?? false }, () => flipOnce(lab, series), ({ window }) => { say(window); });
     await traffic.idle();
-    return { windows, survived: (await traffic.quit()).survived && traffic.broken.length === 0 };
+    return { windows: counted.map(({ window }) => window), survived: (await traffic.quit()).survived && traffic.broken.length === 0 };
   } finally {
     traffic.kill();
   }

@@ -17,7 +17,7 @@ const CASES: readonly (HandoverCase & { readonly idleMs: number })[] = [
 async function series(t: Test, of: (typeof CASES)[number]): Promise<void> {
   const lab = await Moves.open(of);
   try {
-    const { counted, rest } = await lab.run({ moves: 2, marginMs: MARGIN_MS, idleMs: of.idleMs }, () => undefined);
+    const { counted, rest } = await lab.run({ moves: 2, marginMs: MARGIN_MS, idleMs: of.idleMs, shared: false }, () => undefined);
     for (const { move, window } of counted) {
       t.equal(move.result, "completed");
       t.ok(window.sentDown > of.pps && window.sentUp > of.pps / 2, `enough was sent: ${String(window.sentDown)} down, ${String(window.sentUp)} up`);
