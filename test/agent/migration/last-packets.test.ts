@@ -1,9 +1,14 @@
 import fc from "fast-check";
 import t from "tap";
+import type { Guest } from "../../../agent/hypervisor/driver.js";
 import { LAST_PACKETS_LIMIT, LastPacketsAwaited, LastPacketsSent } from "../../../agent/migration/last-packets.js";
+import { TargetRun } from "../../../agent/migration/run-target.js";
+import { beginTarget } from "../../../agent/migration/target.js";
 import { epoch, millis, type Epoch } from "../../../model/ids.js";
 import { departureToken, leadToken } from "../../../model/lead-token.js";
+import { createLogger } from "../../../model/log.js";
 import { FakeClock } from "../../model/fake-clock.js";
+import { PLAN } from "./world.js";
 
 const EPOCH = epoch(7);
 
@@ -56,4 +61,77 @@ void t.test("the target waits for the word, not longer than the limit, and not a
   const closed = new LastPacketsAwaited(clock, EPOCH);
   closed.close();
   t.equal(await waits(clock, closed), null, "the agent ends: its next life lets the guest run");
+});
+
+/** A guest that has everything, as far as the target's half of a move asks. */
+class LoadedGuest implements Guest {
+  readonly vm = PLAN.vm;
+  readonly identity = { pid: 1, startTicks: "1", bootId: "", control: "", console: "" };
+  resumed = 0;
+  subscribe(): () => void { return () => undefined; }
+  status(): Promise<"running" | "loaded"> { return Promise.resolve(this.resumed > 0 ? "running" : "loaded"); }
+  resume(): Promise<void> { this.resumed++; return Promise.resolve(); }
+  progress(): never { throw new Error("nobody asks"); }
+  receive(): Promise<void> { return Promise.resolve(); }
+  send(): Promise<void> { return Promise.resolve(); }
+  preferSwitchover(): Promise<void> { return Promise.resolve(); }
+  continueSwitchover(): Promise<void> { return Promise.resolve(); }
+  cancelSend(): Promise<void> { return Promise.resolve(); }
+  powerDown(): Promise<void> { return Promise.resolve(); }
+  destroy(): Promise<void> { return Promise.resolve(); }
+  release(): Promise<void> { return Promise.resolve(); }
+}
+
+/** A target that has its guest's state and waits for RELEASE alone. */
+async function target(clock: FakeClock): Promise<{ readonly run: TargetRun; readonly guest: LoadedGuest; readonly records: string[]; readonly reports: string[] }> {
+  const guest = new LoadedGuest();
+  const records: string[] = [];
+  const reports: string[] = [];
+  const run = new TargetRun(beginTarget(PLAN), {
+    clock, log: createLogger("test", "silent"),
+    prepare: (owned) => { owned({ guest }); return Promise.resolve(); },
+    record: (state) => { records.push(state); },
+    stamps: () => null, overflowed: () => 0, sendUpMarker: () => undefined,
+    report: ({ kind }) => { reports.push(kind); }, runs: () => undefined, undo: () => Promise.resolve(),
+  }, null);
+  await run.prepare();
+  run.take({ kind: "stream", status: "completed" });
+  return { run, guest, records, reports };
+}
+
+void t.test("a target that has the right to run lets the guest stand for its last packets, and reports when it runs", async (t) => {
+  const clock = new FakeClock();
+  const { run, guest, records, reports } = await target(clock);
+  run.granted(PLAN.epoch);
+  await clock.advanceAsync(40);
+  t.same([records, guest.resumed, reports], [["continued"], 0, []], "it may, and stands");
+  run.uplinkSeen(3);
+  await clock.advanceAsync(5);
+  t.equal(guest.resumed, 0, "one of its own markers says something else");
+  run.uplinkSeen(departureToken(PLAN.epoch));
+  await clock.advanceAsync(5);
+  t.equal(guest.resumed, 1);
+  t.ok(reports.includes("running"));
+  run.close();
+});
+
+void t.test("a source or a home agent that says nothing costs a quarter of a second, not the guest", async (t) => {
+  const clock = new FakeClock();
+  const { run, guest } = await target(clock);
+  run.granted(PLAN.epoch);
+  await clock.advanceAsync(LAST_PACKETS_LIMIT - 1);
+  t.equal(guest.resumed, 0);
+  await clock.advanceAsync(10);
+  t.equal(guest.resumed, 1);
+  run.close();
+});
+
+void t.test("the word that came before RELEASE costs nothing", async (t) => {
+  const clock = new FakeClock();
+  const { run, guest } = await target(clock);
+  run.uplinkSeen(departureToken(PLAN.epoch));
+  run.granted(PLAN.epoch);
+  await clock.advanceAsync(0);
+  t.equal(guest.resumed, 1);
+  run.close();
 });
