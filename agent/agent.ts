@@ -127,7 +127,13 @@ export class HostAgent {
   pathChanged(to: Ipv4, mtu: number): void {
     const { log, network } = this.#options;
     log.warn({ homeAgent: to, pathMtu: mtu }, "the path to the home agent carries packets of another size");
-    if (to === this.#tunnelEnds[0]) network.usePathMtu(mtu);
+    if (to !== this.#tunnelEnds[0]) return;
+    try {
+      network.usePathMtu(mtu);
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      log.error({ homeAgent: to, pathMtu: mtu, reason: error.code, err: error }, "guests do not hear of the path's MTU");
+    }
   }
 
   request(body: Body, answer: Answer): void {

@@ -82,7 +82,7 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   });
   const paths = new PathMtus({
     wire: new LinuxPathWire(), clock, address: config.careOf, changed: (to, mtu) => { agent.pathChanged(to, mtu); },
-    failed: (error) => { log.debug({ reason: error.code, detail: error.message }, "a path could not be probed"); },
+    failed: (error) => { log.warn({ reason: error.code, detail: error.message }, "a path could not be probed"); },
   });
   const agent: HostAgent = new HostAgent({
     host: config.name, careOf: config.careOf, pathMtu, memoryBytes: totalmem(), restartCounter, driver, network, paths, guests, migrations, outbox, outside, session, heartbeats, clock, log,
