@@ -90,6 +90,10 @@ export const homeAgentSchema = z.strictObject({
     sourceGoneMs: duration(10_000),
     lostAfterMs: duration(5000),
   }).prefault({}),
+  drain: z.strictObject({
+    limit: z.number().int().min(1).max(64).default(2),
+    reserve: z.union([z.literal(0), memory]).default(256 * 1024 ** 2),
+  }).prefault({}),
   log: z.strictObject({ level: fields.logLevel.default("info") }).prefault({}),
 });
 
@@ -154,6 +158,8 @@ export interface HomeAgentConfig {
   readonly exposedKeys: readonly string[];
   readonly timing: Timing;
   readonly handover: HandoverConfig;
+  /** `limit`: moves at once. `reserve`: bytes of every host that are not for guests. */
+  readonly drain: { readonly limit: number; readonly reserve: number };
   readonly log: { readonly level: LogLevel };
 }
 

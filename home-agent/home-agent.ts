@@ -13,6 +13,7 @@ import type { ReloadView } from "./api/operations.js";
 import { openApi, type Api } from "./api/server.js";
 import { BindingCache } from "./bindings/binding-cache.js";
 import type { HomeAgentConfig } from "./config.js";
+import { Drains } from "./drains/drains.js";
 import { EffectDriver } from "./effect-driver.js";
 import { EventBus } from "./events.js";
 import { ASK_AGAIN_MS, ASK_LIMIT, COPY_SLACK_MS, publicState, type MoveRules } from "./handover/migration.js";
@@ -63,6 +64,7 @@ export class HomeAgent {
   readonly #metrics: Metrics;
   readonly #desk: OperatorDesk;
   readonly #book: MigrationBook;
+  readonly #drains: Drains;
   #api: Api | null = null;
   readonly #alarms: Alarms;
   #listening: Listening | null = null;
@@ -117,7 +119,13 @@ export class HomeAgent {
     });
     this.#metrics = metrics;
     this.#book = book;
-    this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, events, limits: () => this.#waitingLimits(), notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null), reload: () => this.reload() });
+    this.#drains = new Drains({
+      store, fence, clock, log, hosts, cache: this.#cache, events,
+      rules: () => ({ limit: this.#config.drain.limit, reserveBytes: this.#config.drain.reserve }),
+      migrate: (vm, host, actor) => this.#desk.migrate(vm, host, actor),
+      cancel: (migration) => this.#desk.cancel(migration),
+    });
+    this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, drains: this.#drains, events, limits: () => this.#waitingLimits(), notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null), reload: () => this.reload() });
   }
 
   /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `cannot-listen`, and what the tunnel throws */
@@ -128,6 +136,7 @@ export class HomeAgent {
     for (const { binding, migration } of this.#cache.states()) if (migration !== null) this.#book.phase(binding.vm, migration);
     await this.#driver.setRoutes();
     this.#usePaths();
+    this.#drains.restore();
     const heartbeats = await this.#listener.open();
     const agents = await this.#registrar.open();
     const { clock, log, version } = this.#options;
@@ -158,7 +167,7 @@ export class HomeAgent {
     const config = this.#options.readConfig();
     const needRestart = (["name", "stateDir", "runDir", "tunnel", "home", "listen"] as const).filter((key) => JSON.stringify(before[key]) !== JSON.stringify(config[key]));
     for (const key of needRestart) this.#options.log.warn({ key }, "a change that needs a restart was not taken over");
-    this.#config = { ...before, hosts: config.hosts, vms: config.vms, exposedKeys: config.exposedKeys, timing: config.timing, handover: config.handover };
+    this.#config = { ...before, hosts: config.hosts, vms: config.vms, exposedKeys: config.exposedKeys, timing: config.timing, handover: config.handover, drain: config.drain };
     this.#warnOfKeys();
     this.#hosts.configure(config.hosts, config.vms);
     const wanted = new Set(config.vms.map((vm) => vm.name));
@@ -187,6 +196,7 @@ export class HomeAgent {
     await this.#api?.close();
     await this.#registrar.close();
     await this.#listener.close();
+    this.#drains.close();
     this.#cache.close();
     this.#driver.close();
     this.#paths.close();

@@ -29,6 +29,7 @@ export class Hosts {
   /** When a host that is not here went, or this process began. */
   readonly #gone = new Map<HostId, Millis>();
   readonly #locators = new Map<HostId, Locator>();
+  readonly #draining = new Set<HostId>();
   readonly #learned: (address: IpAddress) => number | null;
 
   /** `learned`: what routers have said of the path to a care-of address, in bytes. */
@@ -70,6 +71,16 @@ export class Hosts {
 
   connected(host: HostId | null): boolean {
     return host !== null && this.#sessions.has(host);
+  }
+
+  /** It takes no VMs. */
+  draining(host: HostId): boolean {
+    return this.#draining.has(host);
+  }
+
+  setDraining(host: HostId, draining: boolean): void {
+    if (draining) this.#draining.add(host);
+    else this.#draining.delete(host);
   }
 
   /** A host that is not connected: `host-gone`. */

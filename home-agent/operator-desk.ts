@@ -2,8 +2,10 @@ import { CareofError } from "../model/errors.js";
 import { parseMigrationId, type HostId, type Millis, type VmId } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
 import type { ApiEvent, HistoryView, HostView, MigrationView, Operations, ReloadView, VmView } from "./api/operations.js";
+import type { DrainView, DrainWish } from "./api/drain-operations.js";
 import type { BindingCache, Decided } from "./bindings/binding-cache.js";
 import type { VmConfig } from "./config.js";
+import type { Drains } from "./drains/drains.js";
 import type { EventBus } from "./events.js";
 import type { Hosts } from "./hosts.js";
 import type { MigrationBook } from "./migrations.js";
@@ -18,6 +20,7 @@ export interface OperatorDeskOptions {
   readonly cache: BindingCache;
   readonly waiters: Waiters;
   readonly book: MigrationBook;
+  readonly drains: Drains;
   readonly events: EventBus;
   /** How long an operator may wait for the end of each; beyond what the thing itself may take. */
   readonly limits: () => { readonly start: Millis; readonly stop: Millis; readonly migration: Millis };
@@ -75,6 +78,7 @@ export class OperatorDesk implements Operations {
 
   async migrate(vm: VmId, host: HostId, actor: string): Promise<MigrationView> {
     this.#known(vm, host);
+    this.#takesVms(host);
     const { cache, hosts } = this.#options;
     const owner = cache.state(vm)?.binding.owner ?? null;
     const source = owner === null ? null : hosts.session(owner);
@@ -102,6 +106,7 @@ export class OperatorDesk implements Operations {
 
   async start(vm: VmId, host: HostId, actor: string): Promise<VmView> {
     this.#known(vm, host);
+    this.#takesVms(host);
     const { cache, waiters, hosts, limits } = this.#options;
     accept(await waiters.ended("start", vm, limits().start, () => cache.dispatch(vm, { type: "start", host, actor, connected: hosts.connected(host) })));
     return this.vm(vm);
@@ -120,6 +125,28 @@ export class OperatorDesk implements Operations {
     const { cache, hosts } = this.#options;
     accept(await cache.dispatch(vm, { type: "resolve", host, connected: hosts.connected(host) }));
     return this.vm(vm);
+  }
+
+  drain(host: HostId): DrainView {
+    this.#host(host);
+    return this.#options.drains.view(host);
+  }
+
+  async beginDrain(host: HostId, wish: DrainWish, actor: string): Promise<DrainView> {
+    for (const each of [host, ...(wish.to ?? [])]) this.#host(each);
+    if (wish.to?.includes(host) === true) throw new CareofError("not-permitted", `the VMs of ${host} cannot move to ${host}`);
+    return this.#options.drains.begin(host, wish, actor);
+  }
+
+  async interruptDrain(host: HostId, { cancel }: { readonly cancel: boolean }): Promise<DrainView> {
+    this.#host(host);
+    return this.#options.drains.interrupt(host, cancel);
+  }
+
+  async undrain(host: HostId): Promise<HostView> {
+    this.#host(host);
+    await this.#options.drains.end(host);
+    return viewHost(host, this.#options.hosts, this.#options.cache.ownedBy(host));
   }
 
   subscribe(listener: (event: ApiEvent) => void): () => void {
@@ -143,6 +170,14 @@ export class OperatorDesk implements Operations {
 
   #known(vm: VmId, host: HostId): void {
     this.#config(vm);
+    this.#host(host);
+  }
+
+  #takesVms(host: HostId): void {
+    if (this.#options.hosts.draining(host)) throw new CareofError("host-draining", `${host} is being drained, and takes no VMs until careof undrain ${host}`);
+  }
+
+  #host(host: HostId): void {
     if (this.#options.hosts.host(host) === null) throw new CareofError("unknown-host", `there is no host "${host}"`);
   }
 }

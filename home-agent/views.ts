@@ -35,6 +35,7 @@ export function viewHost(name: HostId, hosts: Hosts, vms: readonly string[]): Ho
     careOf: session?.locators.map((locator) => locator.address) ?? [...(hosts.host(name)?.careOf ?? [])],
     state: session === null ? "gone" : "connected",
     since: since === null ? null : iso(since),
+    draining: hosts.draining(name),
     capabilities: session === null ? null : { ...session.capabilities },
     software: session?.software ?? null,
     vms: [...vms],

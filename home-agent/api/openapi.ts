@@ -23,7 +23,7 @@ export function openapi(routes: readonly Route[], version: string): unknown {
 }
 
 const PLAIN = [
-  ["/v1/events", "Server-sent events: vm, host, migration, alarm", "text/event-stream"],
+  ["/v1/events", "Server-sent events: vm, host, migration, drain, alarm", "text/event-stream"],
   ["/metrics", "Prometheus metrics", "text/plain"],
   ["/healthz", "The process answers", "application/json"],
   ["/readyz", "Requests are taken; 503 and why otherwise", "application/json"],

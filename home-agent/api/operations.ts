@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { HostId, VmId } from "../../model/ids.js";
+import type { DrainOperations, DrainSummary } from "./drain-operations.js";
 
 /** Times are ISO 8601 in UTC with milliseconds; durations are milliseconds; what was not measured is `null`, never 0. */
 const time = z.iso.datetime();
@@ -37,6 +38,8 @@ export const hostView = z.object({
   careOf: z.array(z.string()),
   state: z.enum(["connected", "gone"]),
   since: time.nullable(),
+  /** It takes no VMs. */
+  draining: z.boolean(),
   capabilities: z.object({
     ownsTap: z.boolean(), ownsStream: z.boolean(), canLead: z.boolean(), canHoldTarget: z.boolean(),
     qemuVersion: z.string(), accelerator: z.enum(["kvm", "tcg", "none"]), dataPlane: z.string(), memoryBytes: z.number(),
@@ -84,13 +87,14 @@ export type ApiEvent =
   | { readonly event: "vm"; readonly data: VmView }
   | { readonly event: "host"; readonly data: HostView }
   | { readonly event: "migration"; readonly data: MigrationView }
+  | { readonly event: "drain"; readonly data: DrainSummary }
   | { readonly event: "alarm"; readonly data: AlarmView };
 
 /**
  * What the API may ask of the home agent. Every refusal is a CareofError whose code is the reason (`unknown-vm`, `already-moving`, …) and has changed nothing.
  * Reads are answered from memory.
  */
-export interface Operations {
+export interface Operations extends DrainOperations {
   vms(): readonly VmView[];
   /** @throws CareofError `unknown-vm` */
   vm(vm: VmId): VmView;

@@ -2,6 +2,8 @@ import { z } from "zod";
 import { parsed } from "../../model/config.js";
 import { CareofError } from "../../model/errors.js";
 import { hostId, vmId } from "../../model/ids.js";
+import { drainView } from "./drain-operations.js";
+import { ORDERS } from "../drains/drain.js";
 import { historyView, hostView, migrationView, reloadView, vmView, type Operations } from "./operations.js";
 
 export type Method = "GET" | "POST" | "DELETE";
@@ -52,6 +54,9 @@ function checkBody<B extends z.ZodType>(schema: B, body: unknown): z.output<B> {
 }
 
 const vmOf = (call: Call<unknown>): ReturnType<typeof vmId> => vmId(call.parameters["vm"] ?? "");
+const hostOf = (call: Call<unknown>): ReturnType<typeof hostId> => hostId(call.parameters["host"] ?? "");
+/** Moves at once that a drain may be asked for. */
+const MAX_LIMIT = 64;
 const hostBody = z.strictObject({ host: parsed(hostId) });
 const ACTOR = "operator";
 
@@ -63,6 +68,17 @@ export const ROUTES: readonly Route[] = [
   route("POST", "/v1/vms/{vm}/stop", "Stop a VM", z.strictObject({ force: z.boolean().default(false) }), 200, vmView, (operations, call) => operations.stop(vmOf(call), call.body, ACTOR)),
   route("POST", "/v1/vms/{vm}/resolve", "Decide where a lost VM is", hostBody, 200, vmView, (operations, call) => operations.resolve(vmOf(call), call.body.host, ACTOR)),
   route("GET", "/v1/hosts", "Every host", null, 200, z.array(hostView), (operations) => operations.hosts()),
+  route("GET", "/v1/hosts/{host}/drain", "How far a host is drained", null, 200, drainView, (operations, call) => operations.drain(hostOf(call))),
+  route(
+    "POST", "/v1/hosts/{host}/drain", "Take no VMs on a host from now on, and move away those that are there; again: go on",
+    z.strictObject({ to: z.array(parsed(hostId)).max(256).optional(), limit: z.number().int().min(1).max(MAX_LIMIT).optional(), order: z.enum(ORDERS).optional() }),
+    202, drainView, (operations, call) => operations.beginDrain(hostOf(call), call.body, ACTOR),
+  ),
+  route(
+    "POST", "/v1/hosts/{host}/drain/interrupt", "Begin no other move of a drain; with cancel those under way are cancelled",
+    z.strictObject({ cancel: z.boolean().default(false) }), 202, drainView, (operations, call) => operations.interruptDrain(hostOf(call), call.body),
+  ),
+  route("POST", "/v1/hosts/{host}/undrain", "Take VMs on a host again", z.strictObject({}), 200, hostView, (operations, call) => operations.undrain(hostOf(call))),
   route("GET", "/v1/migrations", "Migrations under way and the latest that ended, newest first", null, 200, z.array(migrationView), (operations) => operations.migrations()),
   route("GET", "/v1/migrations/{migration}", "One migration", null, 200, migrationView, (operations, call) => operations.migration(call.parameters["migration"] ?? "")),
   route(

@@ -103,6 +103,11 @@ export class BindingCache {
     for (const entry of this.#entries.values()) yield entry.state;
   }
 
+  /** Looks through all. */
+  ownedBy(host: HostId): VmId[] {
+    return [...this.#entries.values()].filter(({ state }) => state.binding.owner === host).map(({ vm }) => vm);
+  }
+
   get size(): number {
     return this.#entries.size;
   }

@@ -1,6 +1,7 @@
 import { Agent, request } from "node:http";
 import { connect } from "node:net";
 import t, { type Test } from "tap";
+import type { DrainView } from "../../home-agent/api/drain-operations.js";
 import type { ApiEvent, HostView, MigrationView, Operations, VmView } from "../../home-agent/api/operations.js";
 import { ROUTES } from "../../home-agent/api/routes.js";
 import { openApi, type Api, type ApiLimits } from "../../home-agent/api/server.js";
@@ -13,10 +14,15 @@ const web1: VmView = {
   vm: "web1", homeAddresses: ["198.51.100.7"], host: "host-a", careOf: "10.1.0.2", state: "bound", epoch: 3,
   since: "2026-01-01T00:00:00.000Z", lastHeartbeat: null, evidence: "heartbeat",
 };
-const hostA: HostView = { name: "host-a", careOf: ["10.1.0.2"], state: "gone", since: null, capabilities: null, software: null, vms: ["web1"] };
+const hostA: HostView = { name: "host-a", careOf: ["10.1.0.2"], state: "gone", since: null, draining: false, capabilities: null, software: null, vms: ["web1"] };
 const move: MigrationView = {
   migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", phase: "prepare", result: null, reason: null, startedAt: "2026-01-01T00:00:00.000Z",
   totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, progress: null,
+};
+
+const draining: DrainView = {
+  host: "host-a", state: "running", to: [], limit: 2, order: "config", actor: "operator", startedAt: "2026-01-01T00:00:00.000Z", total: 1, moved: 0, moving: 1, waiting: 0, left: 0,
+  vms: [{ vm: "web1", state: "moving", to: "host-b", migration: "web1@4", reason: null, detail: "" }],
 };
 
 class Scripted implements Operations {
@@ -46,6 +52,13 @@ class Scripted implements Operations {
   start = async (...call: unknown[]): Promise<VmView> => await this.#did("start", call, web1);
   stop = async (...call: unknown[]): Promise<VmView> => await this.#did("stop", call, web1);
   resolve = async (...call: unknown[]): Promise<VmView> => await this.#did("resolve", call, web1);
+  drain = (host: string): DrainView => {
+    if (host !== "host-a") throw new CareofError("not-draining", `${host} is not being drained`);
+    return draining;
+  };
+  beginDrain = async (...call: unknown[]): Promise<DrainView> => await this.#did("drain", call, draining);
+  interruptDrain = async (...call: unknown[]): Promise<DrainView> => await this.#did("interrupt", call, draining);
+  undrain = async (...call: unknown[]): Promise<HostView> => await this.#did("undrain", call, hostA);
   subscribe = (listener: (event: ApiEvent) => void): (() => void) => {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);

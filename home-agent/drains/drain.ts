@@ -1,0 +1,233 @@
+import type { HostId, MigrationId, Millis, VmId } from "../../model/ids.js";
+import type { Reason } from "../../model/reasons.js";
+import type { MigrationOutcome } from "../outcome.js";
+import { loadOf, place, type Scene, type SceneVm } from "./placement.js";
+
+/** In which order VMs go: as the configuration lists them, by name, or by memory. */
+export const ORDERS = ["config", "name", "smallest", "largest"] as const;
+export type Order = (typeof ORDERS)[number];
+
+/**
+ * ```
+ *  waiting ──▶ asked ──▶ moving ──▶ moved
+ *   ▲ │ │        │ refused  │ failed
+ *   │ │ └────────┴──────────┴─────────▶ waiting, for another host     stopped: it runs nowhere any more
+ *   │ ▼ no host takes it, or a person cancelled its move
+ *   └ left (until the drain is begun again)
+ * ```
+ */
+export type StayPhase = "waiting" | "asked" | "moving" | "moved" | "stopped" | "left";
+
+/** One VM that is, or was, on the host. */
+export interface Stay {
+  readonly vm: VmId;
+  readonly phase: StayPhase;
+  /** Where it moves, has moved, or was tried last. */
+  readonly to: HostId | null;
+  readonly migration: MigrationId | null;
+  /** Why it waits or was left. */
+  readonly reason: Reason | null;
+  readonly detail: string;
+  /** Hosts that have failed it since the drain began. */
+  readonly tried: ReadonlyMap<HostId, Reason>;
+  /** It was refused for something that passes: not again before the next tick. */
+  readonly paused: boolean;
+}
+
+export interface Drain {
+  readonly host: HostId;
+  /** Where VMs may go; empty for any host that they list. */
+  readonly to: readonly HostId[];
+  /** Moves at once. */
+  readonly limit: number;
+  readonly order: Order;
+  readonly actor: string;
+  readonly startedAt: Millis;
+  readonly phase: RunPhase;
+  /** In the order in which they go. */
+  readonly stays: readonly Stay[];
+}
+
+/** The host takes no VMs in any of these. */
+export type RunPhase = "running" | "interrupted" | "ended";
+
+export interface Wish {
+  readonly to: readonly HostId[];
+  readonly limit: number;
+  readonly order: Order;
+  readonly actor: string;
+}
+
+export type DrainEvent =
+  /** Something may have changed. */
+  | { readonly type: "look" }
+  /** Time has passed. */
+  | { readonly type: "tick" }
+  | { readonly type: "begin"; readonly wish: Wish; readonly now: Millis }
+  | { readonly type: "interrupt"; readonly cancel: boolean }
+  /** To a move that was asked for. */
+  | { readonly type: "answered"; readonly vm: VmId; readonly reason: Reason; readonly detail: string }
+  | { readonly type: "moved"; readonly vm: VmId; readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason };
+
+export interface Step {
+  readonly drain: Drain;
+  readonly moves: readonly { readonly vm: VmId; readonly to: HostId }[];
+  readonly cancels: readonly MigrationId[];
+}
+
+/** Refusals that say nothing about the host that was asked for. */
+const PASSING: ReadonlySet<Reason> = new Set<Reason>(["already-moving", "start-pending", "stop-pending", "store-unavailable", "too-many", "shutting-down"]);
+
+const NEW: Omit<Stay, "vm"> = { phase: "waiting", to: null, migration: null, reason: null, detail: "", tried: new Map(), paused: false };
+
+/** A drain that begins now; `step` with an event `begin` makes it run. */
+export function newDrain(host: HostId, wish: Wish, now: Millis): Drain {
+  return { host, ...wish, startedAt: now, phase: "interrupted", stays: [] };
+}
+
+/**
+ * One host that is being emptied. What is true of the VMs comes with every event, so that none can be missed for ever.
+ *
+ * ```
+ *               begin                        nothing waits or moves
+ *  interrupted ◀─────▶ running ───────────────────────────────────────▶ ended
+ *        │   interrupt    ▲                                               │
+ *        │                └──────────────────── begin ────────────────────┘
+ *        └ what moves goes on to its end
+ * ```
+ */
+export function step(before: Drain, event: DrainEvent, scene: Scene): Step {
+  const drain = observe(onEvent(before, event, scene), scene);
+  const cancels = event.type === "interrupt" && event.cancel ? drain.stays.flatMap((stay) => (stay.phase === "moving" && stay.migration !== null ? [stay.migration] : [])) : [];
+  if (drain.phase !== "running") return { drain, moves: [], cancels };
+  return { ...plan(drain, scene), cancels };
+}
+
+/** The only place where a drain changes its phase. */
+function changeState(drain: Drain, phase: RunPhase): Drain {
+  return { ...drain, phase };
+}
+
+function onEvent(drain: Drain, event: DrainEvent, scene: Scene): Drain {
+  switch (event.type) {
+    case "look": return drain;
+    case "tick": return { ...drain, stays: drain.stays.map((stay) => (stay.paused ? { ...stay, paused: false } : stay)) };
+    case "begin": return begin(drain, event.wish, event.now, scene);
+    case "interrupt": return drain.phase === "running" ? changeState(drain, "interrupted") : drain;
+    case "answered": return change(drain, event.vm, (stay) => answered(stay, event));
+    case "moved": return change(drain, event.vm, (stay) => ended(stay, event));
+  }
+}
+
+/** Again and again: the wish is the newest one's, and what was left is tried once more. */
+function begin(drain: Drain, wish: Wish, now: Millis, scene: Scene): Drain {
+  const underWay = drain.stays.filter((stay) => stay.phase === "asked" || stay.phase === "moving");
+  const known = new Map(underWay.map((stay) => [stay.vm, stay]));
+  const stays = inOrder([...scene.vms.values()].filter((vm) => known.has(vm.vm) || isAt(vm, drain.host)), wish.order).map(({ vm }) => known.get(vm) ?? { vm, ...NEW });
+  const gone = drain.phase === "running" ? drain.stays.filter((stay) => !stays.some(({ vm }) => vm === stay.vm)) : [];
+  return changeState({ ...drain, ...wish, startedAt: drain.phase === "running" ? drain.startedAt : now, stays: [...gone, ...stays] }, "running");
+}
+
+function inOrder(vms: SceneVm[], order: Order): SceneVm[] {
+  const byName = (a: SceneVm, b: SceneVm): number => (a.vm < b.vm ? -1 : 1);
+  switch (order) {
+    case "config": return vms;
+    case "name": return vms.sort(byName);
+    case "smallest": return vms.sort((a, b) => a.memoryBytes - b.memoryBytes || byName(a, b));
+    case "largest": return vms.sort((a, b) => b.memoryBytes - a.memoryBytes || byName(a, b));
+  }
+}
+
+function change(drain: Drain, vm: VmId, how: (stay: Stay) => Stay): Drain {
+  return { ...drain, stays: drain.stays.map((stay) => (stay.vm === vm ? how(stay) : stay)) };
+}
+
+function answered(stay: Stay, { reason, detail }: { readonly reason: Reason; readonly detail: string }): Stay {
+  if (stay.phase !== "asked") return stay;
+  if (reason === "accepted") return { ...stay, phase: "moving" };
+  if (PASSING.has(reason)) return { ...stay, phase: "waiting", reason, detail, paused: true };
+  return failed(stay, reason, detail);
+}
+
+function ended(stay: Stay, event: { readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason }): Stay {
+  if (stay.phase !== "asked" && stay.phase !== "moving") return stay;
+  // Where it is now, the scene says.
+  if (event.result === "completed") return { ...stay, phase: "waiting", to: event.to, reason: null, detail: "" };
+  if (event.result === "cancelled") return { ...stay, phase: "left", to: event.to, reason: event.reason, detail: "" };
+  return failed({ ...stay, to: event.to }, event.reason, "");
+}
+
+/** The host that it was to go to has failed it: another one may take it. */
+function failed(stay: Stay, reason: Reason, detail: string): Stay {
+  return { ...stay, phase: "waiting", migration: null, reason, detail, tried: stay.to === null ? stay.tried : new Map([...stay.tried, [stay.to, reason]]) };
+}
+
+/** What is true of each VM takes the place of what was thought of it; VMs that have come to the host are taken in. */
+function observe(drain: Drain, scene: Scene): Drain {
+  const known = new Set(drain.stays.map((stay) => stay.vm));
+  const come = [...scene.vms.values()].filter((vm) => !known.has(vm.vm) && isAt(vm, drain.host)).map(({ vm }): Stay => ({ vm, ...NEW }));
+  return { ...drain, stays: [...drain.stays, ...come].map((stay) => seen(stay, scene.vms.get(stay.vm), drain.host)) };
+}
+
+/** It is on the host, comes to it or leaves it. */
+function isAt(vm: SceneVm, host: HostId): boolean {
+  return vm.owner === host || vm.starting === host || vm.move?.from === host || vm.move?.to === host;
+}
+
+function seen(stay: Stay, vm: SceneVm | undefined, host: HostId): Stay {
+  if (vm === undefined) return { ...stay, phase: "stopped", migration: null, reason: "unknown-vm", detail: "it is not configured any more" };
+  if (vm.phase === "lost" && isAt(vm, host)) return left(stay, "released-unknown", `${vm.vm} is LOST: careof resolve ${vm.vm} HOST`);
+  if (vm.move !== null && vm.move.from === host) return { ...stay, phase: "moving", to: vm.move.to, migration: vm.move.id, reason: null, detail: "" };
+  if (vm.move !== null && vm.move.to === host) return waits(stay, "already-moving", `it comes from ${vm.move.from}`);
+  if (vm.owner !== host) {
+    if (vm.starting === host) return waits(stay, "start-pending", "it is being started");
+    if (vm.owner === null || vm.phase === "none") return { ...stay, phase: "stopped", migration: null, reason: null, detail: "" };
+    return { ...stay, phase: "moved", to: vm.owner, reason: null, detail: "" };
+  }
+  if (!vm.movable) return left(stay, "unsupported", "something else moves it (driver external)");
+  if (vm.stopping) return waits(stay, "stop-pending", "it is being stopped");
+  if (vm.phase === "expired" || vm.phase === "none") return left(stay, "not-bound", `it is ${vm.phase}`);
+  switch (stay.phase) {
+    case "moving": return failed(stay, "migrate-failed", "");
+    case "moved":
+    case "stopped": return { ...stay, ...NEW };
+    case "waiting": return PASSING.has(stay.reason ?? "accepted") && !stay.paused ? { ...stay, reason: null, detail: "" } : stay;
+    case "asked":
+    case "left": return stay;
+  }
+}
+
+function left(stay: Stay, reason: Reason, detail: string): Stay {
+  return { ...stay, phase: "left", migration: null, reason, detail };
+}
+
+/** For something that will be over. */
+function waits(stay: Stay, reason: Reason, detail: string): Stay {
+  return { ...stay, phase: "waiting", migration: null, reason, detail, paused: false };
+}
+
+/** As many moves as the limit allows, in order; who finds no place is left. Over when nothing waits or moves any more. */
+function plan(drain: Drain, scene: Scene): Omit<Step, "cancels"> {
+  const load = loadOf(scene);
+  const add = (host: HostId, stay: Stay): void => { load.set(host, (load.get(host) ?? 0) + (scene.vms.get(stay.vm)?.memoryBytes ?? 0)); };
+  const moves: { readonly vm: VmId; readonly to: HostId }[] = [];
+  let active = 0;
+  for (const stay of drain.stays) {
+    if (stay.phase === "asked" || stay.phase === "moving") active += 1;
+    if (stay.phase === "asked" && stay.to !== null) add(stay.to, stay);
+  }
+  const stays = drain.stays.map((stay): Stay => {
+    const vm = scene.vms.get(stay.vm);
+    if (stay.phase !== "waiting" || vm === undefined || stay.paused || PASSING.has(stay.reason ?? "accepted") || active >= drain.limit) return stay;
+    const absent = scene.hosts.get(drain.host)?.connected === true ? null : ({ host: null, reason: "host-gone", detail: `${drain.host} is not connected`, hostGone: true } as const);
+    const placed = absent ?? place(vm, drain.host, drain.to, stay.tried, scene, load);
+    if (placed.host === null) return scene.returning && placed.hostGone ? stay : left(stay, placed.reason, placed.detail);
+    active += 1;
+    add(placed.host, stay);
+    moves.push({ vm: stay.vm, to: placed.host });
+    return { ...stay, phase: "asked", to: placed.host, reason: null, detail: "" };
+  });
+  const over = stays.every((stay) => stay.phase === "moved" || stay.phase === "stopped" || stay.phase === "left");
+  const next = { ...drain, stays };
+  return { drain: over ? changeState(next, "ended") : next, moves };
+}

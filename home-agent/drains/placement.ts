@@ -1,0 +1,89 @@
+import type { HostId, MigrationId, VmId } from "../../model/ids.js";
+import type { Reason } from "../../model/reasons.js";
+import type { BindingPhase } from "../bindings/binding.js";
+
+/** One VM as a drain sees it. */
+export interface SceneVm {
+  readonly vm: VmId;
+  /** Where it may run. */
+  readonly hosts: readonly HostId[];
+  /** careof moves it; `false` for a VM that something else moves. */
+  readonly movable: boolean;
+  /** Bytes that it takes on a host; 0 for what is not known. */
+  readonly memoryBytes: number;
+  readonly phase: BindingPhase;
+  readonly owner: HostId | null;
+  readonly starting: HostId | null;
+  readonly stopping: boolean;
+  readonly move: { readonly id: MigrationId; readonly from: HostId; readonly to: HostId } | null;
+}
+
+export interface SceneHost {
+  readonly connected: boolean;
+  /** It takes no VMs. */
+  readonly draining: boolean;
+  /** Bytes that it has; 0 for what is not known. */
+  readonly memoryBytes: number;
+}
+
+/** What is true at one moment, of all VMs and all hosts. */
+export interface Scene {
+  readonly vms: ReadonlyMap<VmId, SceneVm>;
+  readonly hosts: ReadonlyMap<HostId, SceneHost>;
+  /** Bytes of every host that are not for guests. */
+  readonly reserveBytes: number;
+  /** The home agent has just been started: hosts that are not here may still come back. */
+  readonly returning: boolean;
+}
+
+export type Placement =
+  | { readonly host: HostId }
+  | { readonly host: null; readonly reason: Reason; readonly detail: string; readonly hostGone: boolean };
+
+/** Bytes of guests that are on each host, or on their way there. */
+export function loadOf(scene: Scene): Map<HostId, number> {
+  const load = new Map<HostId, number>();
+  for (const { owner, starting, move, memoryBytes } of scene.vms.values()) {
+    for (const host of new Set([owner, starting, move?.to ?? null])) if (host !== null) load.set(host, (load.get(host) ?? 0) + memoryBytes);
+  }
+  return load;
+}
+
+/**
+ * Where a VM of `from` goes: of the hosts that it lists, and that are wanted (`to`, empty for any), the one on which the most memory is left; of equals, the first by name.
+ * `tried`: hosts that have failed it, and why. Without a place the reason is the one that all candidates share, else `no-host-fits` with each host's own. `hostGone`: one of them is not connected, and might
+ * take it when it is.
+ */
+export function place(vm: SceneVm, from: HostId, to: readonly HostId[], tried: ReadonlyMap<HostId, Reason>, scene: Scene, load: ReadonlyMap<HostId, number>): Placement {
+  const elsewhere = vm.hosts.filter((host) => host !== from);
+  const candidates = to.length === 0 ? elsewhere : elsewhere.filter((host) => to.includes(host));
+  if (elsewhere.length === 0) return { host: null, reason: "no-host-fits", detail: `${vm.vm} lists no host but ${from}`, hostGone: false };
+  if (candidates.length === 0) return { host: null, reason: "not-listed", detail: `${vm.vm} may run on ${elsewhere.join(", ")} only`, hostGone: false };
+  let best: { readonly host: HostId; readonly free: number } | null = null;
+  const against: { readonly host: HostId; readonly reason: Reason }[] = [];
+  for (const name of [...candidates].sort()) {
+    const host = scene.hosts.get(name);
+    const free = freeOn(name, scene, load);
+    const reason = objection(host, free, vm.memoryBytes, tried.get(name));
+    if (reason !== null) against.push({ host: name, reason });
+    else if (best === null || free > best.free) best = { host: name, free };
+  }
+  if (best !== null) return { host: best.host };
+  const reasons = new Set(against.map((each) => each.reason));
+  const [only] = reasons;
+  return { host: null, reason: reasons.size === 1 && only !== undefined ? only : "no-host-fits", detail: against.map(({ host, reason }) => `${host}: ${reason}`).join(", "), hostGone: reasons.has("host-gone") };
+}
+
+/** Bytes; infinite where the host has not said how much it has. */
+export function freeOn(name: HostId, scene: Scene, load: ReadonlyMap<HostId, number>): number {
+  const has = scene.hosts.get(name)?.memoryBytes ?? 0;
+  return has === 0 ? Number.POSITIVE_INFINITY : has - scene.reserveBytes - (load.get(name) ?? 0);
+}
+
+function objection(host: SceneHost | undefined, free: number, wanted: number, failed: Reason | undefined): Reason | null {
+  if (host === undefined) return "unknown-host";
+  if (host.draining) return "host-draining";
+  if (!host.connected) return "host-gone";
+  if (failed !== undefined) return failed;
+  return wanted > free ? "not-enough-memory" : null;
+}

@@ -1,0 +1,221 @@
+import { join } from "node:path";
+import t, { type Test } from "tap";
+import type { ApiEvent } from "../../home-agent/api/operations.js";
+import { Journal } from "../../home-agent/store/journal.js";
+import { MemoryStore } from "../../home-agent/store/memory-store.js";
+import { epoch, parseMigrationId, vmId } from "../../model/ids.js";
+import { decision } from "../../proto/channel.js";
+import { Bench, temporary, until } from "./bench.js";
+import { ACCEPTED, Move, type ScriptedAgent } from "./scripted-agent.js";
+
+const NAMES = ["web1", "web2", "web3", "web4"];
+const GIB = 2 ** 30;
+
+/** Four VMs on host-a that may go anywhere, of which web4 takes 3 GiB. */
+const CHANGE = {
+  vms: NAMES.map((name, i) => ({
+    name, homeAddresses: [`198.51.100.${String(7 + i)}`], mac: `52:54:00:00:00:1${String(i)}`, keyFile: "web1.key", hosts: ["host-a", "host-b", "host-c"], qemu: { memory: name === "web4" ? "3G" : "512M", kernel: "/k" },
+  })),
+  drain: { reserve: 0 },
+};
+
+interface Scripted {
+  readonly bench: Bench;
+  readonly agents: Readonly<Record<"host-a" | "host-b" | "host-c", ScriptedAgent>>;
+  /** VMs whose move is held. */
+  readonly held: Map<string, () => Promise<void>>;
+  readonly events: ApiEvent[];
+}
+
+/** Host A does what it is told when `held` lets it; the others have so much memory, in GiB. */
+async function opened(t: Test, memory: Readonly<Record<"host-b" | "host-c", number>>, options: { readonly hold: boolean; readonly directory?: string; readonly running?: boolean; readonly store?: MemoryStore }): Promise<Scripted> {
+  const directory = options.directory ?? temporary(t);
+  const bench = await Bench.open(t, { directory, change: CHANGE, store: options.store ?? await Journal.open({ directory: join(directory, "state") }) });
+  const agents = { "host-a": bench.agent("host-a"), "host-b": bench.agent("host-b"), "host-c": bench.agent("host-c") };
+  const held = new Map<string, () => Promise<void>>();
+  const capabilities = { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake" } as const;
+  const source = agents["host-a"];
+  if (options.running === true) for (const name of NAMES) source.runs.set(vmId(name), epoch(1));
+  await source.connect({ capabilities: { ...capabilities, memoryBytes: 8 * GIB } });
+  for (const name of ["host-b", "host-c"] as const) await agents[name].connect({ capabilities: { ...capabilities, memoryBytes: memory[name] * GIB } });
+  source.on("migrate", (body, answer) => {
+    answer(ACCEPTED);
+    const { vm, epoch: reserved } = parseMigrationId(body.migration);
+    const target = [agents["host-b"], agents["host-c"]].find((agent) => agent.received.some((each) => each.kind === "prepare" && each.migration === body.migration));
+    if (target === undefined) throw new Error(`nobody prepared ${body.migration}`);
+    const move = new Move(source, target, vm, reserved);
+    const go = async (): Promise<void> => {
+      held.delete(vm);
+      await move.released();
+      await move.running(true);
+    };
+    if (options.hold) held.set(vm, go);
+    else go().catch((thrown: unknown) => { t.comment(`${vm}: ${String(thrown)}`); });
+  });
+  const events: ApiEvent[] = [];
+  const reader = new AbortController();
+  t.teardown(() => { reader.abort(); });
+  return { bench, agents, held, events };
+}
+
+async function started(set: Scripted): Promise<void> {
+  for (const name of NAMES) {
+    const answer = await set.bench.call("POST", `/v1/vms/${name}/start`, { host: "host-a" });
+    if (answer.status !== 200) throw new Error(JSON.stringify(answer));
+  }
+}
+
+async function state(bench: Bench, wanted: string, host = "host-a"): Promise<Record<string, unknown>> {
+  let seen: Record<string, unknown> = {};
+  await until(`the drain is ${wanted}`, async () => {
+    seen = (await bench.call("GET", `/v1/hosts/${host}/drain`)).body;
+    return seen["state"] === wanted;
+  }, 15_000);
+  return seen;
+}
+
+await t.test("every VM moves away, two at a time, to where there is room; the host takes none until it is undrained", async (t) => {
+  const set = await opened(t, { "host-b": 1.5, "host-c": 3.5 }, { hold: true });
+  const { bench, held } = set;
+  await started(set);
+  t.match(await bench.call("GET", "/v1/hosts/host-a/drain"), { status: 404, body: { code: "not-draining" } });
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain", { order: "largest" }), { status: 202, body: { state: "running", limit: 2, total: 4, moving: 2, waiting: 2, order: "largest" } });
+  await until("two move", () => held.size === 2);
+  t.same([...held.keys()].sort(), ["web1", "web4"], "the largest, and the next by name");
+  t.match(await bench.where("web4"), { state: "moving" });
+  t.match((await bench.call("GET", "/v1/migrations")).body, [{ vm: "web1", to: "host-b" }, { vm: "web4", to: "host-c" }], "each where the most memory is left");
+  t.match((await bench.call("GET", "/v1/hosts")).body, [{ name: "host-a", draining: true }, { name: "host-b", draining: false }, { name: "host-c", draining: false }]);
+  await held.get("web1")?.();
+  await until("the next one moves", () => held.has("web2"));
+  t.match(await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-a" }), { status: 409, body: { code: "host-draining" } });
+  t.match(await bench.call("POST", "/v1/vms/web1/start", { host: "host-a" }), { status: 409, body: { code: "host-draining" } });
+  for (const name of ["web4", "web2", "web3"]) {
+    await until(`${name} moves`, () => held.has(name));
+    await held.get(name)?.();
+  }
+  t.match(await state(bench, "completed"), {
+    total: 4, moved: 4, moving: 0, waiting: 0, left: 0,
+    vms: [{ vm: "web4", state: "moved", to: "host-c" }, { vm: "web1", state: "moved", to: "host-b" }, { vm: "web2", state: "moved", to: "host-b" }, { vm: "web3", state: "moved" }],
+  });
+  t.match(await bench.call("POST", "/v1/hosts/host-a/undrain", {}), { status: 200, body: { name: "host-a", draining: false, vms: [] } });
+  t.match(await bench.call("POST", "/v1/hosts/host-a/undrain", {}), { status: 200, body: { draining: false } }, "again: nothing to do");
+  t.match(await bench.call("GET", "/v1/hosts/host-a/drain"), { status: 404, body: { code: "not-draining" } });
+  const back = await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-a" });
+  t.equal(back.status, 202, JSON.stringify(back.body));
+});
+
+await t.test("what fits nowhere is left with the reason, and moves when it is begun again with room", async (t) => {
+  const set = await opened(t, { "host-b": 1.75, "host-c": 1 }, { hold: false });
+  const { bench } = set;
+  await started(set);
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain", { to: ["host-b"], limit: 1 }), { status: 202 });
+  t.match(await state(bench, "incomplete"), { to: ["host-b"], moved: 3, left: 1, vms: [{}, {}, {}, { vm: "web4", state: "left", reason: "not-enough-memory", detail: "host-b: not-enough-memory" }] });
+  t.match(await bench.where("web4"), { state: "bound", host: "host-a" });
+  await bench.agents[2]?.disconnect();
+  await until("host-c is gone", async () => ((await bench.call("GET", "/v1/hosts")).body as unknown as readonly { readonly state: string }[])[2]?.state === "gone");
+  await set.agents["host-c"].connect({ capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", memoryBytes: 4 * GIB } });
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain", { to: ["host-c"] }), { status: 202, body: { limit: 1, total: 1 } }, "what is not said stays");
+  t.match(await state(bench, "completed"), { vms: [{ vm: "web4", state: "moved", to: "host-c" }] });
+});
+
+await t.test("interrupted: what moves goes on, nothing else begins; or it is cancelled. Begun again it goes on", async (t) => {
+  const set = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: true });
+  const { bench, held, agents } = set;
+  await started(set);
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain/interrupt", {}), { status: 404, body: { code: "not-draining" } });
+  await bench.call("POST", "/v1/hosts/host-a/drain", {});
+  await until("two move", () => held.size === 2);
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain/interrupt", {}), { status: 202, body: { state: "stopping", moving: 2, waiting: 2 } });
+  await held.get("web1")?.();
+  agents["host-a"].on("abort", (body, answer) => {
+    answer(ACCEPTED);
+    const { vm, epoch: reserved } = parseMigrationId(body.migration);
+    held.delete(vm);
+    new Move(agents["host-a"], agents["host-b"], vm, reserved).sourceEnded("source-runs", "cancelled-by-operator").catch((thrown: unknown) => { t.fail(String(thrown)); });
+  });
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain/interrupt", { cancel: true }), { status: 202 });
+  t.match(await state(bench, "interrupted"), { moved: 1, moving: 0, waiting: 2, left: 1, vms: [{ vm: "web1", state: "moved" }, { vm: "web2", state: "left", reason: "cancelled-by-operator" }, { state: "waiting" }, { state: "waiting" }] });
+  t.match(await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-a" }), { status: 409, body: { code: "host-draining" } }, "the host still takes none");
+  await bench.call("POST", "/v1/hosts/host-a/drain", { limit: 4 });
+  for (const name of ["web2", "web3", "web4"]) {
+    await until(`${name} moves`, () => held.has(name));
+    await held.get(name)?.();
+  }
+  t.match(await state(bench, "completed"), { total: 3, moved: 3 });
+});
+
+await t.test("the mark, and a drain that was running, survive the home agent", async (t) => {
+  const directory = temporary(t);
+  const first = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: true, directory });
+  await started(first);
+  await first.bench.call("POST", "/v1/hosts/host-a/drain", { limit: 1, to: ["host-b"] });
+  await until("one moves", () => first.held.has("web1"));
+  await first.held.get("web1")?.();
+  await until("the next one moves", () => first.held.has("web2"));
+  await first.held.get("web2")?.();
+  await until("the third moves", () => first.held.has("web3"));
+  await first.bench.call("POST", "/v1/hosts/host-a/drain/interrupt", { cancel: false });
+  await first.held.get("web3")?.();
+  await state(first.bench, "interrupted");
+  await first.bench.call("POST", "/v1/hosts/host-a/drain", {});
+  await until("the last one moves", () => first.held.has("web4"));
+  await first.held.get("web4")?.();
+  await state(first.bench, "completed");
+  await first.bench.close();
+
+  const second = await Bench.open(t, { directory, change: CHANGE, store: await Journal.open({ directory: join(directory, "state") }) });
+  t.match((await second.call("GET", "/v1/hosts")).body, [{ name: "host-a", draining: true }, { draining: false }, { draining: false }]);
+  t.match(await second.call("GET", "/v1/hosts/host-a/drain"), { status: 200, body: { state: "completed", limit: 1, to: ["host-b"] } });
+  t.match(await second.call("POST", "/v1/vms/web1/start", { host: "host-a" }), { status: 409, body: { code: "host-draining" } });
+  t.match(await second.call("POST", "/v1/hosts/host-a/undrain", {}), { status: 200, body: { draining: false } });
+  await second.close();
+  const third = await Bench.open(t, { directory, change: CHANGE, store: await Journal.open({ directory: join(directory, "state") }) });
+  t.match((await third.call("GET", "/v1/hosts")).body, [{ name: "host-a", draining: false }], "and so does its end");
+  t.match(await third.call("POST", "/v1/hosts/host-a/drain", {}), { status: 202, body: { state: "completed", total: 0 } }, "drained again, under a key that was removed once");
+});
+
+await t.test("a home agent that dies in the midst goes on with the rest when its hosts are back", async (t) => {
+  const directory = temporary(t);
+  const first = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: true, directory });
+  await started(first);
+  await first.bench.call("POST", "/v1/hosts/host-a/drain", { limit: 1 });
+  await until("one moves", () => first.held.has("web1"));
+  await first.bench.close();
+
+  const second = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: false, directory, running: true });
+  await second.agents["host-a"].until("migrate", (body) => body.migration.startsWith("web2"), 15_000);
+  const over = await state(second.bench, "incomplete");
+  t.match(over, { limit: 1, moved: 3, left: 1, vms: [{ vm: "web1", state: "left" }, { state: "moved" }, { state: "moved" }, { state: "moved" }] }, "the host knows nothing of the move that was under way: it is given back, and not tried there again by itself");
+  t.comment(JSON.stringify(over["vms"]));
+  await second.bench.call("POST", "/v1/hosts/host-a/drain", {});
+  t.match(await state(second.bench, "completed"), { total: 1, moved: 1 });
+  t.match(await second.bench.where("web4"), { host: "host-b", state: "bound" });
+});
+
+await t.test("refusals change nothing", async (t) => {
+  const store = new MemoryStore();
+  const set = await opened(t, { "host-b": 8, "host-c": 8 }, { hold: true, store });
+  const { bench } = set;
+  await started(set);
+  for (const [path, body, status, code] of [
+    ["/v1/hosts/host-z/drain", {}, 404, "unknown-host"],
+    ["/v1/hosts/host-z/undrain", {}, 404, "unknown-host"],
+    ["/v1/hosts/host-a/drain", { to: ["host-z"] }, 404, "unknown-host"],
+    ["/v1/hosts/host-a/drain", { to: ["host-a"] }, 409, "not-permitted"],
+    ["/v1/hosts/host-a/drain", { limit: 0 }, 400, "malformed-body"],
+    ["/v1/hosts/host-a/drain", { order: "random" }, 400, "malformed-body"],
+    ["/v1/hosts/HOST/drain", {}, 400, "malformed-host"],
+  ] as const) t.match(await bench.call("POST", path, body), { status, body: { code } }, `${path} ${JSON.stringify(body)}`);
+  store.unavailable = true;
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain", {}), { status: 503, body: { code: "store-unavailable", retryable: true } });
+  store.unavailable = false;
+  t.match((await bench.call("GET", "/v1/hosts")).body, [{ name: "host-a", draining: false }]);
+  t.equal(set.held.size, 0);
+  set.agents["host-b"].on("prepare", (_body, answer) => { answer(decision("prepare-failed", "no memory")); });
+  set.agents["host-c"].on("prepare", (_body, answer) => { answer(decision("prepare-failed", "no memory")); });
+  await bench.call("POST", "/v1/hosts/host-a/drain", {});
+  t.match(await state(bench, "incomplete"), { moved: 0, left: 4, vms: [{ reason: "prepare-failed", detail: "host-b: prepare-failed, host-c: prepare-failed" }] });
+  store.unavailable = true;
+  t.match(await bench.call("POST", "/v1/hosts/host-a/undrain", {}), { status: 503, body: { code: "store-unavailable" } });
+  t.match((await bench.call("GET", "/v1/hosts")).body, [{ name: "host-a", draining: true }]);
+});
