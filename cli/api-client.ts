@@ -3,7 +3,7 @@ import { SystemClock, type Clock } from "../model/clock.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, type HostId, type Millis, type VmId } from "../model/ids.js";
 import { EventParser } from "./event-parser.js";
-import { errorReply, happening, hostReply, migrationReply, reloadReply, stayReply, vmReply, type Happening, type HostReply, type MigrationReply, type StayReply, type VmReply } from "./replies.js";
+import { drainReply, errorReply, happening, hostReply, migrationReply, reloadReply, stayReply, vmReply, type DrainReply, type Happening, type HostReply, type MigrationReply, type StayReply, type VmReply } from "./replies.js";
 
 export interface ApiLimits {
   /** For an ordinary answer. */
@@ -86,6 +86,23 @@ export class ApiClient {
 
   async resolve(vm: VmId, host: HostId): Promise<VmReply> {
     return this.#ask({ method: "POST", path: ["vms", vm, "resolve"], body: { host }, reply: vmReply, limit: this.#limits.start });
+  }
+
+  async drain(host: HostId): Promise<DrainReply> {
+    return this.#ask({ path: ["hosts", host, "drain"], reply: drainReply });
+  }
+
+  /** What is not said stays as it was. Resolves when it has begun. */
+  async beginDrain(host: HostId, wish: { readonly to: readonly HostId[] | undefined; readonly limit: number | undefined; readonly order: string | undefined }): Promise<DrainReply> {
+    return this.#ask({ method: "POST", path: ["hosts", host, "drain"], body: wish, reply: drainReply });
+  }
+
+  async interruptDrain(host: HostId, cancel: boolean): Promise<DrainReply> {
+    return this.#ask({ method: "POST", path: ["hosts", host, "drain", "interrupt"], body: { cancel }, reply: drainReply });
+  }
+
+  async undrain(host: HostId): Promise<HostReply> {
+    return this.#ask({ method: "POST", path: ["hosts", host, "undrain"], body: {}, reply: hostReply });
   }
 
   async reload(): Promise<z.infer<typeof reloadReply>> {

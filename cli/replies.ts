@@ -39,6 +39,8 @@ export const hostReply = z.object({
   careOf: z.array(z.string()),
   state: z.enum(["connected", "gone"]),
   since: time.nullable(),
+  /** It takes no VMs. */
+  draining: z.boolean().default(false),
   capabilities: z.looseObject({ qemuVersion: z.string(), accelerator: z.string(), dataPlane: z.string(), memoryBytes: z.number(), canLead: z.boolean() }).nullable(),
   software: z.string().nullable().optional(),
   vms: z.array(z.string()),
@@ -64,6 +66,29 @@ export const migrationReply = z.object({
 });
 export type MigrationReply = z.infer<typeof migrationReply>;
 
+const drainSummary = {
+  host: z.string(),
+  state: z.enum(["running", "stopping", "interrupted", "completed", "incomplete", "undrained"]),
+  to: z.array(z.string()),
+  limit: z.number(),
+  order: z.string(),
+  actor: z.string(),
+  startedAt: time,
+  total: z.number(),
+  moved: z.number(),
+  moving: z.number(),
+  waiting: z.number(),
+  left: z.number(),
+};
+export const drainSummaryReply = z.object(drainSummary);
+export type DrainSummaryReply = z.infer<typeof drainSummaryReply>;
+
+export const drainReply = z.object({
+  ...drainSummary,
+  vms: z.array(z.object({ vm: z.string(), state: z.enum(["waiting", "moving", "moved", "stopped", "left"]), to: z.string().nullable(), migration: z.string().nullable(), reason: z.string().nullable(), detail: z.string() })),
+});
+export type DrainReply = z.infer<typeof drainReply>;
+
 export const alarmReply = z.object({ alarm: z.string(), vm: z.string(), hosts: z.array(z.string()), detail: z.string(), at: time });
 export type AlarmReply = z.infer<typeof alarmReply>;
 
@@ -75,6 +100,7 @@ export type Happening =
   | { readonly event: "vm"; readonly data: VmReply }
   | { readonly event: "host"; readonly data: HostReply }
   | { readonly event: "migration"; readonly data: MigrationReply }
+  | { readonly event: "drain"; readonly data: DrainSummaryReply }
   | { readonly event: "alarm"; readonly data: AlarmReply };
 
 /** The event of that name, checked; null for a name that is not known here. @throws ZodError */
@@ -86,6 +112,8 @@ export function happening(event: string, data: unknown): Happening | null {
       return { event, data: hostReply.parse(data) };
     case "migration":
       return { event, data: migrationReply.parse(data) };
+    case "drain":
+      return { event, data: drainSummaryReply.parse(data) };
     case "alarm":
       return { event, data: alarmReply.parse(data) };
     default:

@@ -10,6 +10,8 @@ export interface Terminal {
   readonly errIsLive: boolean;
   /** Characters that fit into a line; null when nobody looks (a pipe gets lines as long as they are). */
   readonly columns: number | null;
+  /** Lines of the screen; null likewise. */
+  readonly rows: number | null;
   /** Takes Ctrl-C and SIGTERM over until the returned function is called. */
   onInterrupt(listener: () => void): () => void;
 }
@@ -33,6 +35,10 @@ export class ProcessTerminal implements Terminal {
 
   get columns(): number | null {
     return process.stdout.isTTY ? process.stdout.columns : null;
+  }
+
+  get rows(): number | null {
+    return process.stdout.isTTY ? process.stdout.rows : null;
   }
 
   onInterrupt(listener: () => void): () => void {

@@ -1,10 +1,9 @@
-import type { Clock, Timer } from "../model/clock.js";
+import type { Clock } from "../model/clock.js";
 import type { CareofError } from "../model/errors.js";
-import { millis } from "../model/ids.js";
-import { vmTable } from "./commands/vms.js";
+import { sumLine } from "./commands/drain.js";
 import { progressLine } from "./migration-progress.js";
 import { localTime, measured } from "./quantities.js";
-import type { Happening, HostReply, MigrationReply, VmReply } from "./replies.js";
+import type { Happening } from "./replies.js";
 import { plain, type Terminal } from "./terminal.js";
 
 /** How `watch` shows what happens. */
@@ -89,114 +88,14 @@ export function eventLine({ event, data }: Happening): string {
     case "vm":
       return plain(`${data.vm} is ${data.state}${data.host === null ? "" : ` in care of ${data.host}`}${data.careOf === null ? "" : ` (${data.careOf})`}, epoch ${String(data.epoch)}`);
     case "host":
-      return plain(`${data.name} is ${data.state}`);
+      return plain(`${data.name} is ${data.state}${data.draining ? ", draining" : ""}`);
     case "migration":
       return data.result === null
         ? progressLine(data)
         : plain(`${data.vm} ${data.from} → ${data.to}  ${data.result}${data.reason === null ? "" : ` (${data.reason})`}: paused ${measured(data.pauseMs)}, gap ${measured(data.gapDownMs)} down, ${measured(data.gapUpMs)} up`);
+    case "drain":
+      return plain(data.state === "undrained" ? `${data.host} takes VMs again` : `drain of ${sumLine(data)}${data.state === "running" ? "" : ` (${data.state})`}`);
     case "alarm":
       return plain(`ALARM ${data.alarm}: ${data.vm}${data.hosts.length === 0 ? "" : ` (${data.hosts.join(", ")})`} ${data.detail}`);
-  }
-}
-
-/** So often at most, and at least (ages grow), the screen is drawn. */
-const DRAW_SOONEST = millis(100);
-const DRAW_LATEST = millis(1000);
-const KEPT_EVENTS = 8;
-const ALTERNATE = "\u001b[?1049h\u001b[?25l";
-const NORMAL = "\u001b[?25h\u001b[?1049l";
-const HOME_AND_CLEAR = "\u001b[H\u001b[J";
-
-/** The whole terminal, redrawn. */
-export class ScreenView implements View {
-  readonly #terminal: Terminal;
-  readonly #clock: Clock;
-  readonly #vms = new Map<string, VmReply>();
-  readonly #hosts = new Map<string, HostReply>();
-  readonly #moves = new Map<string, MigrationReply>();
-  readonly #events: string[] = [];
-  #trouble: string | null = null;
-  /** What is shown is from before a break; the present state will take its place. */
-  #outdated = false;
-  #timer: Timer | null = null;
-  #drawnAt = millis(0);
-  #open = false;
-
-  constructor(terminal: Terminal, clock: Clock) {
-    this.#terminal = terminal;
-    this.#clock = clock;
-  }
-
-  show(happening: Happening, present: boolean): void {
-    if (this.#outdated) for (const each of [this.#vms, this.#hosts, this.#moves]) each.clear();
-    this.#outdated = false;
-    const before = happening.event === "vm" ? this.#vms.get(happening.data.vm) : undefined;
-    this.#remember(happening);
-    const progress = happening.event === "migration" && happening.data.result === null;
-    const refreshed = happening.event === "vm" && before !== undefined && eventLine({ event: "vm", data: before }) === eventLine(happening);
-    if (!present && !progress && !refreshed) {
-      this.#events.push(`${localTime(new Date(this.#clock.now()).toISOString()).slice(11)}  ${eventLine(happening)}`);
-      this.#events.splice(0, this.#events.length - KEPT_EVENTS);
-    }
-    if (this.#open) this.#drawSoon();
-  }
-
-  ready(): void {
-    this.#trouble = null;
-    this.#draw();
-  }
-
-  lost(error: CareofError): void {
-    this.#trouble = plain(error.message);
-    this.#outdated = true;
-    this.#draw();
-  }
-
-  close(): void {
-    this.#timer?.cancel();
-    if (this.#open) this.#terminal.out(NORMAL);
-    this.#open = false;
-  }
-
-  #remember(happening: Happening): void {
-    switch (happening.event) {
-      case "vm":
-        this.#vms.set(happening.data.vm, happening.data);
-        break;
-      case "host":
-        this.#hosts.set(happening.data.name, happening.data);
-        break;
-      case "migration":
-        if (happening.data.result === null) this.#moves.set(happening.data.migration, happening.data);
-        else this.#moves.delete(happening.data.migration);
-        break;
-      case "alarm":
-        break;
-    }
-  }
-
-  #drawSoon(): void {
-    const due = Math.max(0, this.#drawnAt + DRAW_SOONEST - this.#clock.monotonic());
-    this.#timer?.cancel();
-    this.#timer = this.#clock.after("draw", millis(due), () => { this.#draw(); });
-  }
-
-  #draw(): void {
-    this.#timer?.cancel();
-    this.#drawnAt = this.#clock.monotonic();
-    const columns = this.#terminal.columns ?? 80;
-    const hosts = [...this.#hosts.values()].map((host) => `${plain(host.name)} ${host.state === "connected" ? "✓" : "gone"}`).join("   ");
-    const lines = [
-      `careof  ${hosts}`,
-      "",
-      ...vmTable([...this.#vms.values()], this.#clock.now(), columns).trimEnd().split("\n"),
-      ...(this.#moves.size === 0 ? [] : ["", ...[...this.#moves.values()].map(progressLine)]),
-      "",
-      ...this.#events,
-      ...(this.#trouble === null ? [] : ["", `no contact, trying again: ${this.#trouble}`]),
-    ];
-    this.#terminal.out(`${this.#open ? "" : ALTERNATE}${HOME_AND_CLEAR}${lines.map((line) => line.slice(0, columns)).join("\r\n")}`);
-    this.#open = true;
-    this.#timer = this.#clock.after("draw", DRAW_LATEST, () => { this.#draw(); });
   }
 }

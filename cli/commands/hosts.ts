@@ -14,11 +14,17 @@ export function hostsCommand(context: Context): Command {
 
 export function hostTable(hosts: readonly HostReply[], now: number, columns: number | null): string {
   return table(
-    ["HOST", "CARE-OF", "STATE", "SINCE", "QEMU", "ACCEL", "PLANE", "VMS"],
+    ["HOST", "CARE-OF", "STATE", "SINCE", "QEMU", "ACCEL", "PLANE", "VMS", "NAMES"],
     hosts.map((host) => [
-      host.name, host.careOf.join(","), host.state, age(host.since, now), host.capabilities?.qemuVersion ?? "–", host.capabilities?.accelerator ?? "–", host.capabilities?.dataPlane ?? "–",
-      host.vms.length === 0 ? "–" : host.vms.join(","),
+      host.name, host.careOf.join(","), stateOf(host), age(host.since, now), host.capabilities?.qemuVersion ?? "–", host.capabilities?.accelerator ?? "–", host.capabilities?.dataPlane ?? "–",
+      String(host.vms.length), host.vms.length === 0 ? "–" : host.vms.join(","),
     ]),
     columns,
+    ["NAMES", "PLANE", "QEMU", "ACCEL", "CARE-OF"],
   );
+}
+
+/** `connected`, `gone`; `draining` where it takes no VMs. */
+export function stateOf({ state, draining }: HostReply): string {
+  return !draining ? state : state === "connected" ? "draining" : `${state}, draining`;
 }

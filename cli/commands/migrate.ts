@@ -1,15 +1,20 @@
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
 import { toCareofError, type CareofError } from "../../model/errors.js";
 import { millis, type HostId, type VmId } from "../../model/ids.js";
 import type { ApiClient } from "../api-client.js";
 import { client, hostArgument, operatorCommand, show, vmArgument, type Context, type OperatorOptions } from "../context.js";
+import { moveAll, type Moved } from "../move-all.js";
 import { follow } from "../migration-follower.js";
 import { MigrationProgress } from "../migration-progress.js";
 import { bytes, duration, measured } from "../quantities.js";
 import type { MigrationReply } from "../replies.js";
 import { plain } from "../terminal.js";
+import { limitOption } from "./drain.js";
 
-type MigrateOptions = OperatorOptions & { readonly wait: boolean };
+type MigrateOptions = OperatorOptions & { readonly wait: boolean; readonly all: boolean; readonly from?: HostId; readonly limit?: number };
+
+/** Moves at once with --all. */
+const DEFAULT_LIMIT = 2;
 
 /** Refusals that say something about the VM or the hosts; what else fails (nobody answers, nonsense) says nothing about the move. */
 const NO_ANSWER = new Set(["home-agent-unreachable", "timed-out", "bad-reply", "left"]);
@@ -18,15 +23,27 @@ export function migrateCommand(context: Context): Command {
   return operatorCommand(
     "migrate",
     "move a running VM to another host, and say what that cost\n\nProgress goes to standard error, the result to standard output. Ctrl-C cancels the move, and the VM stays where it is; " +
-      "a second Ctrl-C stops watching. Exit code 0 only when the move completed.",
-    "  careof migrate web1 host-b\n  careof migrate web1 host-b --no-wait\n  careof migrate web1 host-b --output json 2>/dev/null | jq .pauseMs",
+      "a second Ctrl-C stops watching. Exit code 0 only when the move completed.\n\nWith --all every running VM moves to the host, with --from every VM of one host, a few at a time. Unlike `careof drain` it lets the " +
+      "host that was left take other VMs, and it needs this command until the end: Ctrl-C begins no other move, a second one cancels those under way. Exit code 0 only when all completed.",
+    "  careof migrate web1 host-b\n  careof migrate web1 host-b --no-wait\n  careof migrate web1 host-b --output json 2>/dev/null | jq .pauseMs\n  careof migrate --all --from host-a host-b\n  careof migrate --all host-b",
   )
     .summary("move a running VM to another host")
-    .argument("<vm>", "name of the VM", vmArgument)
-    .argument("<host>", "one of the hosts that the VM lists", hostArgument)
+    .usage("[options] <vm> <host>\n       careof migrate [options] --all [--from <host>] <host>")
+    .argument("[vm]", "name of the VM", vmArgument)
+    .argument("[host]", "one of the hosts that the VM lists", hostArgument)
     .option("--no-wait", "return when the move has begun")
-    .action(async (vm: VmId, host: HostId, options: MigrateOptions) => {
+    .option("--all", "move every running VM", false)
+    .addOption(new Option("--from <host>", "with --all: only the VMs of this host").argParser(hostArgument))
+    .addOption(limitOption(`with --all: VMs that move at a time (default: ${String(DEFAULT_LIMIT)})`))
+    .action(async (first: VmId | undefined, second: HostId | undefined, options: MigrateOptions, command: Command) => {
       const api = client(context, options);
+      const wrong = misuse(first, second, options);
+      if (wrong !== null) command.error(`error: ${wrong}`, { exitCode: 2 });
+      if (first === undefined || second === undefined) {
+        await every(context, api, hostArgument(first ?? ""), options);
+        return;
+      }
+      const [vm, host] = [first, second];
       let begun: MigrationReply;
       try {
         begun = await api.migrate(vm, host);
@@ -43,6 +60,30 @@ export function migrateCommand(context: Context): Command {
       context.exitCode = ended.result === "completed" ? 0 : 1;
       show(context, options, contract(ended), () => outcome(ended));
     });
+}
+
+function misuse(vm: VmId | undefined, host: HostId | undefined, { all, from, limit, wait }: MigrateOptions): string | null {
+  if (vm === undefined) return all ? "missing required argument 'host'" : "missing required argument 'vm'";
+  if (!all && host === undefined) return "missing required argument 'host'";
+  if (!all && from !== undefined) return "--from goes with --all";
+  if (!all && limit !== undefined) return "--limit goes with --all";
+  if (all && host !== undefined) return "with --all only the host is named, to which they move";
+  return all && !wait ? "--all needs this command until the end: --no-wait does not go with it; `careof drain` does" : null;
+}
+
+async function every(context: Context, api: ApiClient, to: HostId, options: MigrateOptions): Promise<void> {
+  const { terminal, clock } = context;
+  const from = options.from ?? null;
+  const moved = await moveAll({ api, clock, terminal, from, to, limit: options.limit ?? DEFAULT_LIMIT, begin: (vm) => api.migrate(vm, to) });
+  const done = moved.filter((each) => each.view?.result === "completed").length;
+  context.exitCode = done === moved.length ? 0 : 1;
+  show(context, options, moved.map((each) => result(each, to)), () => (moved.length === 0
+    ? plain(from === null ? `no VM runs elsewhere than on ${to}` : `no VM runs on ${from}`) + "\n"
+    : `${plain(`${String(done)} of ${String(moved.length)} VMs moved to ${to}`)}\n${moved.flatMap((each) => (each.view?.result === "completed" ? [] : [plain(`${each.vm} was not moved (${each.view?.reason ?? each.error?.code ?? "?"})`) + "\n"])).join("")}`));
+}
+
+function result({ vm, from, view, error }: Moved, to: HostId): Record<string, unknown> {
+  return view === null ? { ...refused(vm, to, error), from } : contract(view);
 }
 
 async function watched(context: Context, api: ApiClient, begun: MigrationReply): Promise<MigrationReply> {

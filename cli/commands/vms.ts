@@ -12,13 +12,15 @@ export function vmsCommand(context: Context): Command {
     });
 }
 
-export function vmTable(vms: readonly VmReply[], now: number, columns: number | null): string {
+/** `moving`: where those go that move. */
+export function vmTable(vms: readonly VmReply[], now: number, columns: number | null, moving: ReadonlyMap<string, string> = new Map()): string {
   return table(
     ["VM", "ADDRESS", "HOST", "CARE-OF", "STATE", "EPOCH", "SINCE", "HEARD"],
     vms.map((vm) => [
-      vm.vm, `${vm.homeAddresses[0] ?? "–"}${vm.homeAddresses.length > 1 ? ` +${String(vm.homeAddresses.length - 1)}` : ""}`, vm.host ?? "–", vm.careOf ?? "–", vm.state, String(vm.epoch),
+      vm.vm, `${vm.homeAddresses[0] ?? "–"}${vm.homeAddresses.length > 1 ? ` +${String(vm.homeAddresses.length - 1)}` : ""}`, `${vm.host ?? "–"}${moving.has(vm.vm) ? ` → ${moving.get(vm.vm) ?? ""}` : ""}`, vm.careOf ?? "–", vm.state, String(vm.epoch),
       age(vm.since, now), age(vm.lastHeartbeat, now),
     ]),
     columns,
+    ["CARE-OF", "EPOCH", "SINCE"],
   );
 }

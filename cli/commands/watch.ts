@@ -5,7 +5,8 @@ import type { ApiClient } from "../api-client.js";
 import { client, operatorCommand, type Context, type OperatorOptions } from "../context.js";
 import { rest } from "../migration-follower.js";
 import type { Happening } from "../replies.js";
-import { JsonView, LineView, ScreenView, type View } from "../watch-views.js";
+import { ScreenView } from "../watch-screen.js";
+import { JsonView, LineView, type View } from "../watch-views.js";
 
 /** Between two tries to reach a home agent that has gone. */
 const PAUSE: Millis = millis(1000);
@@ -14,7 +15,7 @@ export function watchCommand(context: Context): Command {
   return operatorCommand(
     "watch",
     "show VMs, hosts and moves live, until Ctrl-C\n\nOn a terminal a table that is kept up to date, in a pipe a line per event; with --output json one JSON object a line, first the present state, then what happens: " +
-      '{"event": "vm|host|migration|alarm", "data": {...}}.',
+      '{"event": "vm|host|migration|drain|alarm", "data": {...}}.',
     "  careof watch\n  careof watch --output json | jq -c 'select(.event == \"alarm\")'",
   )
     .summary("show VMs, hosts and moves live")

@@ -51,6 +51,8 @@ export class Drains {
   readonly #turns = new Map<HostId, Promise<unknown>>();
   readonly #unsubscribe: () => void;
   readonly #startedAt: number;
+  /** How moves ended, before any drain has been told. */
+  readonly #news: { readonly host: HostId; readonly event: DrainEvent }[] = [];
   #look: Timer | null = null;
   #tick: Timer | null = null;
   #closed = false;
@@ -171,9 +173,9 @@ export class Drains {
     if (this.#entries.size === 0) return;
     if (event.event === "migration" && event.data.result !== null) {
       const { vm, from, to, result, reason } = event.data;
-      this.#advance(hostId(from), { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? "") });
-    }
-    if (event.event === "migration" && event.data.progress !== null) return;
+      // Later: whoever else hears of it shall have heard it before he hears what the drain makes of it.
+      this.#news.push({ host: hostId(from), event: { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? "") } });
+    } else if (event.event === "migration" && event.data.progress !== null) return;
     if (event.event !== "drain") this.#look ??= this.#options.clock.after("look at drains", LOOK_MS, () => {
       this.#look = null;
       for (const host of [...this.#entries.keys()]) this.#advance(host, { type: "look" });
@@ -183,6 +185,7 @@ export class Drains {
   #advance(host: HostId, event: DrainEvent): void {
     const entry = this.#entries.get(host);
     if (entry === undefined || this.#closed) return;
+    for (const news of this.#news.splice(0)) this.#advance(news.host, news.event);
     const before = entry.drain;
     const { drain, moves, cancels } = step(before, event, this.#scene());
     entry.drain = drain;

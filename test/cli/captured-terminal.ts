@@ -13,6 +13,7 @@ export class CapturedTerminal implements Terminal {
   outIsLive = false;
   errIsLive = false;
   columns: number | null = null;
+  rows: number | null = null;
   /** Called after every write, so that a test can react to what it sees. */
   onWrite: () => void = () => undefined;
   readonly #listeners = new Set<() => void>();
