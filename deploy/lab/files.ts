@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { witnessedQemu } from "./witness.js";
+import type { FleetGuest } from "./fleet.js";
 import { HOSTS, PLAN, type HostName } from "./plan.js";
 
 export interface LabFiles {
@@ -29,6 +30,8 @@ export interface FilesOptions {
   readonly absentHost?: boolean;
   /** Starts guests so that a `Witness` can see them. */
   readonly witnessed?: boolean;
+  /** Guests beside the lab's own; they send no heartbeats. */
+  readonly fleet?: readonly FleetGuest[];
 }
 
 /** The lab's VMs: the guest, and one that is listed for host A only, for refusals. */
@@ -57,15 +60,15 @@ export function writeFiles(options: FilesOptions): LabFiles {
   }));
   const absentHostToken = token();
   const absent = options.absentHost === true ? [{ name: ABSENT_HOST.name, careOf: [ABSENT_HOST.careOf], tokenHash: hash(absentHostToken) }] : [];
-  const vm = (name: string, address: string, mac: string, on: readonly string[]): object => ({
+  const vm = (name: string, address: string, mac: string, on: readonly string[], memory = "128M", keyOf = name): object => ({
     name,
     homeAddresses: [address],
     mac,
-    keyFile: at(`${name}.key`),
+    keyFile: at(`${keyOf}.key`),
     keyId: PLAN.guest.keyId,
     hosts: [...on],
     driver: "qemu",
-    qemu: { memory: "128M", cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : "") },
+    qemu: { memory, cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : "") },
   });
   const homeAgent = at("home-agent.yaml");
   const content = {
@@ -80,7 +83,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
       api: `127.0.0.1:${String(PLAN.ports.api)}`,
     },
     hosts: [...hosts, ...absent],
-    vms: [vm(PLAN.guest.name, PLAN.guest.address, PLAN.guest.mac, [...HOSTS, ...absent.map((host) => host.name)]), vm(OTHER_VM.name, OTHER_VM.address, OTHER_VM.mac, ["host-a"])],
+    vms: [vm(PLAN.guest.name, PLAN.guest.address, PLAN.guest.mac, [...HOSTS, ...absent.map((host) => host.name)]), vm(OTHER_VM.name, OTHER_VM.address, OTHER_VM.mac, ["host-a"]), ...(options.fleet ?? []).map((guest) => vm(guest.name, guest.address, guest.mac, guest.hosts, guest.memory, OTHER_VM.name))],
     log: { level: "debug" },
     ...options.homeAgent,
   };

@@ -5,6 +5,7 @@ import { z } from "zod";
 import { CareofError } from "../../model/errors.js";
 import { NamespaceHttp, type HttpAnswer } from "./api.js";
 import { command, inNamespace, type CommandResult } from "./command.js";
+import type { FleetGuest } from "./fleet.js";
 import { writeFiles, type GuestImage, type LabFiles } from "./files.js";
 import { Part } from "./part.js";
 import { Reaper } from "./reaper.js";
@@ -62,6 +63,8 @@ export interface LabOptions {
   readonly pathMtus?: PathMtus;
   /** Starts guests so that a `Witness` can see them. */
   readonly witnessed?: boolean;
+  /** Guests beside the lab's own. */
+  readonly fleet?: readonly FleetGuest[];
 }
 
 /**

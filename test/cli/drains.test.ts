@@ -1,0 +1,141 @@
+import t from "tap";
+import { hostReply, migrationReply, vmReply } from "../../cli/replies.js";
+import { layout, type Picture } from "../../cli/watch-layout.js";
+import { careof, CapturedTerminal } from "./captured-terminal.js";
+import { at, hostA, moved, moving, ScriptedHomeAgent, web1 } from "./scripted-home-agent.js";
+
+const sum = { host: "host-a", state: "running", to: [], limit: 2, order: "config", actor: "operator", startedAt: at, total: 2, moved: 0, moving: 1, waiting: 1, left: 0 };
+const row = { vm: "web1", state: "moving", to: "host-b", migration: "web1@4", reason: null, detail: "" };
+const running = { ...sum, vms: [row, { ...row, vm: "web2", state: "waiting", to: null, migration: null }] };
+const completed = { ...sum, state: "completed", moved: 2, moving: 0, waiting: 0, vms: [{ ...row, state: "moved" }, { ...row, vm: "web2", state: "moved" }] };
+const incomplete = { ...completed, state: "incomplete", moved: 1, left: 1, vms: [{ ...row, state: "moved" }, { ...row, vm: "web2", state: "left", to: null, reason: "not-enough-memory", detail: "host-b: not-enough-memory" }] };
+const DRAIN = "/v1/hosts/host-a/drain";
+
+async function opened(t: { teardown: (end: () => Promise<void>) => unknown }): Promise<ScriptedHomeAgent> {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  return agent.on(`POST ${DRAIN}`, { status: 202, json: running }).on(`GET ${DRAIN}`, { json: running }).on("GET /v1/migrations", { json: [moving] }).on(`POST ${DRAIN}/interrupt`, { status: 202, json: { ...running, state: "stopping" } });
+}
+
+t.test("drain follows until nothing moves: each move on standard error, the result on standard output", async (t) => {
+  const agent = await opened(t);
+  agent.streams().on(`GET ${DRAIN}`, (response) => {
+    response.end(JSON.stringify(running), () => {
+      agent.on(`GET ${DRAIN}`, { json: completed });
+      agent.emit("migration", moved);
+      agent.emit("drain", { ...sum, host: "host-z", state: "completed" });
+      agent.emit("drain", { ...sum, moved: 1, waiting: 0 });
+      agent.emit("migration", { ...moved, migration: "web2@2", vm: "web2" });
+      agent.emit("drain", { ...sum, state: "completed", moved: 2, moving: 0, waiting: 0 });
+    });
+  });
+  const ran = await careof(["drain", "host-a", "--to", "host-b,host-c", "--limit", "3", "--order", "largest", "--output", "json", "--api", agent.url]);
+  t.equal(ran.code, 0);
+  t.same(JSON.parse(ran.stdout), completed);
+  t.match(ran.stderr, /^host-a: 0 of 2 moved, 1 moving, 1 waiting\nweb1 → host-b {2}3\.2 s, paused 45 ms\n(.*\n)*web2 → host-b {2}3\.2 s, paused 45 ms\n/);
+  t.notMatch(ran.stderr, /\u001b/);
+  t.same(agent.asked[0], { method: "POST", path: DRAIN, body: { to: ["host-b", "host-c"], limit: 3, order: "largest" } });
+});
+
+t.test("how a drain may end, and what is said then", async (t) => {
+  const agent = await opened(t);
+  agent.on(`POST ${DRAIN}`, { status: 202, json: incomplete });
+  const text = await careof(["drain", "host-a", "--api", agent.url]);
+  t.equal(text.code, 1);
+  t.match(text.stdout, /^host-a: 1 of 2 moved, 1 left \(incomplete, .*\nVM +STATE +TO +WHY\nweb2 +left +– +host-b: not-enough-memory\n`careof drain host-a` goes on; host-a takes no VMs until `careof undrain host-a`\n$/);
+  t.same(agent.asked.at(-1)?.body, {}, "what is not said is left to the home agent");
+  agent.on(`POST ${DRAIN}`, { status: 202, json: running });
+  t.match(await careof(["drain", "host-a", "--no-wait", "--api", agent.url]), { code: 0, stdout: /running/ });
+  agent.on(`GET ${DRAIN}`, { json: incomplete });
+  t.match(await careof(["drain", "host-a", "--show", "--api", agent.url]), { code: 0, stdout: /1 left/ });
+  t.equal(agent.asked.at(-1)?.method, "GET", "nothing was begun");
+  agent.on(`GET ${DRAIN}`, { status: 404, json: { code: "not-draining", message: "host-a is not being drained", retryable: false } }).streams();
+  t.match(await careof(["drain", "host-a", "--api", agent.url]), { code: 1, stdout: "", stderr: /not being drained \(not-draining\)/ }, "somebody undrained it meanwhile");
+  agent.on("POST /v1/hosts/host-a/undrain", { json: hostA });
+  t.match(await careof(["undrain", "host-a", "--api", agent.url]), { code: 0, stdout: "host-a takes VMs again\n" });
+});
+
+t.test("Ctrl-C: nothing else begins; again: what moves is cancelled; a third time: it goes on unwatched", async (t) => {
+  const agent = await opened(t);
+  agent.streams();
+  const terminal = new CapturedTerminal();
+  const ran = careof(["drain", "host-a", "--api", agent.url], { terminal });
+  await terminal.until((each) => each.stderr.includes("waiting") && agent.readers > 0);
+  terminal.interrupt();
+  await terminal.until((each) => each.stderr.includes("no other VM begins to move, those that do go on"));
+  terminal.interrupt();
+  await terminal.until((each) => each.stderr.includes("cancelling what moves"));
+  while (agent.asked.filter((each) => each.path.endsWith("/interrupt")).length < 2) await new Promise((resolve) => setTimeout(resolve, 5));
+  t.same(agent.asked.filter((each) => each.path.endsWith("/interrupt")).map((each) => each.body), [{ cancel: false }, { cancel: true }]);
+  terminal.interrupt();
+  t.match(await ran, { code: 1, stderr: /the drain of host-a goes on without being watched \(left\)/ });
+});
+
+t.test("migrate --all moves every VM of a host, a few at a time", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  const web2 = { ...web1, vm: "web2" };
+  const elsewhere = { ...web1, vm: "web3", host: "host-c" };
+  agent.streams().on("GET /v1/vms", { json: [web1, web2, elsewhere, { ...web1, vm: "db", state: "expired" }, { ...web1, vm: "there", host: "host-b" }] })
+    .on("POST /v1/migrations", { status: 202, json: moving }).on("GET /v1/migrations/web1%404", { json: moved });
+  const ran = await careof(["migrate", "--all", "--from", "host-a", "host-b", "--limit", "1", "--output", "json", "--api", agent.url]);
+  t.equal(ran.code, 0, ran.stderr);
+  t.same(agent.asked.filter((each) => each.method === "POST").map((each) => each.body), [{ vm: "web1", host: "host-b" }, { vm: "web2", host: "host-b" }], "neither one that is elsewhere nor one that does not run");
+  t.match(JSON.parse(ran.stdout), [{ result: "completed", pauseMs: 45.25 }, { result: "completed" }]);
+  agent.on("POST /v1/migrations", { status: 409, json: { code: "unsupported", message: "web1 is moved by somebody else", retryable: false } });
+  const refused = await careof(["migrate", "--all", "host-b", "--api", agent.url]);
+  t.match(refused, { code: 1, stdout: /^0 of 3 VMs moved to host-b\nweb1 was not moved \(unsupported\)\n/, stderr: /web1 stays on host-a: web1 is moved by somebody else/ });
+  agent.on("GET /v1/vms", { json: [] });
+  t.match(await careof(["migrate", "--all", "--from", "host-a", "host-b", "--api", agent.url]), { code: 0, stdout: "no VM runs on host-a\n" });
+  for (const [words, says] of [
+    [["--all"], /missing required argument 'host'/], [["--all", "web1", "host-b"], /only the host is named/], [["web1"], /missing required argument 'host'/], [[], /missing required argument 'vm'/],
+    [["web1", "host-b", "--from", "host-a"], /--from goes with --all/], [["web1", "host-b", "--limit", "3"], /--limit goes with --all/], [["--all", "--no-wait", "host-b"], /--no-wait does not go with it/],
+  ] as const) t.match(await careof(["migrate", ...words, "--api", agent.url]), { code: 2, stdout: "", stderr: says });
+});
+
+t.test("migrate --all interrupted: what moves goes on, the rest has not begun; twice: it is cancelled", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  agent.streams().on("GET /v1/vms", { json: [web1, { ...web1, vm: "web2" }] }).on("POST /v1/migrations", { status: 202, json: moving }).on("GET /v1/migrations/web1%404", { json: moving }).on("DELETE /v1/migrations/web1%404", { status: 202, json: moving });
+  const terminal = new CapturedTerminal();
+  const ran = careof(["migrate", "--all", "host-b", "--limit", "1", "--output", "json", "--api", agent.url], { terminal });
+  await terminal.until((each) => each.stderr.includes("1 moving"));
+  while (agent.readers === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  terminal.interrupt();
+  terminal.interrupt();
+  while (!agent.asked.some((each) => each.method === "DELETE")) await new Promise((resolve) => setTimeout(resolve, 5));
+  agent.emit("migration", { ...moved, result: "cancelled", reason: "cancelled-by-operator" });
+  const { code, stdout } = await ran;
+  t.equal(code, 1);
+  t.match(JSON.parse(stdout), [{ vm: "web1", result: "cancelled" }, { vm: "web2", migration: null, result: "failed", reason: "cancelled-by-operator" }]);
+});
+
+t.test("watch fits the screen: no line too long, none too many, and the moves are always to be seen", (t) => {
+  const vms = (count: number, name: string) => Array.from({ length: count }, (_, i) => vmReply.parse({ ...web1, vm: `${name}${String(i)}`, ...(i === count - 1 ? { state: "moving" } : {}) }));
+  const hosts = (count: number) => Array.from({ length: count }, (_, i) => hostReply.parse({ ...hostA, name: `host-${String(i)}`, draining: i === 0 }));
+  const picture = (change: Partial<Picture>): Picture => ({ hosts: hosts(2), vms: vms(2, "web"), moves: [], events: [], trouble: null, now: Date.parse(at) + 1000, ...change });
+  const move = (vm: string) => migrationReply.parse({ ...moving, vm, migration: `${vm}@4` });
+  const events = Array.from({ length: 8 }, (_, i) => `12:00:0${String(i)}  event ${String(i)}`);
+  for (const columns of [40, 80, 120]) {
+    for (const rows of [10, 24, 50]) {
+      for (const count of [0, 1, 3, 20, 200]) {
+        for (const moves of [[], [move("web0")], vms(9, "web").map((vm) => move(vm.vm))]) {
+          const lines = layout(picture({ vms: vms(count, count === 3 ? "a-virtual-machine-with-a-name-that-goes-on-" : "web"), hosts: hosts(count), moves, events }), { columns, rows });
+          t.ok(lines.length <= rows, `${String(lines.length)} lines on ${String(rows)}`);
+          t.ok(lines.every((line) => line.length <= columns), `${String(columns)} columns`);
+          if (rows >= 24 && moves.length > 0) t.ok(lines.some((line) => line.startsWith("web0 host-a → host-b")), "the move is there");
+        }
+      }
+    }
+  }
+  const many = layout(picture({ vms: vms(50, "web"), moves: [move("web49")], events }), { columns: 80, rows: 24 });
+  t.match(many[0], /^careof {2}host-0 draining {3}host-1 ✓$/);
+  t.match(many[2], /^VM +ADDRESS +HOST/);
+  t.match(many[3], /^web49 +198\.51\.100\.7 +host-a → host-b .*moving/, "who is not simply bound comes first");
+  t.ok(many.some((line) => /^… and \d+ more VMs$/.test(line)));
+  t.equal(many.at(-1), "12:00:07  event 7", "the newest event is seen");
+  t.match(layout(picture({ trouble: "nobody answers" }), { columns: 80, rows: 24 }).join("\n"), /no contact, trying again: nobody answers/);
+  t.match(layout(picture({ hosts: hosts(30) }), { columns: 80, rows: 24 })[0], /^careof {2}30 hosts: 1 draining, 29 connected$/);
+  t.match(layout(picture({}), { columns: 44, rows: 24 })[2], /^VM +ADDRESS +HOST +STATE +HEARD$/, "columns go before names are cut");
+  t.end();
+});
