@@ -60,7 +60,8 @@ t.test("Ctrl-C: nothing else begins; again: what moves is cancelled; a third tim
   agent.streams();
   const terminal = new CapturedTerminal();
   const ran = careof(["drain", "host-a", "--api", agent.url], { terminal });
-  await terminal.until((each) => each.stderr.includes("waiting") && agent.readers > 0);
+  await terminal.until((each) => each.stderr.includes("waiting"));
+  while (agent.readers === 0) await new Promise((resolve) => setTimeout(resolve, 5));
   terminal.interrupt();
   await terminal.until((each) => each.stderr.includes("no other VM begins to move, those that do go on"));
   terminal.interrupt();

@@ -10,7 +10,7 @@ import { Sessions } from "../../deploy/lab/sessions.js";
 
 const COUNT = Number(process.env["CAREOF_FLEET"] ?? 20);
 /** The smallest in which the guest image starts. */
-const MEMORY = process.env["CAREOF_FLEET_MEMORY"] ?? "64M";
+const MEMORY = process.env["CAREOF_FLEET_MEMORY"] ?? "96M";
 /** Guests that start at a time: on two cores more of them only wait for each other. */
 const STARTING = 3;
 
