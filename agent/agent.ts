@@ -171,15 +171,16 @@ export class HostAgent {
     this.#report({ vm: spec.vm, state: "absent", basedOn: epoch, locator: null, evidence: "guest-gone" });
   }
 
-  async #start({ spec, epoch }: Body<"startVm">): Promise<void> {
+  async #start({ spec, epoch, adopt }: Body<"startVm">): Promise<void> {
     if (this.#options.migrations.has(spec.vm)) throw new CareofError("already-moving", `${spec.vm} has an unsettled migration here`);
-    await this.#options.guests.start(spec, epoch);
+    await this.#options.guests.start(spec, epoch, adopt);
   }
 
   async #stop(body: Body<"stopVm">): Promise<Body<"decision">> {
     const { migrations, guests } = this.#options;
     if (migrations.ownsDeathOf(body.vm)) throw new CareofError("already-moving", `${body.vm} is moving`);
     const epoch = guests.get(body.vm)?.epoch ?? NEVER_BOUND;
+    if (body.giveBack) return decision("accepted", await guests.giveBack(body.vm), epoch);
     await guests.stop(body.vm, { force: body.force, patience: body.patienceMs });
     return decision("accepted", "", epoch);
   }

@@ -2,7 +2,7 @@ import type { Clock } from "../model/clock.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, NEVER_BOUND, type Epoch, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
-import type { VmSpec } from "../proto/messages.js";
+import type { Adopt, VmSpec } from "../proto/messages.js";
 import type { Guest, GuestIdentity, GuestSpec, HypervisorDriver } from "./hypervisor/driver.js";
 import type { VmRecord } from "./record-shapes.js";
 import type { Records } from "./records.js";
@@ -22,6 +22,8 @@ export interface Resident {
   epoch: Epoch;
   state: "starting" | "runs" | "stopping";
   guest: Guest | null;
+  /** It runs in a process that somebody else has started. */
+  readonly adopted: Adopt | null;
 }
 
 export interface GuestsOptions {
@@ -69,13 +71,13 @@ export class Guests {
       this.#epochs.set(vm, record.epoch);
       if (record.state === "ended") continue;
       const guest = record.identity === null ? null : await this.adopt(vm, record.identity);
-      const resident: Resident = { spec: record.spec, epoch: record.epoch, state: "runs", guest };
+      const resident: Resident = { spec: record.spec, epoch: record.epoch, state: "runs", guest, adopted: record.adopted };
       if (guest === null) {
         gone.push(resident);
         continue;
       }
       this.#keep(resident, guest);
-      network.expect(record.spec);
+      network.expect(record.spec, record.adopted?.port ?? null);
     }
     return gone;
   }
@@ -92,8 +94,8 @@ export class Guests {
     }
   }
 
-  /** @throws CareofError `already-running`, `stale-epoch`, `unsupported`, `start-failed` */
-  async start(spec: VmSpec, epoch: Epoch): Promise<void> {
+  /** `adopted`: it runs already, and nothing is started. @throws CareofError `already-running`, `stale-epoch`, `unsupported`, `start-failed` */
+  async start(spec: VmSpec, epoch: Epoch, adopted: Adopt | null = null): Promise<void> {
     const { vm } = spec;
     const here = this.#residents.get(vm);
     if (here !== undefined) {
@@ -101,22 +103,21 @@ export class Guests {
       throw new CareofError("already-running", `${vm} runs here under epoch ${String(here.epoch)}`);
     }
     if (epoch <= this.lastEpoch(vm)) throw new CareofError("stale-epoch", `${vm} was here under epoch ${String(this.lastEpoch(vm))}`);
-    const resident: Resident = { spec, epoch, state: "starting", guest: null };
+    const resident: Resident = { spec, epoch, state: "starting", guest: null, adopted };
     this.#residents.set(vm, resident);
     let guest: Guest | null = null;
     try {
       this.#write(resident, null);
-      const port = await this.#options.network.attach(spec, []);
-      guest = await this.#options.driver.start(guestSpec(spec, epoch, port));
+      guest = adopted === null ? await this.#launch(spec, epoch) : await this.#takeOver(spec, epoch, adopted);
       this.#write(resident, guest.identity);
       resident.state = "runs";
       this.#keep(resident, guest);
     } catch (thrown) {
       // Whoever hears of a failed start may start it elsewhere: first it must not run here.
-      if (guest !== null) await this.#end(guest);
+      if (guest !== null) await (adopted === null ? this.#end(guest) : guest.release());
       await this.#leaveAfter(resident);
       const error = toCareofError(thrown);
-      throw error.code === "unsupported" ? error : new CareofError("start-failed", error.message, { cause: error });
+      throw error.code === "unsupported" || error.code === "not-running" ? error : new CareofError("start-failed", error.message, { cause: error });
     }
   }
 
@@ -136,9 +137,25 @@ export class Guests {
     await this.#leave(resident);
   }
 
+  /** Lets go of a guest, whoever started it: it runs on with its port, and is none of this host's any more. Returns where it is, for people. @throws CareofError `not-running`, `stop-failed` */
+  async giveBack(vm: VmId): Promise<string> {
+    const resident = this.#residents.get(vm);
+    if (resident?.guest === null || resident?.state !== "runs") throw new CareofError("not-running", `${vm} does not run here`);
+    const { pid } = resident.guest.identity;
+    try {
+      // Its files first: what the next life of the agent finds there and does not know, it ends.
+      const { control } = await this.#options.driver.giveBack(resident.guest);
+      this.bury(resident.spec, resident.epoch);
+      const port = await this.#options.network.giveBack(vm);
+      return `process ${String(pid)}, monitor ${control}, port ${port ?? "none"}`;
+    } catch (cause) {
+      throw new CareofError("stop-failed", toCareofError(cause).message, { cause });
+    }
+  }
+
   /** A migration brought it. It is this host's from now on; until `save` has returned, the migration's record speaks for it on disk. */
   arrived(spec: VmSpec, epoch: Epoch, guest: Guest): void {
-    this.#keep({ spec, epoch, state: "runs", guest }, guest);
+    this.#keep({ spec, epoch, state: "runs", guest, adopted: null }, guest);
   }
 
   /** Durable when it returns; nothing happens if that guest is not this host's any more. @throws CareofError `record-write-failed` */
@@ -160,7 +177,7 @@ export class Guests {
     const last = Math.max(epoch, this.lastEpoch(spec.vm)) as Epoch;
     this.#residents.delete(spec.vm);
     this.#epochs.set(spec.vm, last);
-    this.#options.records.write(spec.vm, { state: "ended", epoch: last, spec, identity: null });
+    this.#options.records.write(spec.vm, { state: "ended", epoch: last, spec, identity: null, adopted: null });
   }
 
   /** A start or an arrival under an epoch up to this one is refused from now on. */
@@ -170,6 +187,24 @@ export class Guests {
 
   async release(): Promise<void> {
     await Promise.all(this.all().map(async ({ guest }) => guest?.release()));
+  }
+
+  async #launch(spec: VmSpec, epoch: Epoch): Promise<Guest> {
+    const port = await this.#options.network.attach(spec, []);
+    return this.#options.driver.start(guestSpec(spec, epoch, port));
+  }
+
+  /** The guest is looked at first: its port is not touched for one that is not there. */
+  async #takeOver(spec: VmSpec, epoch: Epoch, { control, port }: Adopt): Promise<Guest> {
+    const { qemu } = guestSpec(spec, epoch, port);
+    const guest = await this.#options.driver.takeOver(spec.vm, control, qemu.memoryBytes);
+    try {
+      await this.#options.network.attach(spec, [], port);
+      return guest;
+    } catch (thrown) {
+      await guest.release();
+      throw thrown;
+    }
   }
 
   #keep(resident: Resident, guest: Guest): void {
@@ -233,7 +268,7 @@ export class Guests {
   }
 
   #write(resident: Resident, identity: GuestIdentity | null): void {
-    this.#options.records.write(resident.spec.vm, { state: "owner", epoch: resident.epoch, spec: resident.spec, identity });
+    this.#options.records.write(resident.spec.vm, { state: "owner", epoch: resident.epoch, spec: resident.spec, identity, adopted: resident.adopted });
   }
 
   #pause(delay: Millis): Promise<void> {

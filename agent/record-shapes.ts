@@ -2,7 +2,7 @@ import { z } from "zod";
 import { fields } from "../model/config.js";
 import { epoch, millis, parseMigrationId, type Epoch, type HostId, type MigrationId, type Millis } from "../model/ids.js";
 import type { Locator } from "../model/locator.js";
-import type { Peer, VmSpec } from "../proto/messages.js";
+import type { Adopt, Peer, VmSpec } from "../proto/messages.js";
 import type { GuestIdentity } from "./hypervisor/driver.js";
 
 /** Shapes of what this agent keeps on disk. A field is only ever added, with a default: an older file must stay readable. */
@@ -36,9 +36,13 @@ export interface VmRecord {
   readonly epoch: Epoch;
   readonly spec: VmSpec;
   readonly identity: GuestIdentity | null;
+  /** Interface and monitor of a guest that somebody else has started, `null` for one of ours. */
+  readonly adopted: Adopt | null;
 }
 
-export const vmRecord: z.ZodType<VmRecord> = z.strictObject({ state: z.enum(["owner", "ended"]), epoch: epochField, spec, identity: identity.nullable() });
+export const vmRecord: z.ZodType<VmRecord> = z.strictObject({
+  state: z.enum(["owner", "ended"]), epoch: epochField, spec, identity: identity.nullable(), adopted: z.strictObject({ control: z.string(), port: z.string() }).nullable().default(null),
+});
 
 /** What the home agent said last of a VM that somebody else moves, so that its traffic lives on while this agent is started again. */
 export interface OutsideRecord {

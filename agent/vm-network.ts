@@ -75,8 +75,8 @@ export class VmNetwork {
   }
 
   /** Says what is here without making it so; then `apply`. For the start, when a crash may have left anything. */
-  expect(spec: VmSpec): string {
-    const port = this.#portFor(spec);
+  expect(spec: VmSpec, existing: string | null = null): string {
+    const port = this.#portFor(spec, existing);
     this.#attached.set(spec.vm, { spec, port, stragglersFrom: [], forwardTo: null });
     return port.name;
   }
@@ -86,10 +86,10 @@ export class VmNetwork {
     await this.#tunnel?.set([...[...this.#attached.values()].flatMap(entriesOf), ...[...this.#outside.values()].flatMap(({ entries }) => entries)]);
   }
 
-  /** Idempotent. Returns the port's interface, ready for the hypervisor. */
-  async attach(spec: VmSpec, stragglersFrom: readonly IpAddress[]): Promise<string> {
+  /** Idempotent. Returns the port's interface, ready for the hypervisor. `existing`: an interface that is there already and is not made. @throws CareofError `no-link` when it is not */
+  async attach(spec: VmSpec, stragglersFrom: readonly IpAddress[], existing: string | null = null): Promise<string> {
     if (this.#tunnel === null) throw new CareofError("no-home-agent", "this host has no tunnel yet", { retryable: true });
-    const port = this.#portFor(spec);
+    const port = this.#portFor(spec, existing);
     await this.#options.ports.put(port);
     const attached: Attached = { spec, port, stragglersFrom, forwardTo: null };
     this.#attached.set(spec.vm, attached);
@@ -113,11 +113,23 @@ export class VmNetwork {
 
   /** Idempotent. */
   async detach(vm: VmId): Promise<void> {
+    const port = this.#forget(vm);
+    if (port !== null) await this.#options.ports.drop(port);
+  }
+
+  /** As `detach`, but the port's interface stays, and is not ours any more. Returns its name. Idempotent. */
+  async giveBack(vm: VmId): Promise<string | null> {
+    const port = this.#forget(vm);
+    if (port !== null) await this.#options.ports.giveAway(port);
+    return port;
+  }
+
+  #forget(vm: VmId): string | null {
     const attached = this.#attached.get(vm);
-    if (attached === undefined) return;
+    if (attached === undefined) return null;
     this.#attached.delete(vm);
     for (const home of attached.spec.homeAddresses) this.#tunnel?.drop(home);
-    await this.#options.ports.drop(attached.port.name);
+    return attached.port.name;
   }
 
   /** Idempotent. `present`: its port is up here. `justBefore`: as for `HostTunnel.put`. @throws CareofError `no-link` */
@@ -196,9 +208,9 @@ export class VmNetwork {
     return (this.#attached.get(vm) ?? this.#outside.get(vm))?.spec.homeAddresses[0] ?? null;
   }
 
-  #portFor(spec: VmSpec): VmPort {
+  #portFor(spec: VmSpec, existing: string | null): VmPort {
     return {
-      name: portName(spec.vm), kind: "tap", mac: spec.mac, homeAddresses: spec.homeAddresses,
+      name: existing ?? portName(spec.vm), kind: existing === null ? "tap" : "external", mac: spec.mac, homeAddresses: spec.homeAddresses,
       queueLength: this.#options.queueLength, mtu: this.#options.guestMtu,
     };
   }

@@ -3,7 +3,7 @@ import { SystemClock, type Clock } from "../model/clock.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, type HostId, type Millis, type VmId } from "../model/ids.js";
 import { EventParser } from "./event-parser.js";
-import { drainReply, errorReply, happening, hostReply, migrationReply, reloadReply, stayReply, vmReply, type DrainReply, type Happening, type HostReply, type MigrationReply, type StayReply, type VmReply } from "./replies.js";
+import { drainReply, errorReply, givenBackReply, happening, hostReply, migrationReply, reloadReply, stayReply, vmReply, type DrainReply, type Happening, type HostReply, type MigrationReply, type StayReply, type VmReply } from "./replies.js";
 
 export interface ApiLimits {
   /** For an ordinary answer. */
@@ -78,6 +78,14 @@ export class ApiClient {
 
   async start(vm: VmId, host: HostId): Promise<VmReply> {
     return this.#ask({ method: "POST", path: ["vms", vm, "start"], body: { host }, reply: vmReply, limit: this.#limits.start });
+  }
+
+  async adopt(vm: VmId, host: HostId): Promise<VmReply> {
+    return this.#ask({ method: "POST", path: ["vms", vm, "adopt"], body: { host }, reply: vmReply, limit: this.#limits.start });
+  }
+
+  async release(vm: VmId): Promise<z.infer<typeof givenBackReply>> {
+    return this.#ask({ method: "POST", path: ["vms", vm, "release"], body: {}, reply: givenBackReply, limit: this.#limits.start });
   }
 
   async stop(vm: VmId, force: boolean): Promise<VmReply> {

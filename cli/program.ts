@@ -1,5 +1,6 @@
 import { Command, CommanderError } from "commander";
 import { toCareofError } from "../model/errors.js";
+import { adoptCommand, releaseCommand } from "./commands/adopt.js";
 import { cancelCommand } from "./commands/cancel.js";
 import { demoCommand } from "./commands/demo.js";
 import { drainCommand, undrainCommand } from "./commands/drain.js";
@@ -33,7 +34,7 @@ export function program(context: Context): Command {
   careof.commandsGroup("Where is it:");
   for (const make of [whereCommand, vmsCommand, hostsCommand, historyCommand, watchCommand]) careof.addCommand(make(context));
   careof.commandsGroup("Act on it:");
-  for (const make of [migrateCommand, cancelCommand, drainCommand, undrainCommand, startCommand, stopCommand, resolveCommand, portCommand, reloadCommand]) careof.addCommand(make(context));
+  for (const make of [migrateCommand, cancelCommand, drainCommand, undrainCommand, startCommand, stopCommand, adoptCommand, releaseCommand, resolveCommand, portCommand, reloadCommand]) careof.addCommand(make(context));
   careof.commandsGroup("Set up and try:");
   for (const make of [keygenCommand, doctorCommand, demoCommand]) careof.addCommand(make(context));
   careof.commandsGroup("The parts:");

@@ -92,6 +92,8 @@ export type DrainReply = z.infer<typeof drainReply>;
 export const alarmReply = z.object({ alarm: z.string(), vm: z.string(), hosts: z.array(z.string()), detail: z.string(), at: time });
 export type AlarmReply = z.infer<typeof alarmReply>;
 
+export const givenBackReply = z.object({ vm: z.string(), host: z.string().nullable(), detail: z.string() });
+
 export const reloadReply = z.object({ hosts: z.number(), vms: z.number(), needRestart: z.array(z.string()) });
 
 export const errorReply = z.object({ code: z.string().min(1), message: z.string(), retryable: z.boolean() });

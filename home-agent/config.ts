@@ -8,7 +8,7 @@ import { CareofError } from "../model/errors.js";
 import { millis, type HostId, type KeyId, type Millis, type VmId } from "../model/ids.js";
 import type { LogLevel } from "../model/log.js";
 import { DATA_PLANES, type DataPlane } from "../net/data-plane.js";
-import type { QemuSpec } from "../proto/messages.js";
+import type { Adopt, QemuSpec } from "../proto/messages.js";
 
 /** A guest's HMAC key in bytes. */
 const KEY_BYTES = 32;
@@ -31,6 +31,7 @@ const qemu = z.strictObject({
   append: z.string().default(""),
   disks: z.array(z.string()).max(16).default([]),
   extraArgs: z.array(z.string()).max(64).default([]),
+  adopt: z.record(z.string(), z.strictObject({ qmp: z.string().startsWith("/", "an absolute path on that host").max(107), port: z.string().min(1).max(15) })).default({}),
 });
 
 const vm = z.strictObject({
@@ -116,6 +117,8 @@ export interface VmConfig {
   readonly driver: "qemu" | "external";
   readonly qemu: QemuSpec | null;
   readonly externalPort: string;
+  /** Hosts on which a QEMU that somebody else starts is taken over. */
+  readonly adopt: ReadonlyMap<HostId, Adopt>;
 }
 
 /** All durations in milliseconds. */
@@ -213,7 +216,11 @@ export function readHomeAgentConfig(file: string): HomeAgentConfig {
     if (each.driver === "external" && each.qemu !== undefined) wrong(["qemu"], "driver external has no use for qemu");
     if (each.driver === "qemu" && each.external !== undefined) wrong(["external"], "driver qemu has no use for external");
     const machine = each.qemu ?? qemu.parse({});
-    const { memory: memoryBytes, ...rest } = machine;
+    const { memory: memoryBytes, adopt: adoptOn, ...rest } = machine;
+    const adopt = new Map(Object.entries(adoptOn).map(([on, { qmp, port }]): [HostId, Adopt] => {
+      const name = each.hosts.find((listed) => listed === on);
+      return [name ?? wrong(["qemu", "adopt", on], `it is adopted on "${on}", which is not among its hosts`), { control: qmp, port }];
+    }));
     const keyFile = resolve(from, each.keyFile);
     const key = readKey(keyFile, at(["vms", i, "keyFile"]));
     if (key.exposed) exposedKeys.add(keyFile);
@@ -227,6 +234,7 @@ export function readHomeAgentConfig(file: string): HomeAgentConfig {
       driver: each.driver,
       qemu: each.driver === "qemu" ? { ...rest, memoryBytes } : null,
       externalPort: each.external?.port ?? "",
+      adopt,
     };
   });
   return { ...read, stateDir: resolve(from, read.stateDir), runDir: resolve(from, read.runDir), hosts: read.hosts, vms, exposedKeys: [...exposedKeys] };

@@ -1,7 +1,7 @@
 import { CareofError } from "../model/errors.js";
 import { parseMigrationId, type HostId, type Millis, type VmId } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
-import type { ApiEvent, HistoryView, HostView, MigrationView, Operations, ReloadView, VmView } from "./api/operations.js";
+import type { ApiEvent, GivenBackView, HistoryView, HostView, MigrationView, Operations, ReloadView, VmView } from "./api/operations.js";
 import type { DrainView, DrainWish } from "./api/drain-operations.js";
 import type { BindingCache, Decided } from "./bindings/binding-cache.js";
 import type { VmConfig } from "./config.js";
@@ -106,6 +106,17 @@ export class OperatorDesk implements Operations {
 
   async start(vm: VmId, host: HostId, actor: string): Promise<VmView> {
     this.#known(vm, host);
+    if (this.#config(vm).adopt.has(host)) throw new CareofError("not-permitted", `${vm} is adopted on ${host}, where somebody else starts it: careof adopt ${vm} ${host}`);
+    return this.#begin(vm, host, actor);
+  }
+
+  async adopt(vm: VmId, host: HostId, actor: string): Promise<VmView> {
+    this.#known(vm, host);
+    if (!this.#config(vm).adopt.has(host)) throw new CareofError("not-permitted", `the configuration does not say where ${vm} is on ${host}: vms[].qemu.adopt`);
+    return this.#begin(vm, host, actor);
+  }
+
+  async #begin(vm: VmId, host: HostId, actor: string): Promise<VmView> {
     this.#takesVms(host);
     const { cache, waiters, hosts, limits } = this.#options;
     accept(await waiters.ended("start", vm, limits().start, () => cache.dispatch(vm, { type: "start", host, actor, connected: hosts.connected(host) })));
@@ -118,6 +129,15 @@ export class OperatorDesk implements Operations {
     const owner = cache.state(vm)?.binding.owner ?? null;
     accept(await waiters.ended("stop", vm, limits().stop, () => cache.dispatch(vm, { type: "stop", force, ownerConnected: hosts.connected(owner) })));
     return this.vm(vm);
+  }
+
+  async giveBack(vm: VmId): Promise<GivenBackView> {
+    this.#config(vm);
+    const { cache, waiters, hosts, limits } = this.#options;
+    const owner = cache.state(vm)?.binding.owner ?? null;
+    const ended = await waiters.ended("stop", vm, limits().stop, () => cache.dispatch(vm, { type: "stop", force: false, giveBack: true, ownerConnected: hosts.connected(owner) }));
+    accept(ended);
+    return { vm, host: owner, detail: ended.detail };
   }
 
   async resolve(vm: VmId, host: HostId): Promise<VmView> {

@@ -17,7 +17,7 @@ export type AlarmKind = "both-claim" | "lost" | "start-pending" | "guest-died" |
 /** A question to a host. Its answer comes back as an event of the VM. */
 export type Question =
   | { readonly ask: "start"; readonly epoch: Epoch }
-  | { readonly ask: "stop"; readonly epoch: Epoch; readonly force: boolean }
+  | { readonly ask: "stop"; readonly epoch: Epoch; readonly force: boolean; readonly giveBack?: boolean }
   | { readonly ask: "prepare" }
   | { readonly ask: "migrate"; readonly relayAddress: string; readonly relayPort: number; readonly lead: boolean }
   | { readonly ask: "lead"; readonly token: number }

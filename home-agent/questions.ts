@@ -63,11 +63,13 @@ export class Questioner {
     const { migration } = state;
     switch (what.ask) {
       case "start":
-        await decided({ kind: "startVm", spec: specFor(vm, host), epoch: what.epoch }, timing.startMs);
+        await decided({ kind: "startVm", spec: specFor(vm, host), epoch: what.epoch, adopt: vm.adopt.get(host) ?? null }, timing.startMs);
         return done({ type: "started", host, epoch: what.epoch });
       case "stop":
-        await decided({ kind: "stopVm", vm: vm.name, epoch: what.epoch, force: what.force, patienceMs: timing.stopPatienceMs }, stopLimit(timing));
-        return done({ type: "stopped", host, epoch: what.epoch });
+        return done({
+          type: "stopped", host, epoch: what.epoch,
+          detail: (await decided({ kind: "stopVm", vm: vm.name, epoch: what.epoch, force: what.force, patienceMs: timing.stopPatienceMs, giveBack: what.giveBack ?? false }, stopLimit(timing))).detail,
+        });
       case "prepare": {
         const { id, from, epoch, lead } = open(migration);
         const secret = Uint8Array.from(randomBytes(SECRET_BYTES));

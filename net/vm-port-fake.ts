@@ -34,6 +34,11 @@ export class FakeVmPorts implements VmPorts {
     });
   }
 
+  giveAway(name: string): Promise<void> {
+    if (this.#ports.has(name)) this.external.add(name);
+    return this.drop(name);
+  }
+
   sendFrame(name: string, frame: Uint8Array): void {
     if (!this.#ports.has(name) && !this.external.has(name)) throw noLink(name);
     this.frames.push({ name, frame });

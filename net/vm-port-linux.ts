@@ -64,6 +64,14 @@ export class LinuxVmPorts implements VmPorts {
     });
   }
 
+  giveAway(name: string): Promise<void> {
+    return settled(() => {
+      const link = findLink(this.#netlink, requireInterfaceName(name));
+      if (link?.alias === this.#alias()) changeLink(this.#netlink, link, { alias: "" });
+      this.#drop(name);
+    });
+  }
+
   drop(name: string): Promise<void> {
     return settled(() => { this.#drop(requireInterfaceName(name)); });
   }

@@ -32,6 +32,8 @@ export interface VmPorts {
   put(port: VmPort): Promise<void>;
   /** Idempotent. */
   drop(name: string): Promise<void>;
+  /** As `drop`, but the interface stays, whoever made it, and is somebody else's from now on. Idempotent. */
+  giveAway(name: string): Promise<void>;
   /** Sends `frame` (Ethernet) out of the port towards the guest, by a packet socket. Used to prime a halted reader's TAP. */
   sendFrame(name: string, frame: Uint8Array): void;
   /** Packets that found the port's queue full, since its interface was made; 0 where there is none. */

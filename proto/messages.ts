@@ -48,6 +48,12 @@ export interface VmSpec {
   readonly listsHost: boolean;
 }
 
+/** Where on a host a QEMU runs that somebody else has started: a QMP socket of it, and the interface that is the guest's port. */
+export interface Adopt {
+  readonly control: string;
+  readonly port: string;
+}
+
 export interface VmReport {
   readonly vm: VmId;
   readonly state: VmState;
@@ -147,8 +153,8 @@ export interface BodyByKind {
     readonly heartbeatPort: number;
   };
   readonly bindingUpdate: BindingUpdate;
-  readonly startVm: { readonly spec: VmSpec; readonly epoch: Epoch };
-  readonly stopVm: { readonly vm: VmId; readonly epoch: Epoch; readonly force: boolean; readonly patienceMs: Millis };
+  readonly startVm: { readonly spec: VmSpec; readonly epoch: Epoch; readonly adopt: Adopt | null };
+  readonly stopVm: { readonly vm: VmId; readonly epoch: Epoch; readonly force: boolean; readonly patienceMs: Millis; readonly giveBack: boolean };
   readonly prepare: {
     readonly migration: MigrationId;
     readonly spec: VmSpec;

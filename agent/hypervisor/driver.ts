@@ -127,6 +127,13 @@ export interface HypervisorDriver {
   incoming(spec: GuestSpec): Promise<Guest>;
   /** The guest of an earlier life of the agent; `null` when that process is gone. */
   adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null>;
+  /**
+   * A guest that runs in a process that somebody else has started, whose monitor is `control`. Until it is given back it is driven like ours; its files stay its starter's.
+   * @throws CareofError `adopt-failed`, `not-running`, `unsupported`: nothing was touched
+   */
+  takeOver(vm: VmId, control: string, memoryBytes: number): Promise<Guest>;
+  /** Lets go of a guest, which lives on and is none of this agent's any more: `cleanUp` does not know it. Returns where its monitor is now. */
+  giveBack(guest: Guest): Promise<{ readonly control: string }>;
   /** Ends every guest of this agent that is not in `keep` and removes the files that they left. Returns what was ended, for the log. */
   cleanUp(keep: readonly GuestIdentity[]): Promise<readonly string[]>;
 }

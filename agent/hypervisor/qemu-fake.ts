@@ -39,6 +39,8 @@ export class FakeHypervisor implements HypervisorDriver {
   readonly #clock: Clock;
   readonly #canLead: boolean;
   #nextPid = 1;
+  /** Given back: nobody's here. */
+  readonly #foreign = new Set<number>();
 
   constructor(options: { readonly clock: Clock; readonly canLead?: boolean }) {
     this.#clock = options.clock;
@@ -62,8 +64,21 @@ export class FakeHypervisor implements HypervisorDriver {
     return Promise.resolve(machine === undefined ? null : new FakeGuest(vm, machine, this.#clock, () => { this.kill(identity.pid); }));
   }
 
+  takeOver(vm: VmId, control: string): Promise<Guest> {
+    const found = [...this.#machines].find(([, machine]) => machine.identity.control === control && machine.status === "running");
+    if (found === undefined) return Promise.reject(new CareofError("adopt-failed", `no process listens on ${control}`));
+    const [pid, machine] = found;
+    return Promise.resolve(new FakeGuest(vm, machine, this.#clock, () => { this.kill(pid); }));
+  }
+
+  async giveBack(guest: Guest): Promise<{ readonly control: string }> {
+    this.#foreign.add(guest.identity.pid);
+    await guest.release();
+    return { control: guest.identity.control };
+  }
+
   cleanUp(keep: readonly GuestIdentity[]): Promise<readonly string[]> {
-    const kept = new Set(keep.map(({ pid }) => pid));
+    const kept = new Set([...keep.map(({ pid }) => pid), ...this.#foreign]);
     const ended = [...this.#machines.keys()].filter((pid) => !kept.has(pid));
     for (const pid of ended) this.kill(pid);
     return Promise.resolve(ended.map(String));

@@ -11,6 +11,8 @@ import type { Qmp, QmpEvent } from "./qmp.js";
 const COMMAND_LIMIT = millis(3000);
 /** After its QMP connection broke, a process is looked at for so long before it is ended: nothing could ever be asked of it again. */
 const LINGER_MS = 2000;
+/** How often a process is looked at of which nothing is heard. */
+const FOREIGN_LOOK_MS = millis(500);
 const EXIT_STATUS_MS = millis(500);
 const CONSOLE_LOOK_MS = millis(10_000);
 const CONSOLE_MAX_BYTES = 1024 * 1024;
@@ -38,6 +40,8 @@ export interface QemuGuestOptions {
   readonly log: Logger;
   /** How the process ended, where this process is its parent. */
   readonly ended: Promise<string> | null;
+  /** False for a process that somebody else has started: it is never ended because its monitor broke. */
+  readonly ours: boolean;
   /** Removes the files of a guest that is gone. */
   forget(): void;
 }
@@ -189,10 +193,17 @@ export class QemuGuest implements Guest {
   async #watch(): Promise<string> {
     const error = await this.#qmp.closed;
     if (this.#released) return "released";
-    const { clock, identity, log, ended } = this.#options;
+    const { clock, identity, log, ended, ours } = this.#options;
     const end = clock.monotonic() + LINGER_MS;
     while (isAlive(identity) && clock.monotonic() < end) await pause(clock);
-    if (isAlive(identity)) {
+    if (isAlive(identity) && !ours) {
+      log.error({ vm: this.vm, pid: identity.pid, reason: error.code }, "the monitor of a guest that somebody else has started broke: it runs on, and cannot be moved or stopped");
+      while (isAlive(identity)) {
+        await new Promise<void>((resolve) => { clock.after("foreign-look", FOREIGN_LOOK_MS, resolve); });
+        // `release` sets it meanwhile, which is not seen from here.
+        if (this.#letGo()) return "released";
+      }
+    } else if (isAlive(identity)) {
       log.error({ vm: this.vm, pid: identity.pid, reason: error.code }, "the guest's QMP connection broke and its process lives on: it is ended");
       await endProcess(identity, clock);
     }
@@ -202,6 +213,10 @@ export class QemuGuest implements Guest {
     this.#options.forget();
     this.#emit({ kind: "gone", detail });
     return detail;
+  }
+
+  #letGo(): boolean {
+    return this.#released;
   }
 
   /** A process is gone before its parent hears how it ended. */

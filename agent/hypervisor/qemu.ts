@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import type { Clock } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
@@ -9,6 +9,7 @@ import type { VmId } from "../../model/ids.js";
 import type { Logger } from "../../model/log.js";
 import { chooseAccelerator, type AcceleratorChoice, type AcceleratorWish } from "./accelerator.js";
 import type { DriverFacts, Guest, GuestIdentity, GuestSpec, HypervisorDriver } from "./driver.js";
+import { meet } from "./foreign.js";
 import { commandLine, endProcess, identifyProcess, isAlive, pause, spawnDetached, tail, type Spawned } from "./process.js";
 import { qemuArgs, type QemuFiles } from "./qemu-args.js";
 import { QemuGuest } from "./qemu-guest.js";
@@ -17,6 +18,8 @@ import { Qmp } from "./qmp.js";
 /** From exec to QMP's greeting; QEMU allocates the guest's memory before. */
 const START_LIMIT_MS = 10_000;
 const CONNECT_LIMIT = millis(2000);
+/** Below the guests' own directory: monitors of guests that were given back. */
+const GIVEN_BACK = "given-back";
 
 export interface QemuOptions {
   readonly binary: string;
@@ -56,8 +59,44 @@ export class QemuDriver implements HypervisorDriver {
   async adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null> {
     // Its files are `cleanUp`'s: a process that is not the one of this identity may still be ours.
     if (!isAlive(identity)) return null;
+    // Given back, and the agent died before that was written.
+    if (!existsSync(identity.control) && existsSync(this.#givenBack(identity.control))) return null;
     const qmp = await Qmp.connect(identity.control, this.#options.clock, CONNECT_LIMIT);
-    return new QemuGuest({ vm, identity, qmp, clock: this.#options.clock, log: this.#options.log, ended: null, forget: () => { this.#forget(identity.control); } });
+    return this.#guest(vm, identity, qmp);
+  }
+
+  async takeOver(vm: VmId, control: string, memoryBytes: number): Promise<Guest> {
+    const { identity, qmp } = await meet(vm, control, memoryBytes, this.#options.clock);
+    this.#options.log.info({ vm, pid: identity.pid, control }, "guest process of somebody else taken over");
+    return this.#guest(vm, identity, qmp);
+  }
+
+  async giveBack(guest: Guest): Promise<{ readonly control: string }> {
+    const { control } = guest.identity;
+    let now = control;
+    if (this.#isOurs(control)) {
+      // A socket keeps its listener when it is renamed. QEMU will not find its pid file when it ends: it goes with the name.
+      now = this.#givenBack(control);
+      mkdirSync(dirname(now), { recursive: true, mode: 0o700 });
+      renameSync(control, now);
+      rmSync(control.replace(/\.qmp$/, ".pid"), { force: true });
+    }
+    await guest.release();
+    return { control: now };
+  }
+
+  #givenBack(control: string): string {
+    return join(this.#options.directory, GIVEN_BACK, basename(control));
+  }
+
+  #isOurs(control: string): boolean {
+    return dirname(control) === this.#options.directory;
+  }
+
+  #guest(vm: VmId, identity: GuestIdentity, qmp: Qmp): QemuGuest {
+    const { clock, log } = this.#options;
+    const ours = this.#isOurs(identity.control);
+    return new QemuGuest({ vm, identity, qmp, clock, log, ended: null, ours, forget: () => { if (ours) this.#forget(identity.control); } });
   }
 
   async cleanUp(keep: readonly GuestIdentity[]): Promise<readonly string[]> {
@@ -93,7 +132,7 @@ export class QemuDriver implements HypervisorDriver {
     try {
       const qmp = await this.#connect(spawned, files);
       log.info({ vm: spec.vm, epoch: spec.epoch, pid: identity.pid, accelerator, incoming }, "guest process started");
-      return new QemuGuest({ vm: spec.vm, identity, qmp, clock, log, ended: spawned.ended, forget: () => { this.#forget(files.control); } });
+      return new QemuGuest({ vm: spec.vm, identity, qmp, clock, log, ended: spawned.ended, ours: true, forget: () => { this.#forget(files.control); } });
     } catch (cause) {
       // However long it takes: whoever hears of a failed start may start the guest elsewhere.
       await endProcess(identity, clock, Infinity);

@@ -72,6 +72,14 @@ export const migrationView = z.object({
 });
 export type MigrationView = z.infer<typeof migrationView>;
 
+export const givenBackView = z.object({
+  vm: z.string(),
+  host: z.string().nullable(),
+  /** Where the guest runs on: process, monitor and port. */
+  detail: z.string(),
+});
+export type GivenBackView = z.infer<typeof givenBackView>;
+
 export const reloadView = z.object({
   hosts: z.number(),
   vms: z.number(),
@@ -113,6 +121,10 @@ export interface Operations extends DrainOperations {
   cancel(id: string): Promise<MigrationView>;
   start(vm: VmId, host: HostId, actor: string): Promise<VmView>;
   stop(vm: VmId, options: { readonly force: boolean }, actor: string): Promise<VmView>;
+  /** As `start`, of a guest that runs already in a QEMU that somebody else has started. @throws CareofError `not-permitted` unless the configuration says where */
+  adopt(vm: VmId, host: HostId, actor: string): Promise<VmView>;
+  /** The guest runs on, and is not careof's any more. */
+  giveBack(vm: VmId): Promise<GivenBackView>;
   /** A person decides where a lost VM is. */
   resolve(vm: VmId, host: HostId, actor: string): Promise<VmView>;
   /** Reads the configuration again. @throws CareofError `config-…`, having changed nothing */

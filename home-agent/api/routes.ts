@@ -4,7 +4,7 @@ import { CareofError } from "../../model/errors.js";
 import { hostId, vmId } from "../../model/ids.js";
 import { drainView } from "./drain-operations.js";
 import { ORDERS } from "../drains/drain.js";
-import { historyView, hostView, migrationView, reloadView, vmView, type Operations } from "./operations.js";
+import { givenBackView, historyView, hostView, migrationView, reloadView, vmView, type Operations } from "./operations.js";
 
 export type Method = "GET" | "POST" | "DELETE";
 
@@ -65,6 +65,8 @@ export const ROUTES: readonly Route[] = [
   route("GET", "/v1/vms/{vm}", "Where a VM is", null, 200, vmView, (operations, call) => operations.vm(vmOf(call))),
   route("GET", "/v1/vms/{vm}/history", "Where a VM has been, newest first", null, 200, z.array(historyView), (operations, call) => operations.history(vmOf(call))),
   route("POST", "/v1/vms/{vm}/start", "Start a VM on a host", hostBody, 200, vmView, (operations, call) => operations.start(vmOf(call), call.body.host, ACTOR)),
+  route("POST", "/v1/vms/{vm}/adopt", "Take over a VM that runs on a host already", hostBody, 200, vmView, (operations, call) => operations.adopt(vmOf(call), call.body.host, ACTOR)),
+  route("POST", "/v1/vms/{vm}/release", "Let go of a VM, which runs on", z.strictObject({}), 200, givenBackView, (operations, call) => operations.giveBack(vmOf(call))),
   route("POST", "/v1/vms/{vm}/stop", "Stop a VM", z.strictObject({ force: z.boolean().default(false) }), 200, vmView, (operations, call) => operations.stop(vmOf(call), call.body, ACTOR)),
   route("POST", "/v1/vms/{vm}/resolve", "Decide where a lost VM is", hostBody, 200, vmView, (operations, call) => operations.resolve(vmOf(call), call.body.host, ACTOR)),
   route("GET", "/v1/hosts", "Every host", null, 200, z.array(hostView), (operations) => operations.hosts()),

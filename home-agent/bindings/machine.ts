@@ -23,8 +23,9 @@ export type BindingEvent =
   | { readonly type: "start"; readonly host: HostId; readonly actor: string; readonly connected: boolean }
   | { readonly type: "started"; readonly host: HostId; readonly epoch: Epoch }
   | { readonly type: "start-failed"; readonly host: HostId; readonly epoch: Epoch; readonly reason: Reason; readonly detail: string; readonly answered: boolean }
-  | { readonly type: "stop"; readonly force: boolean; readonly ownerConnected: boolean }
-  | { readonly type: "stopped"; readonly host: HostId; readonly epoch: Epoch }
+  /** `giveBack`: the guest runs on, and is nobody's any more. */
+  | { readonly type: "stop"; readonly force: boolean; readonly giveBack?: boolean; readonly ownerConnected: boolean }
+  | { readonly type: "stopped"; readonly host: HostId; readonly epoch: Epoch; readonly detail?: string }
   | { readonly type: "stop-failed"; readonly reason: Reason; readonly detail: string };
 
 /** Former hosts of one VM that are heard at the same time. */
@@ -57,7 +58,7 @@ export function bind(binding: Binding, event: BindingEvent, now: Now, rules: Rul
     case "stop": return onStop(binding, event, now);
     case "stopped":
       if (binding.owner !== event.host || binding.epoch !== event.epoch) return decide(binding, "stale-epoch", "", [{ do: "stopped", reason: "accepted", detail: "" }]);
-      return end(binding, now, [{ do: "stopped", reason: "accepted", detail: "" }]);
+      return end(binding, now, [{ do: "stopped", reason: "accepted", detail: event.detail ?? "" }]);
     case "stop-failed": return decide({ ...binding, stopping: false }, event.reason, event.detail, [{ do: "stopped", reason: event.reason, detail: event.detail }]);
   }
 }
@@ -180,7 +181,9 @@ function onStartFailed(binding: Binding, event: BindingEvent & { type: "start-fa
 
 function onStop(binding: Binding, event: BindingEvent & { type: "stop" }, now: Now): Outcome<Binding> {
   const { owner, epoch } = binding;
+  const giveBack = event.giveBack ?? false;
   if (binding.phase === "moving" || binding.phase === "lost") return decide(binding, "already-moving", `${binding.vm} is ${binding.phase}`);
+  if (giveBack && binding.stopping) return decide(binding, "stop-pending", `${binding.vm} is being stopped`);
   if (binding.starting !== null) {
     if (!event.force || binding.starting.asked) return decide(binding, "start-pending", `${binding.starting.host} was asked to start ${binding.vm}`);
     return write({ ...binding, starting: null }, [], [{ do: "stopped", reason: "accepted", detail: "" }]);
@@ -188,7 +191,7 @@ function onStop(binding: Binding, event: BindingEvent & { type: "stop" }, now: N
   if (owner === null) return decide(binding, "not-running", `${binding.vm} does not run`);
   // He waits for the end of the same stop, unless he wants it harder.
   if (binding.stopping && !event.force) return decide(binding, "accepted");
-  if (event.ownerConnected) return decide({ ...binding, stopping: true }, "accepted", "", [{ do: "ask", host: owner, what: { ask: "stop", epoch, force: event.force } }]);
+  if (event.ownerConnected) return decide({ ...binding, stopping: true }, "accepted", "", [{ do: "ask", host: owner, what: { ask: "stop", epoch, force: event.force, ...(giveBack ? { giveBack } : {}) } }]);
   if (event.force) return end(binding, now, [{ do: "stopped", reason: "accepted", detail: `${owner} is not connected; taken as stopped on the operator's word` }]);
   return decide(binding, "host-gone", `${owner} is not connected`);
 }

@@ -5,7 +5,7 @@ import {
   reason, text, uint32, uint53, vm, word, type Field,
 } from "../fields.js";
 import { careof } from "../gen/careof.js";
-import type { BindingUpdate, BodyByKind, Capabilities, Decision, MigrationRecord, Peer, QemuSpec, VmReport, VmSpec } from "../messages.js";
+import type { Adopt, BindingUpdate, BodyByKind, Capabilities, Decision, MigrationRecord, Peer, QemuSpec, VmReport, VmSpec } from "../messages.js";
 import v1 = careof.v1;
 
 /** A frame's size is the limit that matters; these only keep nonsense out. */
@@ -123,8 +123,9 @@ export const registered = message<BodyByKind["registered"], v1.Registered.$Prope
   heartbeatPort: port,
 });
 
-export const startVm = message<BodyByKind["startVm"], v1.StartVm.$Properties>({ spec: vmSpec, epoch: epochField });
-export const stopVm = message<BodyByKind["stopVm"], v1.StopVm.$Properties>({ vm, epoch: epochField, force: flag, patienceMs: duration });
+const adopt = message<Adopt, v1.Adopt.$Properties>({ control: text(4096), port: text(256) });
+export const startVm = message<BodyByKind["startVm"], v1.StartVm.$Properties>({ spec: vmSpec, epoch: epochField, adopt: optional(adopt) });
+export const stopVm = message<BodyByKind["stopVm"], v1.StopVm.$Properties>({ vm, epoch: epochField, force: flag, patienceMs: duration, giveBack: flag });
 export const keepAlive = message<BodyByKind["keepAlive"], v1.KeepAlive.$Properties>({ at: instant });
 
 /** Larger than any heartbeat (proto/heartbeat.ts), so that what is wrong with one is said there. */

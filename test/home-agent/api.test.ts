@@ -50,6 +50,8 @@ class Scripted implements Operations {
   migrationEnd = async (...call: unknown[]): Promise<MigrationView> => await this.#did("end", call, { ...move, result: "completed" });
   cancel = async (...call: unknown[]): Promise<MigrationView> => await this.#did("cancel", call, move);
   start = async (...call: unknown[]): Promise<VmView> => await this.#did("start", call, web1);
+  adopt = async (...call: unknown[]): Promise<VmView> => await this.#did("adopt", call, web1);
+  giveBack = async (...call: unknown[]): Promise<{ vm: string; host: string; detail: string }> => await this.#did("release", call, { vm: "web1", host: "host-a", detail: "" });
   stop = async (...call: unknown[]): Promise<VmView> => await this.#did("stop", call, web1);
   resolve = async (...call: unknown[]): Promise<VmView> => await this.#did("resolve", call, web1);
   drain = (host: string): DrainView => {

@@ -111,7 +111,7 @@ await t.test("claims and denials over the wire", async (t) => {
   t.match(await a.report("nobody", "runs", 0), { reason: "unknown-vm" });
   const foreign = await a.ask({ kind: "vmReport", vm: WEB1, state: "runs", basedOn: epoch(1), locator: ipInIp(ipAddress("10.66.6.6")), evidence: "running" }, "decision");
   t.match(foreign, { reason: "foreign-care-of", epoch: 1 });
-  t.match(await a.ask({ kind: "startVm", spec: a.last("bindingUpdate")?.spec ?? b.last("bindingUpdate")?.spec ?? never(), epoch: NEVER_BOUND }, "decision"), { reason: "unsupported" });
+  t.match(await a.ask({ kind: "startVm", spec: a.last("bindingUpdate")?.spec ?? b.last("bindingUpdate")?.spec ?? never(), epoch: NEVER_BOUND, adopt: null }, "decision"), { reason: "unsupported" });
   await a.disconnect();
   await until("the owner is gone", () => bench.call("GET", "/v1/hosts").then(({ body }) => (body as unknown as { state: string }[])[0]?.state === "gone"));
   t.match(await b.report("web1", "runs", 1), { reason: "not-owner" }, "silence moves nothing");

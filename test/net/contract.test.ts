@@ -195,8 +195,17 @@ async function ports(t: Test, make: { readonly ports: VmPorts; readonly within: 
   await within(() => made.drop(tap.name));
   await within(() => made.drop(tap.name));
   t.same(made.list(), [external]);
+  await within(() => made.put(tap));
+  await within(() => made.giveAway(tap.name));
+  await within(() => made.giveAway(tap.name));
+  t.same(made.list(), [external]);
+  await t.rejects(within(() => made.put(tap)), { code: "not-ours" }, "given away it is somebody else's");
+  await within(() => made.put({ ...tap, kind: "external" }));
   await within(() => made.set([]));
   t.same(made.list(), []);
+  await within(() => made.put({ ...tap, kind: "external" }));
+  t.equal(made.list().length, 1, "and stays");
+  await within(() => made.drop(tap.name));
 }
 
 const TAP: VmPort = { name: "cotap1", kind: "tap", mac: mac("52:54:00:00:00:09"), homeAddresses: [ipv4("198.51.100.9")], queueLength: 500, mtu: MTU };

@@ -99,8 +99,8 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
   announcement: record({ vm: vms, basedOn: epochs, locator: locators, what: fc.constantFrom("rarp", "gratuitous-arp", "packet", "port", "arrive"), at: stamps }),
   leaving: record({ vm: vms, basedOn: epochs, to: fc.option(hosts) }),
   drained: record({ vm: vms, token: uint32 }),
-  startVm: record({ spec: specs, epoch: epochs }),
-  stopVm: record({ vm: vms, epoch: epochs, force: fc.boolean(), patienceMs: durations }),
+  startVm: record({ spec: specs, epoch: epochs, adopt: fc.option(record({ control: fc.string({ maxLength: 100 }), port: fc.string({ maxLength: 15 }) })) }),
+  stopVm: record({ vm: vms, epoch: epochs, force: fc.boolean(), patienceMs: durations, giveBack: fc.boolean() }),
   prepare: record({
     migration: migrations, spec: specs, epoch: epochs, source: hosts, sourceLocator: locators, secret: secrets, parameters,
   }),

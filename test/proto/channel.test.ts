@@ -8,7 +8,7 @@ import type { Body } from "../../proto/messages.js";
 import { FakeClock } from "../model/fake-clock.js";
 
 const KEEP_ALIVE: Body<"keepAlive"> = { kind: "keepAlive", at: millis(1) };
-const STOP: Body<"stopVm"> = { kind: "stopVm", vm: vmId("web1"), epoch: epoch(7), force: false, patienceMs: millis(0) };
+const STOP: Body<"stopVm"> = { kind: "stopVm", vm: vmId("web1"), epoch: epoch(7), force: false, patienceMs: millis(0), giveBack: false };
 const PREPARED: Body<"prepared"> = { kind: "prepared", decision: { reason: "accepted", epoch: NEVER_BOUND, detail: "" }, relayAddress: "192.0.2.1", relayPort: 4000, canLead: true };
 const SECOND = millis(1000);
 

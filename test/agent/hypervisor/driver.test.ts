@@ -56,6 +56,25 @@ for (const kind of kinds) {
       t.equal(await driver.adopt(vm, guest.identity), null);
     });
 
+    await t.test("given back it runs on, is nobody's, and can be taken over", async (t) => {
+      const driver = made(kind);
+      const guest = await driver.start(guestSpec(1));
+      const { pid } = guest.identity;
+      const { control } = await driver.giveBack(guest);
+      await driver.cleanUp([]);
+      t.equal(await driver.adopt(vm, guest.identity).catch(() => null).then((found) => found?.identity.pid ?? null), kind.name === "fake" ? pid : null);
+      const again = await driver.takeOver(vm, control, qemu.memoryBytes);
+      t.equal(await again.status(), "running");
+      t.equal(again.identity.pid, pid, "the same process");
+      await driver.cleanUp([]);
+      t.equal(await again.status(), "running", "it is not this driver's to clean up");
+      await t.rejects(driver.takeOver(vm, `${control}x`, qemu.memoryBytes), { code: "adopt-failed" });
+      const { words, take } = recorder();
+      again.subscribe(take);
+      await again.destroy();
+      t.same(words, ["gone"]);
+    });
+
     await t.test("a guest moves, and the target waits for the word", async (t) => {
       const a = made(kind);
       const b = made(kind);

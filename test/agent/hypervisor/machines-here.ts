@@ -46,6 +46,8 @@ function withoutPort(driver: HypervisorDriver): HypervisorDriver {
     start: (spec) => driver.start({ ...spec, port: null }),
     incoming: (spec) => driver.incoming({ ...spec, port: null }),
     adopt: (vm, identity) => driver.adopt(vm, identity),
+    takeOver: (vm, control, memoryBytes) => driver.takeOver(vm, control, memoryBytes),
+    giveBack: (guest) => driver.giveBack(guest),
     cleanUp: (keep) => driver.cleanUp(keep),
   };
 }
