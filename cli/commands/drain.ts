@@ -25,7 +25,7 @@ export function drainCommand(context: Context): Command {
     "move every VM away from a host, which takes no other until `careof undrain`\n\nA few VMs move at a time, each to the host of its list on which the most memory is left. The home agent does it: when this command ends, or the home agent is " +
       "restarted, it goes on. Ctrl-C: no other VM begins to move, those that do go on; a second Ctrl-C cancels them, a third stops watching. The host still takes no VM then; the same command again goes " +
       "on, and tries again what was left. Progress goes to standard error, the result to standard output. Exit code 0 only when every VM is away.",
-    "  careof drain host-a\n  careof drain host-a --to host-b,host-c --limit 4 --order largest\n  careof drain host-a --show\n  careof drain host-a --output json | jq -r '.vms[] | select(.state == \"left\") | .vm'",
+    "  careof drain host-a\n  careof drain host-a --to host-b,host-c --limit 4 --order largest\n  careof drain host-a --show\n  careof drain host-a --output json | jq .left",
   )
     .summary("move every VM away from a host")
     .argument("<host>", "name of the host", hostArgument)

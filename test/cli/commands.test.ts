@@ -24,6 +24,8 @@ t.test("what is answered is shown, for people and for programs", async (t) => {
     .on("POST /v1/vms/web1/start", { json: web1 })
     .on("POST /v1/vms/web1/stop", { json: { ...web1, state: "expired", host: null, careOf: null } })
     .on("POST /v1/vms/web1/resolve", { json: web1 })
+    .on("POST /v1/vms/web1/adopt", { json: web1 })
+    .on("POST /v1/vms/web1/release", { json: { vm: "web1", host: "host-a", detail: "process 7, monitor /run/x.qmp, port tap7" } })
     .on("POST /v1/reload", { json: { hosts: 2, vms: 1, needRestart: ["listen"] } })
     .on("GET /v1/migrations", { json: [{ ...moving, migration: "web1@2", result: "completed" }, moving] })
     .on("DELETE /v1/migrations/web1%404", { status: 202, json: moving });
@@ -35,6 +37,8 @@ t.test("what is answered is shown, for people and for programs", async (t) => {
     { args: ["start", "web1", "host-a"], text: [/in care of host-a/], json: web1, asked: { method: "POST", path: "/v1/vms/web1/start", body: { host: "host-a" } } },
     { args: ["stop", "web1"], text: [/web1 is stopped/], json: { ...web1, state: "expired", host: null, careOf: null }, asked: { method: "POST", path: "/v1/vms/web1/stop", body: { force: false } } },
     { args: ["stop", "web1", "--force"], text: [/stopped/], json: { ...web1, state: "expired", host: null, careOf: null }, asked: { method: "POST", path: "/v1/vms/web1/stop", body: { force: true } } },
+    { args: ["adopt", "web1", "host-a"], text: [/in care of host-a/], json: web1, asked: { method: "POST", path: "/v1/vms/web1/adopt", body: { host: "host-a" } } },
+    { args: ["release", "web1"], text: [/^web1 runs on host-a without careof: process 7/], json: { vm: "web1", host: "host-a", detail: "process 7, monitor /run/x.qmp, port tap7" }, asked: { method: "POST", path: "/v1/vms/web1/release", body: {} } },
     { args: ["resolve", "web1", "host-b"], text: [/web1/], json: web1, asked: { method: "POST", path: "/v1/vms/web1/resolve", body: { host: "host-b" } } },
     { args: ["reload"], text: [/has taken its configuration: 2 hosts, 1 VMs\nchanges of listen need a restart/], json: { hosts: 2, vms: 1, needRestart: ["listen"] }, asked: { method: "POST", path: "/v1/reload", body: {} } },
     { args: ["cancel", "web1@4"], text: [/web1@4 is being cancelled; web1 stays on host-a/], json: null, asked: { method: "DELETE", path: "/v1/migrations/web1%404", body: null } },
@@ -173,7 +177,7 @@ t.test("wrong usage is exit code 2 and asks nobody", async (t) => {
 t.test("help of every command", async (t) => {
   const top = await careof(["--help"]);
   t.equal(top.code, 0);
-  const operators = ["where", "vms", "hosts", "history", "watch", "migrate", "cancel", "start", "stop", "resolve", "reload"];
+  const operators = ["where", "vms", "hosts", "history", "watch", "migrate", "cancel", "drain", "undrain", "start", "stop", "adopt", "release", "resolve", "reload"];
   const names = [...operators, "keygen", "doctor", "demo", "home-agent", "agent", "heartbeat"];
   for (const name of names) t.match(top.stdout, new RegExp(`^  ${name} `, "m"), `${name} is listed`);
   for (const name of names.filter((each) => each !== "demo")) {

@@ -1,0 +1,94 @@
+import t from "tap";
+import { FakeHypervisor } from "../../agent/hypervisor/qemu-fake.js";
+import { inodeOf } from "../../agent/hypervisor/listener.js";
+import { epoch } from "../../model/ids.js";
+import { begin, clock, Host, settle, specOf, VM } from "./rig.js";
+
+const PORT = "tap7";
+
+/** Two hosts, and a guest that somebody has started on the first. */
+async function made(t: { teardown: (end: () => Promise<void>) => unknown }): Promise<{ readonly a: Host; readonly b: Host; readonly driver: FakeHypervisor; readonly control: string; readonly pid: number }> {
+  const driver = new FakeHypervisor({ clock });
+  const a = new Host("host-a", "192.0.2.11", () => driver);
+  const b = new Host("host-b", "192.0.2.12", () => new FakeHypervisor({ clock }));
+  t.teardown(async () => { await a.end(); await b.end(); });
+  await a.boot();
+  await b.boot();
+  const spec = specOf();
+  if (spec.qemu === null) throw new Error("no qemu");
+  const theirs = await driver.start({ vm: VM, epoch: epoch(1), mac: spec.mac, port: PORT, qemu: spec.qemu });
+  const { control } = await driver.giveBack(theirs);
+  a.ports.external.add(PORT);
+  return { a, b, driver, control, pid: theirs.identity.pid };
+}
+
+await t.test("adopted it is a guest like any other, on the port that it has; also in the agent's next life", async (t) => {
+  const { a, b, driver, control, pid } = await made(t);
+  await a.guests.start(specOf(), epoch(1), { control, port: PORT });
+  t.equal(a.guests.get(VM)?.guest?.identity.pid, pid);
+  t.match(a.ports.list(), [{ name: PORT, kind: "external" }]);
+  t.equal(a.entries(), "deliver");
+  await a.guests.start(specOf(), epoch(1), { control, port: PORT });
+  t.same(driver.running(), [pid], "said twice, done once");
+  await a.crash();
+  await a.boot();
+  t.ok(await a.runs());
+  t.match(a.ports.list(), [{ name: PORT, kind: "external" }]);
+  t.equal(a.entries(), "deliver");
+  await begin(a, b, 2);
+  await settle(a, b, 2);
+  t.ok(await b.runs());
+  t.same(driver.running(), [], "the process that it has left is ended");
+  t.match(b.ports.list(), [{ kind: "tap" }]);
+  t.same(a.ports.list(), []);
+});
+
+await t.test("given back: neither this agent nor its next life has anything to do with it", async (t) => {
+  const { a, driver, control, pid } = await made(t);
+  await a.guests.start(specOf(), epoch(1), { control, port: PORT });
+  t.equal(await a.guests.giveBack(VM), `process ${String(pid)}, monitor ${control}, port ${PORT}`);
+  t.equal(a.guests.get(VM), undefined);
+  t.equal(a.entries(), "");
+  t.same(a.ports.list(), []);
+  await t.rejects(a.guests.giveBack(VM), { code: "not-running" });
+  await a.crash();
+  await a.boot();
+  t.same(driver.running(), [pid], "it runs on");
+  t.same(a.deaths, []);
+  await t.rejects(a.guests.start(specOf(), epoch(1), { control, port: PORT }), { code: "stale-epoch" });
+  await a.guests.start(specOf(), epoch(2), { control, port: PORT });
+  t.ok(await a.runs(), "and can be adopted again");
+});
+
+await t.test("a guest of ours is given back with its port", async (t) => {
+  const { a } = await made(t);
+  await a.guests.start(specOf(), epoch(3));
+  const [port] = a.ports.list();
+  t.match(await a.guests.giveBack(VM), new RegExp(`port ${port?.name ?? "?"}$`));
+  t.ok(a.ports.external.has(port?.name ?? ""), "which is somebody else's now");
+});
+
+await t.test("what cannot be adopted is left alone, and nothing of it stays here", async (t) => {
+  const { a, driver, control, pid } = await made(t);
+  await t.rejects(a.guests.start(specOf(), epoch(1), { control: `${control}x`, port: PORT }), { code: "start-failed", message: /no process listens/ });
+  await t.rejects(a.guests.start(specOf(), epoch(2), { control, port: "nowhere0" }), { code: "start-failed", message: /no interface "nowhere0"/ });
+  t.same(driver.running(), [pid], "it runs on");
+  t.same(a.ports.list(), []);
+  t.equal(a.guests.get(VM), undefined);
+  await a.guests.start(specOf(), epoch(3), { control, port: PORT });
+  t.ok(await a.runs());
+});
+
+await t.test("whose socket it is", (t) => {
+  const table = [
+    "Num       RefCount Protocol Flags    Type St Inode Path",
+    "0000000000000000: 00000003 00000000 00000000 0001 03 11111 /run/a b.qmp",
+    "0000000000000000: 00000002 00000000 00010000 0001 01 22222 /run/a b.qmp",
+    "0000000000000000: 00000002 00000000 00010000 0001 01 33333 @abstract",
+    "0000000000000000: 00000002 00000000 00000000 0001 01 44444",
+  ].join("\n");
+  t.equal(inodeOf("/run/a b.qmp", table), "22222", "the one that listens, and not a connection");
+  t.equal(inodeOf("/run/a", table), null);
+  t.equal(inodeOf("", table), null);
+  t.end();
+});
