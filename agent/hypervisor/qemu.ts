@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import type { Clock } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
@@ -18,8 +18,6 @@ import { Qmp } from "./qmp.js";
 /** From exec to QMP's greeting; QEMU allocates the guest's memory before. */
 const START_LIMIT_MS = 10_000;
 const CONNECT_LIMIT = millis(2000);
-/** Below the guests' own directory: monitors of guests that were given back. */
-const GIVEN_BACK = "given-back";
 
 export interface QemuOptions {
   readonly binary: string;
@@ -59,8 +57,6 @@ export class QemuDriver implements HypervisorDriver {
   async adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null> {
     // Its files are `cleanUp`'s: a process that is not the one of this identity may still be ours.
     if (!isAlive(identity)) return null;
-    // Given back, and the agent died before that was written.
-    if (!existsSync(identity.control) && existsSync(this.#givenBack(identity.control))) return null;
     const qmp = await Qmp.connect(identity.control, this.#options.clock, CONNECT_LIMIT);
     return this.#guest(vm, identity, qmp);
   }
@@ -73,20 +69,10 @@ export class QemuDriver implements HypervisorDriver {
 
   async giveBack(guest: Guest): Promise<{ readonly control: string }> {
     const { control } = guest.identity;
-    let now = control;
-    if (this.#isOurs(control)) {
-      // A socket keeps its listener when it is renamed. QEMU will not find its pid file when it ends: it goes with the name.
-      now = this.#givenBack(control);
-      mkdirSync(dirname(now), { recursive: true, mode: 0o700 });
-      renameSync(control, now);
-      rmSync(control.replace(/\.qmp$/, ".pid"), { force: true });
-    }
+    // The socket stays where it is: a listener is known to the kernel by the name that it was bound to.
+    if (this.#isOurs(control)) writeFileSync(givenBackMark(control), "");
     await guest.release();
-    return { control: now };
-  }
-
-  #givenBack(control: string): string {
-    return join(this.#options.directory, GIVEN_BACK, basename(control));
+    return { control };
   }
 
   #isOurs(control: string): boolean {
@@ -110,6 +96,7 @@ export class QemuDriver implements HypervisorDriver {
       // The number may have gone to somebody else: only a process with our socket in its arguments is ours.
       const ours = Number.isSafeInteger(pid) && pid > 1 && commandLine(pid).some((word) => word === files.pidFile);
       const identity = ours ? identifyProcess(pid) : null;
+      if (identity !== null && existsSync(givenBackMark(files.control))) continue;
       if (identity !== null) {
         await endProcess(identity, this.#options.clock);
         ended.push(name);
@@ -177,6 +164,7 @@ export class QemuDriver implements HypervisorDriver {
   #forget(control: string): void {
     rmSync(control, { force: true });
     rmSync(control.replace(/\.qmp$/, ".pid"), { force: true });
+    rmSync(givenBackMark(control), { force: true });
   }
 
   async #probe(): Promise<DriverFacts> {
@@ -190,6 +178,11 @@ export class QemuDriver implements HypervisorDriver {
     const canLead = major > 8 || version.startsWith("8.1.") || version.startsWith("8.2.");
     return { ownsTap: true, ownsStream: true, canLead, canHoldTarget: true, version, accelerator: choice.accelerator, acceleratorReason: choice.reason };
   }
+}
+
+/** Beside the socket of a guest that is not this agent's any more, as long as its process lives. */
+function givenBackMark(control: string): string {
+  return `${control}.given-back`;
 }
 
 /** As its own child, waited for: a detached one would not keep this process, which has nothing else to do yet. */

@@ -14,8 +14,8 @@ import { Sessions } from "../../deploy/lab/sessions.js";
 
 const VM = PLAN.guest.name;
 const TAP = "vmtap0";
-/** Of the guest's third life under careof, on host B. */
-const GIVEN_BACK = "run/guests/given-back/web1@3.qmp";
+/** Monitor of the guest on host B: an adoption that failed, two that did not, and the move that brought it there. */
+const MONITOR_B = "run/guests/web1@4.qmp";
 
 const qemuSchema = z.looseObject({ kernel: z.string(), initrd: z.string(), append: z.string(), memory: z.string() });
 const fileSchema = z.looseObject({ vms: z.array(z.looseObject({ name: z.string(), qemu: qemuSchema })) });
@@ -33,7 +33,7 @@ t.teardown(async () => {
 const file = fileSchema.parse(parse(readFileSync(lab.files.homeAgent, "utf8")));
 const qemu = file.vms.find((vm) => vm.name === VM)?.qemu;
 if (qemu === undefined) throw new Error("the lab has no guest");
-qemu["adopt"] = { "host-a": { qmp: monitor, port: TAP }, "host-b": { qmp: join(lab.directory, "host-b", GIVEN_BACK), port: `co-${VM}` } };
+qemu["adopt"] = { "host-a": { qmp: monitor, port: TAP }, "host-b": { qmp: join(lab.directory, "host-b", MONITOR_B), port: `co-${VM}` } };
 writeFileSync(lab.files.homeAgent, stringify(file));
 
 /** As somebody would start it who knows nothing of careof but what the README says. */
@@ -115,7 +115,7 @@ await t.test("the host agent finds it again, and it moves with its session", { t
 await t.test("given back, it runs on without careof, whatever the agent does; and can be adopted again", { timeout: 180_000 }, async (t) => {
   const before = await asked();
   const back = await released();
-  t.equal(back.monitor, join(lab.directory, "host-b", GIVEN_BACK));
+  t.equal(back.monitor, join(lab.directory, "host-b", MONITOR_B));
   t.match(await lab.where(), { state: "expired", host: null });
   await restart("host-b");
   t.ok(alive(back.pid), "a new life of the agent does not end it");
