@@ -30,7 +30,8 @@ t.teardown(async () => {
 });
 
 async function onHost(host: string): Promise<readonly string[]> {
-  return (await lab.json(hostsSchema, ["hosts"])).find((each) => each.name === host)?.vms ?? [];
+  // Not by the command, which takes as long to start as a guest takes to move.
+  return hostsSchema.parse((await lab.http("GET", "/v1/hosts")).body).find((each) => each.name === host)?.vms ?? [];
 }
 
 await t.test("the guests start, a few at a time, and each has an open session", { timeout: 300_000 }, async (t) => {
@@ -59,7 +60,7 @@ await t.test("the host is drained: interrupted, gone on with, across a restart o
   const lines: string[] = [];
   const first = lab.careof(["drain", "host-a", "--output", "json"], 280_000, (line) => { lines.push(line); });
   await lab.until("some VMs have moved", 120_000, async () => (await onHost("host-b")).length >= 3);
-  t.match(await lab.careof(["migrate", guests[0]?.name ?? "", "host-a"]), { code: 1, stderr: /host-draining|already-moving/ }, "the host takes no VMs");
+  t.match(await lab.http("POST", "/v1/migrations", JSON.stringify({ vm: guests[0]?.name, host: "host-a" })), { status: 409, body: { code: "host-draining" } }, "the host takes no VMs");
   t.match(await lab.http("POST", "/v1/hosts/host-a/drain/interrupt", "{}"), { status: 202 });
   const interrupted = await first;
   t.equal(interrupted.code, 1, "not every VM is away");
@@ -70,7 +71,7 @@ await t.test("the host is drained: interrupted, gone on with, across a restart o
   t.ok(lines.some((line) => /vm\d\d → host-b .*paused/.test(line)), "progress names each move", { found: lines });
 
   const second = lab.careof(["drain", "host-a", "--output", "json"], 280_000);
-  await lab.until("more have moved", 120_000, async () => (await onHost("host-b")).length >= stopped.moved + 2);
+  await lab.until("more have moved", 120_000, async () => (await onHost("host-b")).length > stopped.moved);
   await lab.endPart("home-agent", "SIGKILL");
   await sleep(500);
   lab.startPart("home-agent");
