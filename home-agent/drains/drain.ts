@@ -65,8 +65,8 @@ export type DrainEvent =
   | { readonly type: "tick" }
   | { readonly type: "begin"; readonly wish: Wish; readonly now: Millis }
   | { readonly type: "interrupt"; readonly cancel: boolean }
-  /** To a move that was asked for. */
-  | { readonly type: "answered"; readonly vm: VmId; readonly reason: Reason; readonly detail: string }
+  /** To a move that was asked for. It may come after that move's end, when another one has been asked for: `to` tells them apart. */
+  | { readonly type: "answered"; readonly vm: VmId; readonly to: HostId; readonly reason: Reason; readonly detail: string }
   | { readonly type: "moved"; readonly vm: VmId; readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason };
 
 export interface Step {
@@ -97,8 +97,13 @@ export function newDrain(host: HostId, wish: Wish, now: Millis): Drain {
  * ```
  */
 export function step(before: Drain, event: DrainEvent, scene: Scene): Step {
-  const drain = observe(onEvent(before, event, scene), scene);
-  const cancels = event.type === "interrupt" && event.cancel ? drain.stays.flatMap((stay) => (stay.phase === "moving" && stay.migration !== null ? [stay.migration] : [])) : [];
+  return stepAll(before, [event], scene);
+}
+
+/** Events of which each was true before the scene was: the scene is looked at after the last one, or it would contradict what has still to be told. */
+export function stepAll(before: Drain, events: readonly DrainEvent[], scene: Scene): Step {
+  const drain = observe(events.reduce((now, event) => onEvent(now, event, scene), before), scene);
+  const cancels = events.some((event) => event.type === "interrupt" && event.cancel) ? drain.stays.flatMap((stay) => (stay.phase === "moving" && stay.migration !== null ? [stay.migration] : [])) : [];
   if (drain.phase !== "running") return { drain, moves: [], cancels };
   return { ...plan(drain, scene), cancels };
 }
@@ -142,8 +147,8 @@ function change(drain: Drain, vm: VmId, how: (stay: Stay) => Stay): Drain {
   return { ...drain, stays: drain.stays.map((stay) => (stay.vm === vm ? how(stay) : stay)) };
 }
 
-function answered(stay: Stay, { reason, detail }: { readonly reason: Reason; readonly detail: string }): Stay {
-  if (stay.phase !== "asked") return stay;
+function answered(stay: Stay, { to, reason, detail }: { readonly to: HostId; readonly reason: Reason; readonly detail: string }): Stay {
+  if (stay.phase !== "asked" || stay.to !== to) return stay;
   if (reason === "accepted") return { ...stay, phase: "moving" };
   if (PASSING.has(reason)) return { ...stay, phase: "waiting", reason, detail, paused: true };
   return failed(stay, reason, detail);

@@ -10,7 +10,7 @@ import type { EventBus } from "../events.js";
 import type { Hosts } from "../hosts.js";
 import type { Store } from "../store/store.js";
 import { viewHost } from "../views.js";
-import { newDrain, step, type Drain, type DrainEvent, type Wish } from "./drain.js";
+import { newDrain, step, stepAll, type Drain, type DrainEvent, type Wish } from "./drain.js";
 import { summarize, viewDrain } from "./drain-views.js";
 import { durableDrain, restoreDrain } from "./durable-drain.js";
 import type { Scene } from "./placement.js";
@@ -52,7 +52,7 @@ export class Drains {
   readonly #unsubscribe: () => void;
   readonly #startedAt: number;
   /** How moves ended, before any drain has been told. */
-  readonly #news: { readonly host: HostId; readonly event: DrainEvent }[] = [];
+  #news: readonly { readonly host: HostId; readonly event: DrainEvent }[] = [];
   #look: Timer | null = null;
   #tick: Timer | null = null;
   #closed = false;
@@ -127,6 +127,7 @@ export class Drains {
       if (entry === undefined) return false;
       await this.#write(host, entry.revision, null);
       this.#entries.delete(host);
+      this.#news = this.#news.filter((each) => each.host !== host);
       hosts.setDraining(host, false);
       log.info({ host }, "the host takes VMs again");
       events.publish({ event: "drain", data: { ...summarize(entry.drain), state: "undrained" } });
@@ -174,7 +175,7 @@ export class Drains {
     if (event.event === "migration" && event.data.result !== null) {
       const { vm, from, to, result, reason } = event.data;
       // Later: whoever else hears of it shall have heard it before he hears what the drain makes of it.
-      this.#news.push({ host: hostId(from), event: { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? "") } });
+      if (this.#entries.has(hostId(from))) this.#news = [...this.#news, { host: hostId(from), event: { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? "") } }];
     } else if (event.event === "migration" && event.data.progress !== null) return;
     if (event.event !== "drain") this.#look ??= this.#options.clock.after("look at drains", LOOK_MS, () => {
       this.#look = null;
@@ -185,9 +186,10 @@ export class Drains {
   #advance(host: HostId, event: DrainEvent): void {
     const entry = this.#entries.get(host);
     if (entry === undefined || this.#closed) return;
-    for (const news of this.#news.splice(0)) this.#advance(news.host, news.event);
     const before = entry.drain;
-    const { drain, moves, cancels } = step(before, event, this.#scene());
+    const news = this.#news.filter((each) => each.host === host).map((each) => each.event);
+    this.#news = this.#news.filter((each) => each.host !== host);
+    const { drain, moves, cancels } = stepAll(before, [...news, event], this.#scene());
     entry.drain = drain;
     for (const { vm, to } of moves) this.#move(host, vm, to, drain.actor);
     for (const migration of cancels) this.#cancel(migration);
@@ -209,10 +211,10 @@ export class Drains {
 
   #move(host: HostId, vm: VmId, to: HostId, actor: string): void {
     this.#options.migrate(vm, to, actor).then(
-      () => { this.#advance(host, { type: "answered", vm, reason: "accepted", detail: "" }); },
+      () => { this.#advance(host, { type: "answered", vm, to, reason: "accepted", detail: "" }); },
       (thrown: unknown) => {
         const { code, message } = toCareofError(thrown);
-        this.#advance(host, { type: "answered", vm, reason: reasonOf(code), detail: message });
+        this.#advance(host, { type: "answered", vm, to, reason: reasonOf(code), detail: message });
       },
     );
   }

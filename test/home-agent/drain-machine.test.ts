@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import t from "tap";
-import { newDrain, ORDERS, step, type Drain, type DrainEvent, type Wish } from "../../home-agent/drains/drain.js";
+import { newDrain, ORDERS, step, stepAll, type Drain, type DrainEvent, type Wish } from "../../home-agent/drains/drain.js";
 import { durableDrain, restoreDrain } from "../../home-agent/drains/durable-drain.js";
 import { summarize } from "../../home-agent/drains/drain-views.js";
 import { freeOn, loadOf, place, type Scene, type SceneHost, type SceneVm } from "../../home-agent/drains/placement.js";
@@ -84,7 +84,7 @@ class World {
       steps.push(() => { this.#begin(move); }, () => { this.#begin(move); });
       for (const reason of ["host-gone", "start-pending", "not-bound", "host-draining"] as const) steps.push(() => {
         this.#answered(move);
-        this.take({ type: "answered", vm: move.vm, reason, detail: "" });
+        this.take({ type: "answered", vm: move.vm, to: move.to, reason, detail: "" });
       });
     }
     for (const each of this.vms.values()) {
@@ -111,7 +111,8 @@ class World {
       if (known !== undefined) this.hosts.set(host, { ...known, connected: !known.connected });
       this.take({ type: "look" });
     });
-    for (const each of this.vms.values()) {
+    // One of them only: else most are stopped before anything else happens to them.
+    for (const each of [...this.vms.values()].slice(0, 1)) {
       if (each.owner === A && each.move === null && each.phase === "bound") steps.push(() => {
         this.vms.set(each.vm, { ...each, phase: "none", owner: null });
         this.take({ type: "look" });
@@ -125,7 +126,7 @@ class World {
     this.#answered(move);
     const each = this.vms.get(move.vm);
     if (each?.owner === A && each.phase === "bound") this.vms.set(move.vm, { ...each, phase: "moving", move: { id: migrationId(move.vm, epoch(this.#epochs++)), from: A, to: move.to } });
-    this.take({ type: "answered", vm: move.vm, reason: "accepted", detail: "" });
+    this.take({ type: "answered", vm: move.vm, to: move.to, reason: "accepted", detail: "" });
   }
 
   #answered(move: { readonly vm: VmId; readonly to: HostId }): void {
@@ -255,19 +256,31 @@ await t.test("a host that failed a VM is not tried again, another one is; what p
   const vms = [vm("vm1")];
   let { drain, moves } = step(...begun(newDrain(A, WISH, NOW)), scene(vms));
   t.same(moves, [{ vm: "vm1", to: "host-b" }]);
-  ({ drain, moves } = step(drain, { type: "answered", vm: vmId("vm1"), reason: "stop-pending", detail: "" }, scene(vms)));
+  ({ drain, moves } = step(drain, { type: "answered", vm: vmId("vm1"), to: B, reason: "stop-pending", detail: "" }, scene(vms)));
   t.same([moves, drain.stays[0]?.phase], [[], "waiting"], "not at once");
   ({ drain, moves } = step(drain, { type: "tick" }, scene(vms)));
   t.same(moves, [{ vm: "vm1", to: "host-b" }]);
-  for (const next of ["host-c", "host-d"]) {
-    ({ drain, moves } = step(drain, { type: "answered", vm: vmId("vm1"), reason: "host-gone", detail: "" }, scene(vms)));
+  for (const [at, next] of [["host-b", "host-c"], ["host-c", "host-d"]] as const) {
+    ({ drain, moves } = step(drain, { type: "answered", vm: vmId("vm1"), to: hostId(at), reason: "host-gone", detail: "" }, scene(vms)));
     t.same(moves, [{ vm: "vm1", to: next }]);
+    const asked = drain;
+    for (const reason of ["accepted", "unspecified"] as const) ({ drain, moves } = step(drain, { type: "answered", vm: vmId("vm1"), to: hostId(at), reason, detail: "" }, scene(vms)));
+    t.same([drain, moves], [asked, []], "a late answer to the move before says nothing of this one");
   }
   ({ drain, moves } = step(drain, { type: "moved", vm: vmId("vm1"), to: hostId("host-d"), result: "failed", reason: "prepare-failed" }, scene(vms)));
   t.match(summarize(drain), { state: "incomplete", left: 1 });
   t.match(drain.stays[0], { phase: "left", reason: "no-host-fits", detail: "host-b: host-gone, host-c: host-gone, host-d: prepare-failed" });
   ({ drain, moves } = step(...begun(drain), scene(vms)));
   t.same(moves, [{ vm: "vm1", to: "host-b" }], "begun again, everything is tried again");
+  t.end();
+});
+
+await t.test("two moves that ended before anybody looked: each keeps its own reason", (t) => {
+  const vms = [vm("vm1", { hosts: [A, B] }), vm("vm2", { hosts: [A, B] })];
+  const asked = step(...begun(newDrain(A, WISH, NOW)), scene(vms)).drain;
+  const moving = stepAll(asked, vms.map((each): DrainEvent => ({ type: "answered", vm: each.vm, to: B, reason: "accepted", detail: "" })), scene(vms.map((each) => ({ ...each, phase: "moving" as const, move: { id: migrationId(each.vm, epoch(2)), from: A, to: B } })))).drain;
+  const ends = (["relay-failed", "prepare-failed"] as const).map((reason, i): DrainEvent => ({ type: "moved", vm: vmId(`vm${String(i + 1)}`), to: B, result: "failed", reason }));
+  t.same(stepAll(moving, ends, scene(vms)).drain.stays.map((stay) => [stay.phase, stay.reason]), [["left", "relay-failed"], ["left", "prepare-failed"]]);
   t.end();
 });
 
