@@ -67,7 +67,8 @@ export type DrainEvent =
   | { readonly type: "interrupt"; readonly cancel: boolean }
   /** To a move that was asked for. It may come after that move's end, when another one has been asked for: `to` tells them apart. */
   | { readonly type: "answered"; readonly vm: VmId; readonly to: HostId; readonly reason: Reason; readonly detail: string }
-  | { readonly type: "moved"; readonly vm: VmId; readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason };
+  /** `inherited`: begun by an earlier process of the home agent, whose end may be all that it failed of. */
+  | { readonly type: "moved"; readonly vm: VmId; readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason; readonly inherited?: boolean };
 
 export interface Step {
   readonly drain: Drain;
@@ -154,11 +155,12 @@ function answered(stay: Stay, { to, reason, detail }: { readonly to: HostId; rea
   return failed(stay, reason, detail);
 }
 
-function ended(stay: Stay, event: { readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason }): Stay {
+function ended(stay: Stay, event: { readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason; readonly inherited?: boolean }): Stay {
   if (stay.phase !== "asked" && stay.phase !== "moving") return stay;
   // Where it is now, the scene says.
   if (event.result === "completed") return { ...stay, phase: "waiting", to: event.to, reason: null, detail: "" };
   if (event.result === "cancelled") return { ...stay, phase: "left", to: event.to, reason: event.reason, detail: "" };
+  if (event.result === "failed" && event.inherited === true) return { ...stay, phase: "waiting", migration: null, reason: null, detail: "" };
   return failed({ ...stay, to: event.to }, event.reason, "");
 }
 

@@ -53,6 +53,8 @@ export class Drains {
   readonly #startedAt: number;
   /** How moves ended, before any drain has been told. */
   #news: readonly { readonly host: HostId; readonly event: DrainEvent }[] = [];
+  /** Migrations that were under way when this process began. */
+  readonly #inherited = new Set<string>();
   #look: Timer | null = null;
   #tick: Timer | null = null;
   #closed = false;
@@ -65,7 +67,8 @@ export class Drains {
 
   /** Marks the hosts that were being drained when the process ended, and goes on with what was running. @throws CareofError `store-corrupt` */
   restore(): void {
-    const { store, hosts, log } = this.#options;
+    const { store, hosts, log, cache } = this.#options;
+    for (const { migration } of cache.states()) if (migration !== null) this.#inherited.add(migration.id);
     for (const { key, value, revision } of store.entries(KEY)) {
       const host = hostId(key.slice(KEY.length));
       const drain = restoreDrain(host, value);
@@ -175,7 +178,7 @@ export class Drains {
     if (event.event === "migration" && event.data.result !== null) {
       const { vm, from, to, result, reason } = event.data;
       // Later: whoever else hears of it shall have heard it before he hears what the drain makes of it.
-      if (this.#entries.has(hostId(from))) this.#news = [...this.#news, { host: hostId(from), event: { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? "") } }];
+      if (this.#entries.has(hostId(from))) this.#news = [...this.#news, { host: hostId(from), event: { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? ""), inherited: this.#inherited.delete(event.data.migration) } }];
     } else if (event.event === "migration" && event.data.progress !== null) return;
     if (event.event !== "drain") this.#look ??= this.#options.clock.after("look at drains", LOOK_MS, () => {
       this.#look = null;

@@ -284,6 +284,15 @@ await t.test("two moves that ended before anybody looked: each keeps its own rea
   t.end();
 });
 
+await t.test("a move that failed because the home agent ended is not held against the host that it went to", (t) => {
+  const vms = [vm("vm1", { hosts: [A, B] })];
+  const moving = step(newDrain(A, { ...WISH }, NOW), { type: "begin", wish: WISH, now: NOW }, scene([vm("vm1", { hosts: [A, B], phase: "moving", move: { id: migrationId(vmId("vm1"), epoch(2)), from: A, to: B } })])).drain;
+  const again = step(moving, { type: "moved", vm: vmId("vm1"), to: B, result: "failed", reason: "migrate-failed", inherited: true }, scene(vms));
+  t.same(again.moves, [{ vm: "vm1", to: B }]);
+  t.same(step(moving, { type: "moved", vm: vmId("vm1"), to: B, result: "failed", reason: "migrate-failed" }, scene(vms)).moves, []);
+  t.end();
+});
+
 await t.test("what comes to the host meanwhile is moved too; a new home agent waits for hosts to come back", (t) => {
   const coming = vm("vm1", { owner: B, phase: "moving", move: { id: migrationId(vmId("vm1"), epoch(2)), from: B, to: A } });
   let { drain, moves } = step(...begun(newDrain(A, WISH, NOW)), scene([coming, vm("vm2", { owner: null, phase: "none", starting: A })]));

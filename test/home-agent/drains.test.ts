@@ -184,11 +184,7 @@ await t.test("a home agent that dies in the midst goes on with the rest when its
 
   const second = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: false, directory, running: true });
   await second.agents["host-a"].until("migrate", (body) => body.migration.startsWith("web2"), 15_000);
-  const over = await state(second.bench, "incomplete");
-  t.match(over, { limit: 1, moved: 3, left: 1, vms: [{ vm: "web1", state: "left" }, { state: "moved" }, { state: "moved" }, { state: "moved" }] }, "the host knows nothing of the move that was under way: it is given back, and not tried there again by itself");
-  t.comment(JSON.stringify(over["vms"]));
-  await second.bench.call("POST", "/v1/hosts/host-a/drain", {});
-  t.match(await state(second.bench, "completed"), { total: 1, moved: 1 });
+  t.match(await state(second.bench, "completed"), { limit: 1, moved: 4 }, "also the one whose move was under way: the host knew nothing of it, it was given back and has moved again");
   t.match(await second.bench.where("web4"), { host: "host-b", state: "bound" });
 });
 
