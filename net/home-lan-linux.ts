@@ -1,0 +1,167 @@
+import { mac, type IpAddress, type Ipv4, type Mac } from "../model/address.js";
+import { CareofError, toCareofError } from "../model/errors.js";
+import { checkSet, requireV4 } from "./entry-checks.js";
+import { gratuitousArp } from "./gratuitous-arp.js";
+import type { HomeLan, HomeLanOptions, HomeLanState } from "./home-lan.js";
+import { Netlink } from "./netlink/client.js";
+import { LinkMonitor, type LinkEvent } from "./netlink/link-monitor.js";
+import { ETHERNET, findLink, requireLink, type Link } from "./netlink/links.js";
+import { deleteProxy, listProxies, proxyRequest, type ProxyNeighbour } from "./netlink/proxies.js";
+import { HOME_AGENT_PROTOCOL } from "./netlink/routes.js";
+import { PacketSocket } from "./packet-socket.js";
+import { Readiness } from "./readiness.js";
+import { routeFor, writeSysctl } from "./sysctl.js";
+
+/**
+ * By the kernel's proxy neighbours: it answers while this process is away, and by itself only for an address whose route leads over another interface, so that
+ * nothing is answered for once the binding's route is gone. Ours carry the protocol number of the home agent's routes. The kernel forgets them when the
+ * interface is taken down, hence `watch`.
+ */
+export class LinuxHomeLan implements HomeLan {
+  readonly #options: HomeLanOptions;
+  readonly #netlink = new Netlink();
+  readonly #frames = new PacketSocket();
+  #link: Link;
+  /** What the kernel answers for on our behalf; null when it has to be asked. */
+  #known: Set<Ipv4> | null = null;
+  #monitor: LinkMonitor | null = null;
+  #readiness: Readiness | null = null;
+  /** What `watch` told last, and of which interface. */
+  #told = "";
+  #closed = false;
+
+  /** Changes nothing yet. @throws CareofError `no-link`, `unsupported` */
+  constructor(options: HomeLanOptions) {
+    this.#options = options;
+    try {
+      this.#link = this.#find();
+    } catch (thrown) {
+      this.#frames.close();
+      this.#netlink.close();
+      throw thrown;
+    }
+  }
+
+  set(homes: readonly IpAddress[]): readonly IpAddress[] {
+    checkSet(homes.map((home) => ({ home })), this.#options.maxEntries);
+    const missing = new Set(homes.map(requireV4));
+    const wanted = new Set(missing);
+    const { index } = this.#prepare();
+    this.#known = null;
+    for (const found of ours(this.#netlink)) {
+      if (found.device === index && wanted.has(found.address)) missing.delete(found.address);
+      else deleteProxy(this.#netlink, found);
+    }
+    this.#netlink.requestAll([...missing].map((address) => proxyRequest({ device: index, address, protocol: HOME_AGENT_PROTOCOL })));
+    this.#known = wanted;
+    return [...missing];
+  }
+
+  put(home: IpAddress): boolean {
+    const address = requireV4(home);
+    if (this.#known === null) this.#prepare();
+    const known = this.#load();
+    if (known.has(address)) return false;
+    if (known.size >= this.#options.maxEntries) checkSet([...known, address].map((each) => ({ home: each })), this.#options.maxEntries);
+    this.#netlink.request(proxyRequest({ device: this.#link.index, address, protocol: HOME_AGENT_PROTOCOL }));
+    known.add(address);
+    return true;
+  }
+
+  drop(home: IpAddress): boolean {
+    const address = requireV4(home);
+    const present = deleteProxy(this.#netlink, { device: this.#link.index, address });
+    this.#known?.delete(address);
+    return present;
+  }
+
+  answered(): readonly IpAddress[] {
+    return ours(this.#netlink).filter(({ device }) => device === this.#link.index).map(({ address }) => address).sort();
+  }
+
+  announce(home: IpAddress, owner: Mac | null): void {
+    const address = requireV4(home);
+    this.#link = this.#find();
+    const from = mac(this.#link.mac);
+    this.#frames.send(this.#link.index, gratuitousArp({ address, owner: owner ?? from, from }));
+  }
+
+  watch(changed: (state: HomeLanState) => void, failed: (error: Error) => void): void {
+    const monitor = new LinkMonitor();
+    const readiness = new Readiness(failed);
+    this.#monitor = monitor;
+    this.#readiness = readiness;
+    this.#told = identity(findLink(this.#netlink, this.#options.interface));
+    readiness.add(monitor.descriptor, () => {
+      try {
+        for (const event of monitor.read()) this.#heard(event, changed);
+      } catch (thrown) {
+        readiness.remove(monitor.descriptor);
+        failed(toCareofError(thrown));
+      }
+    });
+  }
+
+  close({ keep }: { readonly keep: boolean }): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    if (!keep) for (const found of ours(this.#netlink)) deleteProxy(this.#netlink, found);
+    this.#readiness?.close();
+    this.#monitor?.close();
+    this.#frames.close();
+    this.#netlink.close();
+  }
+
+  #find(): Link {
+    const link = requireLink(this.#netlink, this.#options.interface);
+    if (link.hardware !== ETHERNET) throw new CareofError("unsupported", `the interface ${link.name} of the home LAN is not Ethernet, on which alone there is ARP`);
+    return link;
+  }
+
+  #prepare(): Link {
+    this.#link = this.#find();
+    const { name } = this.#link;
+    routeFor([name]);
+    writeSysctl(["net", "ipv4", "conf", name, "forwarding"], "1");
+    // Otherwise it answers after a random time of up to 0.8 s, so that the true owner could be first; there is none on this link.
+    writeSysctl(["net", "ipv4", "neigh", name, "proxy_delay"], "0");
+    return this.#link;
+  }
+
+  #load(): Set<Ipv4> {
+    this.#known ??= new Set(ours(this.#netlink).filter(({ device }) => device === this.#link.index).map(({ address }) => address));
+    return this.#known;
+  }
+
+  #heard(event: LinkEvent, changed: (state: HomeLanState) => void): void {
+    if (event.kind !== "missed" && event.link.name !== this.#options.interface) return;
+    const link = event.kind === "missed" ? findLink(this.#netlink, this.#options.interface) : event.kind === "there" ? event.link : null;
+    const now = identity(link);
+    // What was missed may have been a change there and back.
+    if (now === this.#told && event.kind !== "missed") return;
+    this.#told = now;
+    this.#known = null;
+    changed(link?.carrier === true ? "usable" : "unusable");
+  }
+}
+
+function ours(netlink: Netlink): ProxyNeighbour[] {
+  return listProxies(netlink).filter(({ protocol }) => protocol === HOME_AGENT_PROTOCOL);
+}
+
+/** Empty while it is not usable. */
+function identity(link: Link | null): string {
+  return link?.carrier === true ? `${String(link.index)} ${link.mac}` : "";
+}
+
+/** For a home agent that routes: what an earlier one left that answered for addresses is taken away. Returns how many there were. */
+export function stopAnswering(): number {
+  const netlink = new Netlink();
+  try {
+    const left = ours(netlink);
+    for (const found of left) deleteProxy(netlink, found);
+    return left.length;
+  } finally {
+    netlink.close();
+  }
+}
