@@ -5,7 +5,7 @@ import type { Metrics } from "./metrics.js";
 import type { AlarmKind } from "./outcome.js";
 
 export interface Alarm {
-  readonly alarm: AlarmKind | "store" | "tunnel";
+  readonly alarm: AlarmKind | "store" | "tunnel" | "home-lan";
   readonly vm: VmId | null;
   readonly hosts: readonly HostId[];
   readonly detail: string;

@@ -10,6 +10,13 @@ import type { LogLevel } from "../model/log.js";
 import { DATA_PLANES, type DataPlane } from "../net/data-plane.js";
 import type { Adopt, QemuSpec } from "../proto/messages.js";
 
+/**
+ * How the home network finds the home agent. `routed`: its routers send it the home prefixes. `proxy-arp`: it stands on the VMs' LAN and answers there for those
+ * that are away (RFC 5944 §4.6).
+ */
+const HOME_MODES = ["routed", "proxy-arp"] as const;
+export type HomeMode = (typeof HOME_MODES)[number];
+
 /** A guest's HMAC key in bytes. */
 const KEY_BYTES = 32;
 
@@ -64,7 +71,11 @@ export const homeAgentSchema = z.strictObject({
     pathMtu: z.number().int().min(576).max(65_535).default(1500),
     maxEntries: z.number().int().min(1).max(4_194_304).default(65_536),
   }),
-  home: z.strictObject({ prefixes: z.array(fields.prefix).min(1).max(64) }),
+  home: z.strictObject({
+    prefixes: z.array(fields.prefix).min(1).max(64),
+    mode: z.enum(HOME_MODES).default("routed"),
+    interface: z.string().min(1).max(15).optional(),
+  }),
   listen: z.strictObject({
     agents: fields.endpoint.default({ address: "0.0.0.0", port: 4434 }),
     heartbeats: fields.endpoint.default({ address: "0.0.0.0", port: 4434 }),
@@ -152,7 +163,8 @@ export interface HomeAgentConfig {
   readonly stateDir: string;
   readonly runDir: string;
   readonly tunnel: { readonly uplink: string; readonly address: Ipv4; readonly dataPlane: DataPlane; readonly pathMtu: number; readonly maxEntries: number };
-  readonly home: { readonly prefixes: readonly Prefix[] };
+  /** `interface`: on the home LAN, with `proxy-arp` only. */
+  readonly home: { readonly prefixes: readonly Prefix[]; readonly mode: HomeMode; readonly interface: string | null };
   /** `apiWithoutAuthentication`: the API may listen where others than this machine reach it. */
   readonly listen: { readonly agents: Endpoint; readonly heartbeats: Endpoint; readonly api: Endpoint; readonly apiWithoutAuthentication: boolean };
   readonly hosts: readonly HostConfig[];
@@ -177,6 +189,12 @@ export function readHomeAgentConfig(file: string): HomeAgentConfig {
   };
   if (!isLoopback(read.listen.api.address) && !read.listen.apiWithoutAuthentication) {
     refuse(["listen", "api"], `listen.api: whoever reaches ${read.listen.api.address} could stop and move every VM, the API asks for no password: listen on 127.0.0.1 (ssh -L brings you there), or, where only operators reach it, say listen.apiWithoutAuthentication: true`);
+  }
+  const { mode, interface: lan } = read.home;
+  if (mode === "proxy-arp" && lan === undefined) refuse(["home", "mode"], "home.mode: proxy-arp needs home.interface, the interface on the VMs' LAN");
+  if (mode === "routed" && lan !== undefined) refuse(["home", "interface"], "home.interface: mode routed has no use for it; say mode: proxy-arp");
+  if (lan !== undefined && lan === read.tunnel.uplink) {
+    refuse(["home", "interface"], `home.interface: ${lan} is the uplink, on which home addresses are never answered for: give the home agent a second interface on the LAN (a macvlan on the same cable will do), or say mode: routed`);
   }
   const from = dirname(resolve(file));
   const hosts = new Map<HostId, HostConfig>();
@@ -237,7 +255,7 @@ export function readHomeAgentConfig(file: string): HomeAgentConfig {
       adopt,
     };
   });
-  return { ...read, stateDir: resolve(from, read.stateDir), runDir: resolve(from, read.runDir), hosts: read.hosts, vms, exposedKeys: [...exposedKeys] };
+  return { ...read, home: { ...read.home, interface: lan ?? null }, stateDir: resolve(from, read.stateDir), runDir: resolve(from, read.runDir), hosts: read.hosts, vms, exposedKeys: [...exposedKeys] };
 }
 
 /** RFC 1122 §3.2.1.3, RFC 4291 §2.5.3. */

@@ -4,10 +4,10 @@ import { isV4, type IpAddress } from "../model/address.js";
 import { millis, type HostId, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { PathMtus } from "../net/path-mtu.js";
-import type { HomeTunnel } from "../net/tunnel.js";
+import type { HomeEntry, HomeTunnel } from "../net/tunnel.js";
 import type { Alarms } from "./alarms.js";
 import type { BindingCache, Decided, Rim } from "./bindings/binding-cache.js";
-import type { VmConfig } from "./config.js";
+import type { HomeMode, VmConfig } from "./config.js";
 import type { EventBus } from "./events.js";
 import { markersOf, watchesUplink, type VmEvent, type VmState } from "./handover/migration.js";
 import type { Hosts } from "./hosts.js";
@@ -15,6 +15,7 @@ import { updateFor } from "./messages.js";
 import type { Metrics } from "./metrics.js";
 import type { MigrationBook } from "./migrations.js";
 import type { Effect, Question } from "./outcome.js";
+import type { ProxyArp, Standing } from "./proxy-arp.js";
 import type { Questioner } from "./questions.js";
 import { entriesFor, RouteBook } from "./routes.js";
 import { SignalSender, type Signals } from "./signals.js";
@@ -40,6 +41,9 @@ export interface EffectDriverOptions {
   readonly alarms: Alarms;
   readonly pathMtu: number;
   readonly paths: Pick<PathMtus, "probe">;
+  readonly mode: HomeMode;
+  /** With mode `proxy-arp`. */
+  readonly proxyArp: ProxyArp | null;
 }
 
 /**
@@ -70,12 +74,18 @@ export class EffectDriver implements Rim {
 
   /** Every entry that the states want, at once: at the start, and after the configuration has changed. */
   async setRoutes(): Promise<void> {
-    const { hosts, tunnel, pathMtu } = this.#options;
+    const { hosts, tunnel, proxyArp } = this.#options;
+    const away: Standing[] = [];
     for (const state of this.#cache?.states() ?? []) {
       const vm = hosts.vm(state.binding.vm);
-      if (vm !== null) this.#routes.replace(vm.name, entriesFor(state, vm, hosts, pathMtu));
+      if (vm === null) continue;
+      const entries = this.#entriesOf(state, vm);
+      this.#routes.replace(vm.name, entries);
+      away.push(...entries.map(({ home }) => ({ home, mac: vm.mac })));
     }
+    proxyArp?.retire(away);
     await tunnel.set(this.#routes.all());
+    proxyArp?.set(away);
   }
 
   /** The entries of a VM that is not configured any more go with the next `setRoutes`. */
@@ -176,14 +186,20 @@ export class EffectDriver implements Rim {
   close(): void {
     this.#closed = true;
     this.#signals.close();
+    this.#options.proxyArp?.close();
   }
 
   #route(state: VmState, vm: VmConfig): void {
-    const { hosts, tunnel, pathMtu, alarms, clock } = this.#options;
-    const { put, drop } = this.#routes.replace(vm.name, entriesFor(state, vm, hosts, pathMtu));
+    const { tunnel, proxyArp, alarms, clock } = this.#options;
+    const { put, drop } = this.#routes.replace(vm.name, this.#entriesOf(state, vm));
     try {
       for (const entry of put) tunnel.put(entry);
-      for (const home of drop) tunnel.drop(home);
+      // Answered for only what has a way into the tunnel.
+      for (const { home } of put) proxyArp?.cover({ home, mac: vm.mac });
+      for (const home of drop) {
+        proxyArp?.uncover(home);
+        tunnel.drop(home);
+      }
     } catch (thrown) {
       this.#routes.distrust(vm.name);
       alarms.raise("tunnel", vm.name, [], `the tunnel of ${vm.name} cannot be set: ${toCareofError(thrown).message}`, clock.now());
@@ -194,6 +210,11 @@ export class EffectDriver implements Rim {
   /** What both paths of a move carry is to be known before the first packet takes the new one: guests and correspondents hear of it by "frag needed", not by loss. */
   #probe(careOfs: readonly (IpAddress | null)[]): void {
     for (const careOf of careOfs) if (careOf !== null && isV4(careOf)) this.#options.paths.probe(careOf);
+  }
+
+  #entriesOf(state: VmState, vm: VmConfig): readonly HomeEntry[] {
+    const { hosts, pathMtu, mode } = this.#options;
+    return entriesFor(state, vm, hosts, pathMtu, mode);
   }
 
   #signalsOf(state: VmState, vm: VmConfig): Signals | null {

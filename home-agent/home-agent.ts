@@ -5,6 +5,7 @@ import type { Endpoint } from "../model/config.js";
 import { isV4, type Ipv4 } from "../model/address.js";
 import { millis, type HostId, type Millis } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
+import type { HomeLan } from "../net/home-lan.js";
 import { PathMtus, type PathWire } from "../net/path-mtu.js";
 import type { HomeTunnel } from "../net/tunnel.js";
 import { AGENT_PATH, Registrar } from "./registrar.js";
@@ -23,6 +24,7 @@ import { Hosts } from "./hosts.js";
 import { Metrics } from "./metrics.js";
 import { MigrationBook } from "./migrations.js";
 import { OperatorDesk } from "./operator-desk.js";
+import { ProxyArp } from "./proxy-arp.js";
 import { Questioner, stopLimit } from "./questions.js";
 import { ReplayWindow } from "./replay.js";
 import { Journal } from "./store/journal.js";
@@ -40,6 +42,8 @@ export interface HomeAgentOptions {
   readonly log: Logger;
   readonly tunnel: HomeTunnel;
   readonly pathWire: PathWire;
+  /** With mode `proxy-arp`; none otherwise. */
+  readonly homeLan?: HomeLan | null;
   readonly store: Store;
   readonly version: string;
 }
@@ -96,7 +100,9 @@ export class HomeAgent {
     const alarms = new Alarms({ log, metrics, events });
     this.#alarms = alarms;
     const questioner = new Questioner(() => ({ hosts, handover: this.#config.handover, timing: this.#config.timing }));
-    this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, paths, pathMtu: config.tunnel.pathMtu });
+    const lan = options.homeLan ?? null;
+    const proxyArp = lan === null ? null : new ProxyArp({ lan, clock, log, metrics, alarms });
+    this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, pathMtu: config.tunnel.pathMtu, paths, mode: config.home.mode, proxyArp });
     this.#cache = new BindingCache({ store, fence, clock, rim: this.#driver, rulesOf: (vm) => this.#rulesOf(vm), careOfOf: (host) => hosts.careOf(host) });
     this.#driver.attach(this.#cache);
     this.#heartbeats = new Heartbeats({ clock, log, hosts, cache: this.#cache, metrics, window: new ReplayWindow(randomBytes(32)) });
@@ -201,6 +207,7 @@ export class HomeAgent {
     this.#driver.close();
     this.#paths.close();
     await this.#options.store.close();
+    this.#options.homeLan?.close({ keep: true });
     await this.#options.tunnel.close({ keep: true });
   }
 

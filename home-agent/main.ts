@@ -1,11 +1,13 @@
 import { mkdirSync } from "node:fs";
 import { toCareofError } from "../model/errors.js";
 import { SystemClock } from "../model/clock.js";
-import { createLogger } from "../model/log.js";
+import { createLogger, type Logger } from "../model/log.js";
 import { careofVersion } from "../model/version.js";
 import { openHomeTunnel } from "../net/data-plane.js";
-import { readHomeAgentConfig } from "./config.js";
+import { LinuxHomeLan, stopAnswering } from "../net/home-lan-linux.js";
+import type { HomeLan } from "../net/home-lan.js";
 import { LinuxPathWire } from "../net/path-mtu.js";
+import { readHomeAgentConfig, type HomeAgentConfig } from "./config.js";
 import { HomeAgent, openStore } from "./home-agent.js";
 
 /**
@@ -21,7 +23,8 @@ export async function runHomeAgent(configFile: string, signal: AbortSignal): Pro
   const { uplink, address, dataPlane, maxEntries } = config.tunnel;
   const { tunnel, reason } = openHomeTunnel(dataPlane, { uplink, address, homePrefixes: config.home.prefixes, runDir: config.runDir, maxEntries });
   log.info({ dataPlane: tunnel.driver, reason, uplink, address }, `data plane: ${tunnel.driver} (${reason})`);
-  const homeAgent = await HomeAgent.open({ config, readConfig: () => readHomeAgentConfig(configFile), clock: new SystemClock(), log, tunnel, pathWire: new LinuxPathWire(), store, version: careofVersion() });
+  const homeLan = openHomeLan(config, log);
+  const homeAgent = await HomeAgent.open({ config, readConfig: () => readHomeAgentConfig(configFile), clock: new SystemClock(), log, tunnel, homeLan, pathWire: new LinuxPathWire(), store, version: careofVersion() });
   const reload = (): void => {
     homeAgent.reload().catch((thrown: unknown) => {
       const error = toCareofError(thrown);
@@ -37,6 +40,18 @@ export async function runHomeAgent(configFile: string, signal: AbortSignal): Pro
     process.off("SIGHUP", reload);
     await homeAgent.close();
   }
+}
+
+/** @throws CareofError `no-link`, `unsupported` */
+function openHomeLan({ home, tunnel }: HomeAgentConfig, log: Logger): HomeLan | null {
+  if (home.interface === null) {
+    const left = stopAnswering();
+    if (left > 0) log.info({ addresses: left }, "home side: routed; what was answered for on a home LAN before is not any more");
+    return null;
+  }
+  const homeLan = new LinuxHomeLan({ interface: home.interface, maxEntries: tunnel.maxEntries });
+  log.info({ interface: home.interface }, `home side: proxy-arp on ${home.interface}`);
+  return homeLan;
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -12,6 +12,8 @@ export class Metrics {
   readonly heartbeats = new Counter({ name: "careof_heartbeats_total", help: "Heartbeats of guests, by reason", labelNames: ["reason"], registers: [this.registry] });
   readonly migrations = new Counter({ name: "careof_migrations_total", help: "Migrations, by result and reason", labelNames: ["result", "reason"], registers: [this.registry] });
   readonly alarms = new Counter({ name: "careof_alarms_total", help: "What wants a person's attention, by kind", labelNames: ["kind"], registers: [this.registry] });
+  readonly gratuitousArps = new Counter({ name: "careof_gratuitous_arps_sent_total", help: "haGratuitiousARPsSent of RFC 2006: for VMs that left (away) and came home (home)", labelNames: ["what"], registers: [this.registry] });
+  readonly answered = new Gauge({ name: "careof_proxied_addresses", help: "Home addresses that are answered for on the home LAN", registers: [this.registry] });
   readonly bindings: Gauge;
   readonly hosts: Gauge;
   readonly pause = new Histogram({ name: "careof_pause_seconds", help: "Hypervisor's STOP to RESUME", buckets: GAP_BUCKETS, registers: [this.registry] });

@@ -2,17 +2,20 @@ import type { IpAddress } from "../model/address.js";
 import type { VmId } from "../model/ids.js";
 import { MAX_CARE_OF } from "../net/entry-checks.js";
 import type { HomeEntry } from "../net/tunnel.js";
-import type { VmConfig } from "./config.js";
+import type { HomeMode, VmConfig } from "./config.js";
 import { routeOf, type VmState } from "./handover/migration.js";
 import type { Hosts } from "./hosts.js";
 
 /** RFC 2003 §3: an outer IPv4 header without options, in bytes. */
 const OUTER_HEADER = 20;
 
-/** The tunnel's entries of one VM: what its state means in care-of addresses. Every host of a VM that somebody else moves may send for it: its first packet is what claims it. */
-export function entriesFor(state: VmState, vm: VmConfig, hosts: Hosts, pathMtu: number): readonly HomeEntry[] {
+/**
+ * The tunnel's entries of one VM: what its state means in care-of addresses. Every host of a VM that somebody else moves may send for it: its first packet is what claims it.
+ * An expired VM is silent, unless it may have come home to a LAN: there its binding has ended, and who has the address answers.
+ */
+export function entriesFor(state: VmState, vm: VmConfig, hosts: Hosts, pathMtu: number, mode: HomeMode): readonly HomeEntry[] {
   const route = routeOf(state);
-  if (route === null) return [];
+  if (route === null || (route.active === null && mode === "proxy-arp")) return [];
   const active = hosts.careOf(route.active);
   const accept: IpAddress[] = [];
   let outer = pathMtu;

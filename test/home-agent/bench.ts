@@ -12,6 +12,7 @@ import { MemoryStore } from "../../home-agent/store/memory-store.js";
 import type { Store } from "../../home-agent/store/store.js";
 import { ipAddress, ipv4 } from "../../model/address.js";
 import { SystemClock } from "../../model/clock.js";
+import type { HomeLan } from "../../net/home-lan.js";
 import type { HomeEntry } from "../../net/tunnel.js";
 import { FakePathWire } from "../../net/path-mtu-fake.js";
 import { FakeHomeTunnel } from "../../net/tunnel-fake.js";
@@ -75,7 +76,7 @@ export class Bench {
     this.markers = parts.markers;
   }
 
-  static async open(t: Test, options: { readonly store?: Store; readonly change?: Readonly<Record<string, unknown>>; readonly directory?: string } = {}): Promise<Bench> {
+  static async open(t: Test, options: { readonly store?: Store; readonly change?: Readonly<Record<string, unknown>>; readonly directory?: string; readonly homeLan?: HomeLan } = {}): Promise<Bench> {
     const directory = options.directory ?? temporary(t);
     const config = readHomeAgentConfig(configFile(directory, options.change));
     const clock = new SystemClock();
@@ -89,7 +90,7 @@ export class Bench {
     };
     const store = options.store ?? new MemoryStore();
     let bench: Bench | null = null;
-    const homeAgent = await HomeAgent.open({ config, readConfig: () => bench?.file ?? config, clock, log: pino({ level: process.env["CAREOF_TEST_LOG"] ?? "silent" }), tunnel, pathWire: paths, store, version: "test" });
+    const homeAgent = await HomeAgent.open({ config, readConfig: () => bench?.file ?? config, clock, log: pino({ level: process.env["CAREOF_TEST_LOG"] ?? "silent" }), tunnel, pathWire: paths, homeLan: options.homeLan ?? null, store, version: "test" });
     const at = await homeAgent.start();
     bench = new Bench({ tunnel, paths, config, store, homeAgent, at, markers });
     const opened = bench;

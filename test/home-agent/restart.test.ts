@@ -166,6 +166,14 @@ await t.test("configuration: every contradiction is named", (t) => {
   refuse({ hosts, vms: [vm({ keyFile: "short.key" })] }, "key-unreadable", /32 bytes as 64/, "short.key");
   refuse({ hosts, vms: [vm({ qemu: { memory: "12Q" } })] }, "config-invalid", /home-agent\.yaml:\d+:\d+: vms\.0\.qemu\.memory/);
   refuse({ wrong: 1 }, "config-invalid", /unknown key "wrong"/);
+  const home = (more: object): Readonly<Record<string, unknown>> => ({ home: { prefixes: ["198.51.100.0/24"], ...more } });
+  refuse(home({ mode: "proxy-arp" }), "config-invalid", /needs home\.interface/, "proxy-arp");
+  refuse(home({ interface: "home0" }), "config-invalid", /mode routed has no use for it/, "home0");
+  refuse(home({ mode: "proxy-arp", interface: "lo" }), "config-invalid", /lo is the uplink/, "lo");
+  refuse(home({ mode: "bridged" }), "config-invalid", /home\.mode/);
+  refuse(home({ mode: "proxy-arp", interface: "an-interface-too-long" }), "config-invalid", /home\.interface/);
+  t.match(readHomeAgentConfig(configFile(directory)).home, { mode: "routed", interface: null });
+  t.match(readHomeAgentConfig(configFile(directory, home({ mode: "proxy-arp", interface: "home0" }))).home, { mode: "proxy-arp", interface: "home0" });
   refuse({ listen: { api: "here" } }, "config-invalid", /listen\.api: "here" is not address:port/);
   for (const api of ["0.0.0.0:8434", "192.0.2.1:8434", "[::]:8434", "home.example:8434"]) refuse({ listen: { api } }, "config-invalid", /listen\.apiWithoutAuthentication/);
   for (const api of ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1", "localhost:1"]) t.equal(readHomeAgentConfig(configFile(directory, { listen: { api } })).listen.apiWithoutAuthentication, false);

@@ -1,0 +1,171 @@
+import { join } from "node:path";
+import { pino } from "pino";
+import t from "tap";
+import { ipv4, mac, type IpAddress } from "../../model/address.js";
+import { FakeHomeLan } from "../../net/home-lan-fake.js";
+import { Metrics } from "../../home-agent/metrics.js";
+import { ProxyArp } from "../../home-agent/proxy-arp.js";
+import { Journal } from "../../home-agent/store/journal.js";
+import { FakeClock } from "../model/fake-clock.js";
+import { Bench, HOME, temporary, until } from "./bench.js";
+import { Move } from "./scripted-agent.js";
+
+const VM = mac("52:54:00:00:00:07");
+const ONE = { home: ipv4("198.51.100.7"), mac: VM };
+const TWO = { home: ipv4("198.51.100.8"), mac: mac("52:54:00:00:00:08") };
+
+function made(lan = new FakeHomeLan({ interface: "home0", maxEntries: 100_000 })) {
+  const clock = new FakeClock();
+  const metrics = new Metrics({ bindings: () => new Map(), hosts: () => 0 });
+  const alarms: string[] = [];
+  const proxyArp = new ProxyArp({ lan, clock, log: pino({ level: "silent" }), metrics, alarms: { raise: (kind, _vm, _hosts, detail) => { alarms.push(`${kind}: ${detail}`); } } });
+  return { lan, clock, metrics, alarms, proxyArp };
+}
+
+t.test("first binding: answered for, and announced three times", async (t) => {
+  const { lan, clock, metrics, proxyArp } = made();
+  proxyArp.set([]);
+  proxyArp.cover(ONE);
+  t.same(lan.answered(), [ONE.home]);
+  t.same(lan.announced, [{ home: ONE.home, owner: null }], "at once");
+  proxyArp.cover(ONE);
+  t.equal(lan.announced.length, 1, "a move between hosts is nothing to the neighbours");
+  clock.advance(199);
+  t.equal(lan.announced.length, 1);
+  clock.advance(1);
+  t.equal(lan.announced.length, 2);
+  clock.advance(60_000);
+  t.equal(lan.announced.length, 3, "a small number of times (RFC 5944 §4.6)");
+  t.match(await metrics.registry.metrics(), /careof_gratuitous_arps_sent_total\{what="away"\} 3[\s\S]*careof_proxied_addresses 1/);
+});
+
+t.test("the binding ends: silent first, then the address is the VM's own again", (t) => {
+  const { lan, clock, proxyArp } = made();
+  proxyArp.cover(ONE);
+  lan.announced.length = 0;
+  const drop = lan.drop.bind(lan);
+  const order: string[] = [];
+  const announce = lan.announce.bind(lan);
+  lan.drop = (home) => { order.push("drop"); return drop(home); };
+  lan.announce = (home, owner) => { order.push(owner ?? "us"); announce(home, owner); };
+  proxyArp.uncover(ONE.home);
+  proxyArp.uncover(ONE.home);
+  clock.advance(60_000);
+  t.same(order, ["drop", VM, VM, VM], "and what was left of the first announcement is never sent");
+  t.same(lan.answered(), []);
+  order.length = 0;
+  proxyArp.cover(ONE);
+  clock.advance(10);
+  proxyArp.uncover(ONE.home);
+  proxyArp.cover(ONE);
+  clock.advance(60_000);
+  t.same(order, ["us", "drop", VM, "us", "us", "us"], "the last word holds");
+  t.end();
+});
+
+t.test("a restart announces only what was not answered for before", (t) => {
+  const { lan, clock, proxyArp } = made(new FakeHomeLan({ interface: "home0", maxEntries: 10 }, [ONE.home, ipv4("198.51.100.99")]));
+  proxyArp.set([ONE, TWO]);
+  clock.advance(60_000);
+  t.same(lan.answered(), [ONE.home, TWO.home]);
+  t.same(new Set(lan.announced.map(({ home }) => home)), new Set([TWO.home]));
+  lan.announced.length = 0;
+  proxyArp.set([ONE]);
+  t.same(lan.answered(), [ONE.home]);
+  t.same(lan.announced, [{ home: TWO.home, owner: TWO.mac }], "of a VM that is configured no more");
+  t.end();
+});
+
+t.test("ten thousand at once come in small bursts", (t) => {
+  const { lan, clock, proxyArp } = made();
+  const many = Array.from({ length: 10_000 }, (_, n) => ({ home: ipv4(`10.${String(n >> 16)}.${String((n >> 8) & 255)}.${String(n & 255)}`), mac: VM }));
+  proxyArp.set(many);
+  t.equal(lan.announced.length, 50);
+  clock.advance(10);
+  t.equal(lan.announced.length, 100);
+  clock.advance(60_000);
+  const times = new Map<IpAddress, number>();
+  for (const { home } of lan.announced) times.set(home, (times.get(home) ?? 0) + 1);
+  t.equal(times.size, many.length);
+  t.ok([...times.values()].every((count) => count === 3));
+  t.end();
+});
+
+t.test("an interface that goes and comes back", (t) => {
+  const { lan, clock, alarms, proxyArp } = made();
+  proxyArp.set([ONE]);
+  clock.advance(60_000);
+  lan.announced.length = 0;
+  lan.become("unusable");
+  proxyArp.cover(TWO);
+  clock.advance(5000);
+  t.same(lan.announced, []);
+  lan.become("usable");
+  t.same(lan.answered(), [ONE.home, TWO.home]);
+  clock.advance(60_000);
+  t.equal(lan.announced.length, 6);
+  t.same(alarms, []);
+
+  lan.become(null);
+  proxyArp.uncover(TWO.home);
+  proxyArp.cover(TWO);
+  clock.advance(5000);
+  t.same(alarms, ['home-lan: the home LAN cannot be set: there is no interface "home0"'], "said once");
+  lan.become("usable");
+  t.same(lan.answered(), [ONE.home, TWO.home]);
+  proxyArp.close();
+  lan.announced.length = 0;
+  clock.advance(60_000);
+  t.same(lan.announced, [], "nothing after the end");
+  t.end();
+});
+
+t.test("a whole home agent: what is bound is answered for, whatever its state; what has expired or stopped is not", async (t) => {
+  const directory = temporary(t);
+  const change = { home: { prefixes: ["198.51.100.0/24"], mode: "proxy-arp", interface: "home0" }, timing: { keepAliveMs: 200, graceMs: 100, lifetimeMs: 400 } };
+  const lan = new FakeHomeLan({ interface: "home0", maxEntries: 10 });
+  const bench = await Bench.open(t, { directory, change, homeLan: lan, store: await Journal.open({ directory: join(directory, "state") }) });
+  t.same(lan.answered(), []);
+  const { a, b } = await bench.withVm();
+  t.same(lan.answered(), [HOME]);
+  t.match(lan.announced[0], { home: HOME, owner: null });
+
+  const result = bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", wait: true });
+  const move = new Move(a, b, "web1", 2);
+  await a.until("migrate");
+  await move.leadReady();
+  await move.switchOver();
+  await move.released();
+  await move.running(false);
+  await move.running(true, { firstDeliverableAt: 5000, uplinkOpenAt: 5000, pauseMs: 1 });
+  t.match((await result).body, { result: "completed" });
+  t.same(lan.answered(), [HOME], "all through a move");
+  t.ok(lan.announced.every(({ owner }) => owner === null));
+
+  await a.disconnect();
+  await b.disconnect();
+  await until("stale", async () => (await bench.where())["state"] !== "bound");
+  await until("expired", async () => (await bench.where())["state"] === "expired", 8000);
+  t.same(lan.answered(), []);
+  t.equal(bench.entry(), undefined, "the way to who has the address now is not barred");
+  t.match(lan.announced.at(-1), { home: HOME, owner: VM });
+
+  b.runs.clear();
+  await b.connect();
+  t.equal((await b.report("web1", "runs", 2)).reason, "accepted");
+  t.same(lan.answered(), [HOME], "it was alive after all");
+  t.match(lan.announced.at(-1), { home: HOME, owner: null });
+
+  await bench.close();
+  t.same(lan.answered(), [HOME], "the kernel goes on while the process is away");
+  const again = new FakeHomeLan({ interface: "home0", maxEntries: 10 }, lan.answered());
+  const second = await Bench.open(t, { directory, change, homeLan: again, store: await Journal.open({ directory: join(directory, "state") }) });
+  t.same(again.answered(), [HOME]);
+  t.same(again.announced, [], "and nothing is announced anew");
+  const agent = second.agent("host-b");
+  agent.runs.set("web1" as never, 2 as never);
+  await agent.connect();
+  t.equal((await second.call("POST", "/v1/vms/web1/stop", {})).status, 200);
+  t.same(again.answered(), []);
+  t.same(again.announced, [{ home: HOME, owner: VM }]);
+});
