@@ -14,5 +14,8 @@ export interface DoctorOptions {
   readonly output: "text" | "json";
   /** Of the home agent or of a host agent; null looks at the machine alone. */
   readonly configFile: string | null;
+  /** Sets what a sysctl can mend; `persist` also for the machine's next start. */
+  readonly fix: boolean;
+  readonly persist: boolean;
   readonly write: (text: string) => void;
 }

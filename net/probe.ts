@@ -2,13 +2,16 @@ import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { release } from "node:os";
 import { promisify } from "node:util";
+import type { Prefix } from "../model/address.js";
 import { toCareofError } from "../model/errors.js";
 import { loadProgram } from "./bpf/loader.js";
 import { errnoOf } from "./errno.js";
+import { listAddresses } from "./netlink/addresses.js";
 import { Netlink } from "./netlink/client.js";
 import { deleteFilter, putFilter } from "./netlink/filters.js";
-import { deleteLink, ETHERNET, findLink, requireLink } from "./netlink/links.js";
-import { readSysctl } from "./sysctl.js";
+import { deleteLink, ETHERNET, findLink, listLinks, requireLink } from "./netlink/links.js";
+import { probeHomeLan } from "./probe-home-lan.js";
+import { readSysctl, sysctlText, type Setting } from "./sysctl.js";
 import { clockIsSynchronised, close } from "./syscall.js";
 import { createTap } from "./tap.js";
 
@@ -20,6 +23,15 @@ export interface Probe {
   readonly found: string;
   /** What to do about it; empty when there is nothing to do. */
   readonly mend: string;
+  /** What `careof doctor --fix` sets for it, whether or not it is set already. */
+  readonly settings?: readonly Setting[];
+}
+
+/** What of a home agent's configuration is looked at. */
+export interface HomeSide {
+  /** On the home LAN, null without one. */
+  readonly interface: string | null;
+  readonly prefixes: readonly Prefix[];
 }
 
 const EPERM = 1;
@@ -86,19 +98,63 @@ export function probeUplink(name: string): Probe {
   }
 }
 
-/** careof switches forwarding on when it starts; what undoes that later is worth a warning. */
-export function probeForwarding(): Probe {
-  if (readSysctl(["net", "ipv4", "ip_forward"]) === "1") return fine("forwarding", "net.ipv4.ip_forward is 1");
-  return { name: "forwarding", ok: "warn", found: "net.ipv4.ip_forward is 0", mend: "careof sets it to 1 when it starts; put net.ipv4.ip_forward=1 into /etc/sysctl.d so that it stays" };
+/** careof switches forwarding on when it starts; what undoes that later, or for one interface, is worth a warning. */
+export function probeForwarding(interfaces: readonly string[] = []): Probe {
+  const name = "forwarding";
+  const settings: Setting[] = [{ name: ["net", "ipv4", "ip_forward"], value: "1" }, ...interfaces.map((each) => ({ name: ["net", "ipv4", "conf", each, "forwarding"], value: "1" }))];
+  const wrong = settings.filter((setting) => readSysctl(setting.name) === "0").map((setting) => sysctlText(setting.name));
+  if (wrong.length === 0) return { ...fine(name, "net.ipv4.ip_forward is 1"), settings };
+  const lasting = wrong.map((each) => `${each}=1`).join(", ");
+  return { name, ok: "warn", found: `${wrong.join(", ")} is 0`, mend: `careof sets it to 1 when it starts; put ${lasting} into /etc/sysctl.d so that it stays (careof doctor --fix --persist)`, settings };
 }
 
-/** Strict filtering fits the routes that careof makes: a VM's packets come in where its /32 route points. */
-export function probeReversePath(uplink: string): Probe {
-  const values = ["all", uplink].map((name) => readSysctl(["net", "ipv4", "conf", name, "rp_filter"]));
+/** Without it the kernel interprets the programs that every packet passes. */
+export function probeJit(): Probe[] {
+  const setting: Setting = { name: ["net", "core", "bpf_jit_enable"], value: "1" };
+  if (readSysctl(setting.name) !== "0") return [];
+  return [{ name: "bpf jit", ok: "warn", found: "net.core.bpf_jit_enable is 0: the kernel interprets the BPF programs that every packet passes", mend: "set net.core.bpf_jit_enable=1 (careof doctor --fix)", settings: [setting] }];
+}
+
+/**
+ * Strict filtering fits the routes that careof makes: a VM's packets come in where its /32 route points. It does not fit an interface of the home agent by which
+ * correspondents come that are answered by another one: their packets are dropped without a word.
+ */
+export function probeReversePath(uplink: string, home: HomeSide | null = null): Probe {
+  const name = "rp_filter";
+  const reverse = (each: string): string | null => readSysctl(["net", "ipv4", "conf", each, "rp_filter"]);
+  const strict = (each: string): boolean => [reverse("all"), reverse(each)].includes("1") && ![reverse("all"), reverse(each)].includes("2");
+  const values = ["all", uplink].map(reverse);
   const found = `rp_filter is ${values.map((value) => value ?? "unknown").join(" (all), ")} (${uplink})`;
-  if (!values.includes("1") || values.includes("2")) return fine("rp_filter", found);
-  const networks = "if correspondents are reached over more than one interface, set it to 2 (loose) on those";
-  return { name: "rp_filter", ok: true, found: `${found}: strict`, mend: networks };
+  const others = home === null ? [] : answeredElsewhere(home);
+  const settings = others.filter((each) => strict(each) || reverse(each) === "2").map((each): Setting => ({ name: ["net", "ipv4", "conf", each, "rp_filter"], value: "2" }));
+  const wrong = others.filter(strict);
+  if (wrong.length > 0) {
+    return {
+      name, ok: "warn", found: `rp_filter is strict (1) on ${wrong.join(", ")}, where the default route does not leave: what comes there from beyond its own networks is dropped without a word`,
+      mend: `set it to 2 (loose) on ${wrong.join(", ")} if correspondents or the home network's router are there (careof doctor --fix)`, settings,
+    };
+  }
+  if (!strict(uplink)) return { ...fine(name, found), settings };
+  return { name, ok: true, found: `${found}: strict`, mend: "if correspondents are reached over more than one interface, set it to 2 (loose) on those", settings };
+}
+
+/** Ethernet interfaces with an address, apart from the home LAN (whose senders live there) and those that the default route leaves by; none where there is no such route. */
+function answeredElsewhere({ interface: lan }: HomeSide): string[] {
+  const ways = new Set(defaultDevices());
+  if (ways.size === 0) return [];
+  const netlink = new Netlink();
+  try {
+    return listLinks(netlink)
+      .filter(({ name, hardware, up, index }) => up && hardware === ETHERNET && name !== lan && !ways.has(name) && listAddresses(netlink, index).length > 0)
+      .map(({ name }) => name);
+  } finally {
+    netlink.close();
+  }
+}
+
+function defaultDevices(): string[] {
+  const rows = readFileSync("/proc/thread-self/net/route", "utf8").trim().split("\n").slice(1).map((row) => row.split("\t"));
+  return rows.flatMap(([device = "", destination, , , , , , mask]) => (destination === "00000000" && mask === "00000000" ? [device] : []));
 }
 
 /** Forwarded packets pass netfilter's forward hook on the home agent; a chain that drops by policy there swallows the VMs' traffic. */
@@ -152,7 +208,11 @@ export function probeClock(): Probe {
   return { name: "clock", ok: "warn", found: "the kernel's clock is not synchronised", mend: "run chrony or systemd-timesyncd" };
 }
 
-/** All of them. */
-export async function probeNetwork(uplink: string): Promise<Probe[]> {
-  return [...probeKernel(), probeUplink(uplink), probeForwarding(), probeReversePath(uplink), await probeNetfilter(), probeClock()];
+/** All of them; `home` on a home agent. */
+export async function probeNetwork(uplink: string, home: HomeSide | null = null): Promise<Probe[]> {
+  const lan = home?.interface ?? null;
+  return [
+    ...probeKernel(), ...probeJit(), probeUplink(uplink), ...(home === null || lan === null ? [] : [probeHomeLan(lan, home.prefixes)]),
+    probeForwarding(lan === null ? [uplink] : [uplink, lan]), probeReversePath(uplink, home), await probeNetfilter(), probeClock(),
+  ];
 }

@@ -5,6 +5,17 @@ import { CareofError } from "../model/errors.js";
 /** `["net", "ipv4", "conf", "eth0.5", "rp_filter"]`: a list, because interface names may hold dots. */
 export type SysctlName = readonly string[];
 
+/** A setting as careof wants it. */
+export interface Setting {
+  readonly name: SysctlName;
+  readonly value: string;
+}
+
+/** As sysctl(8) and sysctl.d(5) take it: dots, or slashes where a part holds a dot itself. */
+export function sysctlText(name: SysctlName): string {
+  return name.join(name.some((part) => part.includes(".")) ? "/" : ".");
+}
+
 function path(name: SysctlName): string {
   return join("/proc/sys", ...name);
 }

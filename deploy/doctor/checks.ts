@@ -1,4 +1,5 @@
-import type { Probe } from "../../net/probe.js";
+import type { HomeSide, Probe } from "../../net/probe.js";
+import type { Settings } from "./fix.js";
 
 /** What a check sees of the machine; the tests put their own there. */
 export interface Machine {
@@ -11,8 +12,9 @@ export interface Machine {
   accelerator(binary: string, kernel: string | null): Promise<{ readonly accelerator: "kvm" | "tcg"; readonly reason: string }>;
   /** Binds for a moment. Resolves to null when the port can be had, else why not. */
   bind(kind: "tcp" | "udp", address: string, port: number): Promise<string | null>;
-  /** Kernel, uplink, forwarding, reverse path, netfilter, clock; the uplink may be null where none is named. */
-  network(uplink: string | null): Promise<readonly Probe[]>;
+  /** Kernel, uplink, home LAN, forwarding, reverse path, netfilter, clock; the uplink may be null where none is named, `home` where it is no home agent. */
+  network(uplink: string | null, home: HomeSide | null): Promise<readonly Probe[]>;
+  readonly settings: Settings;
 }
 
 const OLDEST_NODE = [20, 15] as const;

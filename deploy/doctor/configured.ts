@@ -5,13 +5,14 @@ import { readAgentConfig } from "../../agent/config.js";
 import { readHomeAgentConfig } from "../../home-agent/config.js";
 import { readConfig } from "../../model/config.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
-import type { Probe } from "../../net/probe.js";
+import type { HomeSide, Probe } from "../../net/probe.js";
 import { checkApi, fine, type Hypervisor, type Port } from "./checks.js";
 
 /** What a configuration says that the other checks need. */
 export interface Configured {
   readonly part: "home-agent" | "agent" | null;
   readonly uplink: string | null;
+  readonly home: HomeSide | null;
   readonly qemu: Hypervisor;
   readonly ports: readonly Port[];
   readonly rows: readonly Probe[];
@@ -27,11 +28,11 @@ const DEFAULT_PORTS: readonly Port[] = [
 
 /** Reads the file as what it is, told by the keys that only one of the two has. A file that does not fit is a row, not an exception. */
 export function configured(file: string | null): Configured {
-  if (file === null) return { part: null, uplink: null, qemu: ANY_QEMU, ports: DEFAULT_PORTS, rows: [] };
+  if (file === null) return { part: null, uplink: null, home: null, qemu: ANY_QEMU, ports: DEFAULT_PORTS, rows: [] };
   try {
     return isAgents(file) ? ofAgent(file) : ofHomeAgent(file);
   } catch (thrown) {
-    return { part: null, uplink: null, qemu: ANY_QEMU, ports: [], rows: [{ name: "configuration", ok: false, found: toCareofError(thrown).message, mend: "mend the file; the README has the reference" }] };
+    return { part: null, uplink: null, home: null, qemu: ANY_QEMU, ports: [], rows: [{ name: "configuration", ok: false, found: toCareofError(thrown).message, mend: "mend the file; the README has the reference" }] };
   }
 }
 
@@ -51,6 +52,7 @@ function ofAgent(file: string): Configured {
   return {
     part: "agent",
     uplink: config.uplink,
+    home: null,
     qemu: { binary: config.qemu.binary, accelerator: config.qemu.accel, kernel: config.qemu.probeKernel ?? null, needed: true },
     // Heartbeats are taken on each VM's port, which does not exist before the VM does.
     ports: [],
@@ -59,10 +61,11 @@ function ofAgent(file: string): Configured {
 }
 
 function ofHomeAgent(file: string): Configured {
-  const { name, hosts, vms, listen, tunnel } = readHomeAgentConfig(file);
+  const { name, home, hosts, vms, listen, tunnel } = readHomeAgentConfig(file);
   return {
     part: "home-agent",
     uplink: tunnel.uplink,
+    home,
     qemu: ANY_QEMU,
     ports: [
       { kind: "tcp", ...listen.agents, what: "host agents", key: "listen.agents" },

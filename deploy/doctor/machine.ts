@@ -1,20 +1,30 @@
 import { createSocket } from "node:dgram";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { chooseAccelerator } from "../../agent/hypervisor/accelerator.js";
 import { SystemClock } from "../../model/clock.js";
-import { probeClock, probeForwarding, probeKernel, probeNetfilter, probeNetwork, type Probe } from "../../net/probe.js";
+import { probeClock, probeForwarding, probeJit, probeKernel, probeNetfilter, probeNetwork, type HomeSide, type Probe } from "../../net/probe.js";
+import { readSysctl, writeSysctl } from "../../net/sysctl.js";
 import { must } from "../lab/command.js";
 import type { Machine } from "./checks.js";
+import { fileRefused, type Settings } from "./fix.js";
 
 const QEMU_ANSWER_MS = 5000;
+
+const LASTING = "/etc/sysctl.d/60-careof.conf";
 
 /** The machine that this runs on. */
 export class ThisMachine implements Machine {
   readonly nodeVersion = process.versions.node;
   readonly userId = process.getuid?.() ?? -1;
+  readonly settings: Settings;
+
+  /** `lasting`: the file for settings that stay. */
+  constructor(lasting = LASTING) {
+    this.settings = settingsOf(lasting);
+  }
 
   async qemuVersion(binary: string): Promise<string> {
     return (await must([binary, "--version"], { limitMs: QEMU_ANSWER_MS })).split("\n")[0] ?? "";
@@ -33,10 +43,33 @@ export class ThisMachine implements Machine {
     return kind === "tcp" ? bindTcp(address, port) : bindUdp(address, port);
   }
 
-  async network(uplink: string | null): Promise<readonly Probe[]> {
-    if (uplink !== null) return probeNetwork(uplink);
-    return [...probeKernel(), probeForwarding(), await probeNetfilter(), probeClock()];
+  async network(uplink: string | null, home: HomeSide | null): Promise<readonly Probe[]> {
+    if (uplink !== null) return probeNetwork(uplink, home);
+    return [...probeKernel(), ...probeJit(), probeForwarding(), await probeNetfilter(), probeClock()];
   }
+}
+
+function settingsOf(file: string): Settings {
+  const guarded = <T>(work: () => T): T => {
+    try {
+      return work();
+    } catch (thrown) {
+      throw fileRefused(file, thrown);
+    }
+  };
+  return {
+    file,
+    read: readSysctl,
+    write: writeSysctl,
+    readFile: () => guarded(() => (existsSync(file) ? readFileSync(file, "utf8") : "")),
+    writeFile: (text) => {
+      guarded(() => {
+        mkdirSync(dirname(file), { recursive: true });
+        writeFileSync(`${file}.new`, text, { mode: 0o644 });
+        renameSync(`${file}.new`, file);
+      });
+    },
+  };
 }
 
 async function bindTcp(address: string, port: number): Promise<string | null> {

@@ -261,9 +261,9 @@ t.test("demo and doctor decide their exit code", async (t) => {
       seen.push(args);
       return Promise.resolve(1);
     },
-    doctor: (options: { readonly output: string; readonly configFile: string | null; readonly write: (text: string) => void }): Promise<number> => {
+    doctor: (options: { readonly output: string; readonly configFile: string | null; readonly fix: boolean; readonly persist: boolean; readonly write: (text: string) => void }): Promise<number> => {
       options.write("looked\n");
-      seen.push([options.output, options.configFile]);
+      seen.push([options.output, options.configFile, options.fix, options.persist]);
       return Promise.resolve(0);
     },
   };
@@ -271,5 +271,7 @@ t.test("demo and doctor decide their exit code", async (t) => {
   await careof(["demo", "--help"], { parts });
   t.equal((await careof(["doctor", "--output", "json", "--config", "a.yaml"], { parts })).stdout, "looked\n");
   await careof(["doctor"], { parts });
-  t.same(seen, [["--json", "out.json", "--quick"], ["--help"], ["json", "a.yaml"], ["text", null]]);
+  await careof(["doctor", "--fix", "--persist"], { parts });
+  t.match(await careof(["doctor", "--persist"], { parts }), { code: 2, stderr: /--persist goes with --fix/ });
+  t.same(seen, [["--json", "out.json", "--quick"], ["--help"], ["json", "a.yaml", false, false], ["text", null, false, false], ["text", null, true, true]]);
 });

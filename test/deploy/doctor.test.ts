@@ -15,6 +15,7 @@ import { runDoctor } from "../../deploy/doctor/main.js";
 /** A machine on which all is well, but for what is laid over it. */
 function machine(overlay: Partial<Machine> = {}): Machine {
   return {
+    settings: { file: "/nowhere", read: () => null, write: () => undefined, readFile: () => "", writeFile: () => undefined },
     nodeVersion: "20.20.0",
     userId: 0,
     qemuVersion: () => Promise.resolve("QEMU emulator version 10.0.2 (Debian 1:10.0.2)"),
@@ -101,7 +102,7 @@ t.test("ports are tried for real", async (t) => {
 
 async function doctor(on: Partial<Machine>, output: "text" | "json" = "text", configFile: string | null = null): Promise<{ readonly code: number; readonly said: string }> {
   let said = "";
-  const code = await runDoctor({ output, configFile, write: (text) => { said += text; } }, machine(on));
+  const code = await runDoctor({ output, configFile, fix: false, persist: false, write: (text) => { said += text; } }, machine(on));
   return { code, said };
 }
 
