@@ -6,6 +6,7 @@ import type { Prefix } from "../model/address.js";
 import { toCareofError } from "../model/errors.js";
 import { loadProgram } from "./bpf/loader.js";
 import { errnoOf } from "./errno.js";
+import { droppingForwardChains } from "./forward-chains.js";
 import { listAddresses } from "./netlink/addresses.js";
 import { Netlink } from "./netlink/client.js";
 import { deleteFilter, putFilter } from "./netlink/filters.js";
@@ -157,40 +158,33 @@ function defaultDevices(): string[] {
   return rows.flatMap(([device = "", destination, , , , , , mask]) => (destination === "00000000" && mask === "00000000" ? [device] : []));
 }
 
-/** Forwarded packets pass netfilter's forward hook on the home agent; a chain that drops by policy there swallows the VMs' traffic. */
-export async function probeNetfilter(): Promise<Probe> {
+/**
+ * What is inside the tunnels passes netfilter's forward hook on the home agent, both ways; a chain that drops by policy there swallows the VMs' traffic. `prefixes`:
+ * the home prefixes of a home agent; none on a host, where only the ipip data plane's packets pass it.
+ */
+export async function probeNetfilter(prefixes: readonly Prefix[] = []): Promise<Probe> {
   const name = "netfilter";
   const legacy = legacyTables();
+  const traffic = prefixes.length === 0 ? "the home addresses" : prefixes.map(({ address, length }) => `${address}/${String(length)}`).join(", ");
   if (legacy.includes("filter")) {
-    return { name, ok: "warn", found: "iptables-legacy has a filter table, which cannot be read here", mend: "see that `iptables-legacy -S FORWARD` accepts traffic of the home addresses" };
+    return { name, ok: "warn", found: "iptables-legacy has a filter table, which cannot be read here", mend: `see that \`iptables-legacy -S FORWARD\` accepts traffic of ${traffic}` };
   }
   let ruleset: string;
   try {
     ({ stdout: ruleset } = await promisify(execFile)("nft", ["-j", "list", "ruleset"], { timeout: NFT_TIMEOUT_MS, maxBuffer: NFT_MAX_BYTES }));
   } catch (thrown) {
-    return { name, ok: "warn", found: `nft cannot be asked: ${toCareofError(thrown).message.split("\n")[0] ?? ""}`, mend: "install nftables for this check, or see that the forward hook accepts traffic of the home addresses" };
+    return { name, ok: "warn", found: `nft cannot be asked: ${toCareofError(thrown).message.split("\n")[0] ?? ""}`, mend: `install nftables for this check, or see that the forward hook accepts traffic of ${traffic}` };
   }
-  const dropping = forwardChainsThatDrop(ruleset);
+  const dropping = droppingForwardChains(ruleset);
+  const deaf = dropping.filter((each) => !each.accepts(prefixes)).map((each) => each.name);
   if (dropping.length === 0) return fine(name, "no chain at the forward hook drops by policy");
+  if (deaf.length === 0) return fine(name, `${dropping.map((each) => each.name).join(", ")} drops forwarded packets by policy and accepts the home prefixes`);
   return {
-    name, ok: "warn", found: `${dropping.join(", ")} drops forwarded packets by policy`,
-    mend: "accept traffic from and to the home prefixes there (for Docker: in the chain DOCKER-USER)",
+    name, ok: "warn", found: `${deaf.join(", ")} drops forwarded packets by policy`,
+    mend: prefixes.length === 0
+      ? "on a home agent accept traffic from and to the home prefixes there (for Docker: in the chain DOCKER-USER); on a host too if its data plane is ipip, which bpf is not seen by"
+      : `accept traffic from and to ${traffic} there (for Docker: in the chain DOCKER-USER)`,
   };
-}
-
-/** Names (`family table chain`) of base chains at the forward hook whose policy is drop, in the output of `nft -j list ruleset`. */
-export function forwardChainsThatDrop(ruleset: string): string[] {
-  const parsed: unknown = JSON.parse(ruleset);
-  const items: unknown[] = isRecord(parsed) && Array.isArray(parsed["nftables"]) ? parsed["nftables"] : [];
-  return items.flatMap((item) => {
-    const chain = isRecord(item) ? item["chain"] : undefined;
-    if (!isRecord(chain) || chain["hook"] !== "forward" || chain["policy"] !== "drop") return [];
-    return [[chain["family"], chain["table"], chain["name"]].map(String).join(" ")];
-  });
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null;
 }
 
 function legacyTables(): string[] {
@@ -213,6 +207,6 @@ export async function probeNetwork(uplink: string, home: HomeSide | null = null)
   const lan = home?.interface ?? null;
   return [
     ...probeKernel(), ...probeJit(), probeUplink(uplink), ...(home === null || lan === null ? [] : [probeHomeLan(lan, home.prefixes)]),
-    probeForwarding(lan === null ? [uplink] : [uplink, lan]), probeReversePath(uplink, home), await probeNetfilter(), probeClock(),
+    probeForwarding(lan === null ? [uplink] : [uplink, lan]), probeReversePath(uplink, home), await probeNetfilter(home?.prefixes), probeClock(),
   ];
 }

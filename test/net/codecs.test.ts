@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import t from "tap";
-import { addressFromBytes, ipAddress, ipv4, isV4, mac, type IpAddress, type Ipv4 } from "../../model/address.js";
+import { addressFromBytes, ipAddress, ipv4, isV4, mac, prefix, type IpAddress, type Ipv4 } from "../../model/address.js";
 import { CareofError } from "../../model/errors.js";
 import { readObject } from "../../net/bpf/elf.js";
 import { careofObject } from "../../net/bpf/loader.js";
@@ -13,7 +13,7 @@ import { errnoName, errnoOf, refused } from "../../net/errno.js";
 import { decodeMarker, encodeMarker } from "../../net/marker.js";
 import { decodeAttributes, encodeAttributes, nested, raw, readText, readU32, text, u32 } from "../../net/netlink/attributes.js";
 import { decodeMessages } from "../../net/netlink/client.js";
-import { forwardChainsThatDrop } from "../../net/probe.js";
+import { droppingForwardChains } from "../../net/forward-chains.js";
 import { requireInterfaceName } from "../../net/tap.js";
 import type { HomeEntry } from "../../net/tunnel.js";
 
@@ -179,8 +179,32 @@ t.test("what the kernel refuses names the errno", (t) => {
 t.test("chains that drop what is forwarded are found in nft's JSON", (t) => {
   const chain = (change: object): object => ({ chain: { family: "ip", table: "filter", name: "FORWARD", type: "filter", hook: "forward", prio: 0, policy: "accept", ...change } });
   const ruleset = { nftables: [{ metainfo: { version: "1.0.6" } }, chain({}), chain({ policy: "drop", table: "docker" }), chain({ hook: "input", policy: "drop" }), { rule: {} }] };
-  t.same(forwardChainsThatDrop(JSON.stringify(ruleset)), ["ip docker FORWARD"]);
-  t.same(forwardChainsThatDrop("{}"), []);
-  t.same(forwardChainsThatDrop("[1]"), []);
+  t.same(droppingForwardChains(JSON.stringify(ruleset)).map(({ name }) => name), ["ip docker FORWARD"]);
+  t.same(droppingForwardChains("{}"), []);
+  t.same(droppingForwardChains("[1]"), []);
+  t.end();
+});
+
+t.test("whether such a chain accepts the home prefixes", (t) => {
+  const home = [prefix("198.51.100.0/24")];
+  const base = { chain: { family: "ip", table: "f", name: "FORWARD", type: "filter", hook: "forward", prio: 0, policy: "drop" } };
+  const rule = (chain: string, ...expr: readonly object[]): object => ({ rule: { family: "ip", table: "f", chain, expr } });
+  const match = (field: string, right: unknown): object => ({ match: { op: "==", left: { payload: { protocol: "ip", field } }, right } });
+  const net = (addr: string, len: number): object => ({ prefix: { addr, len } });
+  const [accept, counter] = [{ accept: null }, { counter: { packets: 0, bytes: 0 } }];
+  const both = (chain: string, right: unknown, ...more: readonly object[]): object[] => ["saddr", "daddr"].map((field) => rule(chain, match(field, right), counter, ...more, accept));
+  const cases: readonly [string, boolean, readonly object[]][] = [
+    ["two plain rules", true, both("FORWARD", net("198.51.100.0", 24))],
+    ["a larger prefix, among others", true, both("FORWARD", { set: ["203.0.113.9", net("198.51.0.0", 16)] })],
+    ["in a chain of the user's", true, [rule("FORWARD", counter, { jump: { target: "USER" } }), ...both("USER", net("198.51.100.0", 24))]],
+    ["chains that jump in a circle", false, [rule("FORWARD", { jump: { target: "USER" } }), rule("USER", { goto: { target: "FORWARD" } })]],
+    ["one of the two", false, [rule("FORWARD", match("daddr", net("198.51.100.0", 24)), accept)]],
+    ["half of the prefix", false, both("FORWARD", net("198.51.100.0", 25))],
+    ["only on some condition", false, both("FORWARD", net("198.51.100.0", 24), { match: { op: "==", left: { meta: { key: "iifname" } }, right: "lan" } })],
+    ["another chain's", false, both("OTHER", net("198.51.100.0", 24))],
+    ["a host of it", false, both("FORWARD", "198.51.100.7")],
+    ["what cannot be read", false, [rule("FORWARD", { xt: null }), { rule: 7 }, rule("FORWARD", match("saddr", { "@set": 1 }), accept)]],
+  ];
+  for (const [what, wanted, rules] of cases) t.same(droppingForwardChains(JSON.stringify({ nftables: [base, ...rules] })).map((each) => each.accepts(home)), [wanted], what);
   t.end();
 });
