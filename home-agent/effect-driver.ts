@@ -81,7 +81,7 @@ export class EffectDriver implements Rim {
       if (vm === null) continue;
       const entries = this.#entriesOf(state, vm);
       this.#routes.replace(vm.name, entries);
-      away.push(...entries.map(({ home }) => ({ home, mac: vm.mac })));
+      away.push(...entries.map(({ home }) => ({ vm: vm.name, home, mac: vm.mac })));
     }
     proxyArp?.retire(away);
     await tunnel.set(this.#routes.all());
@@ -195,7 +195,7 @@ export class EffectDriver implements Rim {
     try {
       for (const entry of put) tunnel.put(entry);
       // Answered for only what has a way into the tunnel.
-      for (const { home } of put) proxyArp?.cover({ home, mac: vm.mac });
+      for (const { home } of put) proxyArp?.cover({ vm: vm.name, home, mac: vm.mac });
       for (const home of drop) {
         proxyArp?.uncover(home);
         tunnel.drop(home);

@@ -101,7 +101,7 @@ export class HomeAgent {
     this.#alarms = alarms;
     const questioner = new Questioner(() => ({ hosts, handover: this.#config.handover, timing: this.#config.timing }));
     const lan = options.homeLan ?? null;
-    const proxyArp = lan === null ? null : new ProxyArp({ lan, clock, log, metrics, alarms });
+    const proxyArp = lan === null ? null : new ProxyArp({ lan, clock, log, metrics, alarms, cameHome: (vm) => { this.#cache.insist(vm, { type: "came-home" }); } });
     this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, pathMtu: config.tunnel.pathMtu, paths, mode: config.home.mode, proxyArp });
     this.#cache = new BindingCache({ store, fence, clock, rim: this.#driver, rulesOf: (vm) => this.#rulesOf(vm), careOfOf: (host) => hosts.careOf(host) });
     this.#driver.attach(this.#cache);

@@ -1,8 +1,9 @@
 import type { IpAddress, Mac } from "../model/address.js";
 import type { Clock, Timer } from "../model/clock.js";
 import { toCareofError } from "../model/errors.js";
-import { millis, type Millis } from "../model/ids.js";
+import { millis, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
+import type { Arrival } from "../net/arrival-sight.js";
 import type { HomeLan } from "../net/home-lan.js";
 import type { Alarms } from "./alarms.js";
 import type { Metrics } from "./metrics.js";
@@ -12,11 +13,14 @@ const AGAIN_MS = [millis(200), millis(1000)] as const;
 /** Ten thousand VMs at once shall not flood the LAN: so many frames at most within so long. */
 const BURST = 50;
 const BURST_MS = millis(10);
+/** Whoever arrives says so several times; of one VM it is heard once within so long. */
+const ARRIVAL_MS = 1000;
 /** What the kernel refused is tried again after so long. */
 const RETRY_MS = millis(500);
 
 /** A home address that is answered for, and its VM's Ethernet address. */
 export interface Standing {
+  readonly vm: VmId;
   readonly home: IpAddress;
   readonly mac: Mac;
 }
@@ -35,6 +39,8 @@ export interface ProxyArpOptions {
   readonly log: Logger;
   readonly metrics: Pick<Metrics, "gratuitousArps" | "answered">;
   readonly alarms: Pick<Alarms, "raise">;
+  /** The VM, which is answered for, has itself said on the home LAN that it is there. */
+  readonly cameHome: (vm: VmId) => void;
 }
 
 /**
@@ -44,9 +50,10 @@ export interface ProxyArpOptions {
  */
 export class ProxyArp {
   readonly #options: ProxyArpOptions;
-  readonly #covered = new Map<IpAddress, Mac>();
+  readonly #covered = new Map<IpAddress, Standing>();
   /** The newest about each address: an older one is not repeated. */
   readonly #announcing = new Map<IpAddress, Announcement>();
+  readonly #arrivals = new Map<VmId, Millis>();
   #timer: Timer | null = null;
   #retry: Timer | null = null;
   #window: { readonly from: Millis; readonly sent: number } | null = null;
@@ -69,18 +76,23 @@ export class ProxyArp {
   /** Exactly these, whatever was before: at the start, and after the configuration has changed. */
   set(wanted: readonly Standing[]): void {
     this.retire(wanted);
-    for (const { home, mac } of wanted) this.#covered.set(home, mac);
+    for (const each of wanted) this.#covered.set(each.home, each);
     if (!this.#watching) {
       this.#watching = true;
-      this.#options.lan.watch((state) => { this.#onLink(state === "usable"); }, (error) => { this.#alarm(`the home LAN's interface is not watched any more: ${error.message}`); });
+      this.#options.lan.watch({
+        changed: (state) => { this.#onLink(state === "usable"); },
+        arrived: (arrival) => { this.#onArrival(arrival); },
+        failed: (error) => { this.#alarm(`the home LAN is not watched any more: ${error.message}`); },
+      });
     }
     this.#sync();
   }
 
-  cover({ home, mac }: Standing): void {
-    const before = this.#covered.get(home);
-    this.#covered.set(home, mac);
-    if (before !== undefined) return;
+  cover(standing: Standing): void {
+    const { home } = standing;
+    const before = this.#covered.has(home);
+    this.#covered.set(home, standing);
+    if (before) return;
     this.#guard(() => { this.#options.lan.put(home); });
     this.#count();
     // Also where the kernel has it already: the binding is new.
@@ -88,12 +100,13 @@ export class ProxyArp {
   }
 
   uncover(home: IpAddress): void {
-    const mac = this.#covered.get(home);
-    if (mac === undefined) return;
+    const standing = this.#covered.get(home);
+    if (standing === undefined) return;
     this.#covered.delete(home);
+    this.#arrivals.delete(standing.vm);
     this.#guard(() => { this.#options.lan.drop(home); });
     this.#count();
-    this.#announce([home], mac);
+    this.#announce([home], standing.mac);
   }
 
   close(): void {
@@ -113,6 +126,18 @@ export class ProxyArp {
     this.#put();
     // All of them: it may be another Ethernet address or another cable, or neighbours took somebody else for the VM meanwhile.
     this.#announce(this.#covered.keys(), null);
+  }
+
+  /** Only with the Ethernet address that the configuration has: of an address taken by another station nothing follows here. */
+  #onArrival({ mac, home }: Arrival): void {
+    if (this.#closed) return;
+    const now = this.#options.clock.monotonic();
+    const who = home === null ? [...this.#covered.values()] : [this.#covered.get(home)];
+    for (const standing of who) {
+      if (standing?.mac !== mac || now - (this.#arrivals.get(standing.vm) ?? -Infinity) < ARRIVAL_MS) continue;
+      this.#arrivals.set(standing.vm, now);
+      this.#options.cameHome(standing.vm);
+    }
   }
 
   /** What was not there before is announced. */

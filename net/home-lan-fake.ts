@@ -1,7 +1,8 @@
 import type { IpAddress, Mac } from "../model/address.js";
 import { CareofError } from "../model/errors.js";
+import type { Arrival } from "./arrival-sight.js";
 import { checkSet, requireV4 } from "./entry-checks.js";
-import type { HomeLan, HomeLanOptions, HomeLanState } from "./home-lan.js";
+import type { HomeLan, HomeLanListener, HomeLanOptions, HomeLanState } from "./home-lan.js";
 
 /** A home LAN in memory, same contract. `announced` keeps what was sent; `state` is the interface's, `null` when it is gone. */
 export class FakeHomeLan implements HomeLan {
@@ -9,7 +10,7 @@ export class FakeHomeLan implements HomeLan {
   readonly announced: { readonly home: IpAddress; readonly owner: Mac | null }[] = [];
   #state: HomeLanState | null = "usable";
   #answered: Set<IpAddress>;
-  #changed: (state: HomeLanState) => void = () => undefined;
+  #listener: HomeLanListener | null = null;
 
   /** `left`: what an earlier process answered for. */
   constructor(options: HomeLanOptions, left: readonly IpAddress[] = []) {
@@ -21,7 +22,12 @@ export class FakeHomeLan implements HomeLan {
   become(state: HomeLanState | null): void {
     this.#state = state;
     if (state !== "usable") this.#answered.clear();
-    this.#changed(state ?? "unusable");
+    this.#listener?.changed(state ?? "unusable");
+  }
+
+  /** A station says that it is there. */
+  arrive(arrival: Arrival): void {
+    this.#listener?.arrived(arrival);
   }
 
   set(homes: readonly IpAddress[]): readonly IpAddress[] {
@@ -56,8 +62,8 @@ export class FakeHomeLan implements HomeLan {
     this.announced.push({ home: address, owner });
   }
 
-  watch(changed: (state: HomeLanState) => void): void {
-    this.#changed = changed;
+  watch(listener: HomeLanListener): void {
+    this.#listener = listener;
   }
 
   close({ keep }: { readonly keep: boolean }): void {

@@ -1,16 +1,19 @@
 import { mac, type IpAddress, type Ipv4, type Mac } from "../model/address.js";
 import { CareofError, toCareofError } from "../model/errors.js";
+import { ArrivalSight, type Arrival } from "./arrival-sight.js";
 import { checkSet, requireV4 } from "./entry-checks.js";
+import { ENODEV, errnoOf } from "./errno.js";
 import { gratuitousArp } from "./gratuitous-arp.js";
-import type { HomeLan, HomeLanOptions, HomeLanState } from "./home-lan.js";
+import type { HomeLan, HomeLanListener, HomeLanOptions } from "./home-lan.js";
 import { Netlink } from "./netlink/client.js";
 import { LinkMonitor, type LinkEvent } from "./netlink/link-monitor.js";
-import { ETHERNET, findLink, requireLink, type Link } from "./netlink/links.js";
+import { ETHERNET, findLink, listLinks, requireLink, type Link } from "./netlink/links.js";
+import { updateNeighbour } from "./netlink/neighbours.js";
 import { deleteProxy, listProxies, proxyRequest, type ProxyNeighbour } from "./netlink/proxies.js";
 import { HOME_AGENT_PROTOCOL } from "./netlink/routes.js";
 import { PacketSocket } from "./packet-socket.js";
 import { Readiness } from "./readiness.js";
-import { routeFor, writeSysctl } from "./sysctl.js";
+import { routeFor, writeSysctl, type SysctlName } from "./sysctl.js";
 
 /**
  * By the kernel's proxy neighbours: it answers while this process is away, and by itself only for an address whose route leads over another interface, so that
@@ -24,8 +27,7 @@ export class LinuxHomeLan implements HomeLan {
   #link: Link;
   /** What the kernel answers for on our behalf; null when it has to be asked. */
   #known: Set<Ipv4> | null = null;
-  #monitor: LinkMonitor | null = null;
-  #readiness: Readiness | null = null;
+  #watching: { readonly monitor: LinkMonitor; readonly sight: ArrivalSight; readonly readiness: Readiness } | null = null;
   /** What `watch` told last, and of which interface. */
   #told = "";
   #closed = false;
@@ -86,28 +88,38 @@ export class LinuxHomeLan implements HomeLan {
     this.#frames.send(this.#link.index, gratuitousArp({ address, owner: owner ?? from, from }));
   }
 
-  watch(changed: (state: HomeLanState) => void, failed: (error: Error) => void): void {
-    const monitor = new LinkMonitor();
-    const readiness = new Readiness(failed);
-    this.#monitor = monitor;
-    this.#readiness = readiness;
-    this.#told = identity(findLink(this.#netlink, this.#options.interface));
-    readiness.add(monitor.descriptor, () => {
+  watch(listener: HomeLanListener): void {
+    const [monitor, sight, readiness] = [new LinkMonitor(), new ArrivalSight(), new Readiness((error) => { listener.failed(error); })];
+    const guard = (work: () => void) => (): void => {
       try {
-        for (const event of monitor.read()) this.#heard(event, changed);
+        work();
       } catch (thrown) {
-        readiness.remove(monitor.descriptor);
-        failed(toCareofError(thrown));
+        readiness.close();
+        listener.failed(toCareofError(thrown));
       }
-    });
+    };
+    this.#watching = { monitor, sight, readiness };
+    const link = findLink(this.#netlink, this.#options.interface);
+    this.#told = identity(link);
+    if (link !== null) sight.listenOn(link.index);
+    readiness.add(monitor.descriptor, guard(() => {
+      for (const event of monitor.read()) this.#heard(event, listener, sight);
+    }));
+    readiness.add(sight.descriptor, guard(() => {
+      for (const arrival of sight.read()) {
+        this.#learn(arrival);
+        listener.arrived(arrival);
+      }
+    }));
   }
 
   close({ keep }: { readonly keep: boolean }): void {
     if (this.#closed) return;
     this.#closed = true;
-    if (!keep) for (const found of ours(this.#netlink)) deleteProxy(this.#netlink, found);
-    this.#readiness?.close();
-    this.#monitor?.close();
+    if (!keep) takeAway(this.#netlink);
+    this.#watching?.readiness.close();
+    this.#watching?.monitor.close();
+    this.#watching?.sight.close();
     this.#frames.close();
     this.#netlink.close();
   }
@@ -125,6 +137,8 @@ export class LinuxHomeLan implements HomeLan {
     writeSysctl(["net", "ipv4", "conf", name, "forwarding"], "1");
     // Otherwise it answers after a random time of up to 0.8 s, so that the true owner could be first; there is none on this link.
     writeSysctl(["net", "ipv4", "neigh", name, "proxy_delay"], "0");
+    // Otherwise it would answer a VM's own announcement, and a guest that looks for conflicts give its address up. What that drops besides, `#learn` makes good.
+    writeSysctl(dropGratuitous(name), "1");
     return this.#link;
   }
 
@@ -133,7 +147,7 @@ export class LinuxHomeLan implements HomeLan {
     return this.#known;
   }
 
-  #heard(event: LinkEvent, changed: (state: HomeLanState) => void): void {
+  #heard(event: LinkEvent, listener: HomeLanListener, sight: ArrivalSight): void {
     if (event.kind !== "missed" && event.link.name !== this.#options.interface) return;
     const link = event.kind === "missed" ? findLink(this.#netlink, this.#options.interface) : event.kind === "there" ? event.link : null;
     const now = identity(link);
@@ -141,7 +155,24 @@ export class LinuxHomeLan implements HomeLan {
     if (now === this.#told && event.kind !== "missed") return;
     this.#told = now;
     this.#known = null;
-    changed(link?.carrier === true ? "usable" : "unusable");
+    const usable = link?.carrier === true && stillThere(link, sight);
+    listener.changed(usable ? "usable" : "unusable");
+  }
+
+  /** What the kernel would do with it if it did not drop gratuitous ARP (see `#prepare`). */
+  #learn({ mac: neighbour, home }: Arrival): void {
+    if (home !== null && this.#known?.has(home) !== true) updateNeighbour(this.#netlink, { device: this.#link.index, address: home, mac: neighbour });
+  }
+}
+
+/** False when it has gone since; there is news of that on the way. */
+function stillThere({ index }: Link, sight: ArrivalSight): boolean {
+  try {
+    sight.listenOn(index);
+    return true;
+  } catch (thrown) {
+    if (errnoOf(thrown) !== ENODEV) throw thrown;
+    return false;
   }
 }
 
@@ -154,13 +185,24 @@ function identity(link: Link | null): string {
   return link?.carrier === true ? `${String(link.index)} ${link.mac}` : "";
 }
 
-/** For a home agent that routes: what an earlier one left that answered for addresses is taken away. Returns how many there were. */
+function dropGratuitous(name: string): SysctlName {
+  return ["net", "ipv4", "conf", name, "drop_gratuitous_arp"];
+}
+
+/** Returns how many there were. */
+function takeAway(netlink: Netlink): number {
+  const left = ours(netlink);
+  for (const found of left) deleteProxy(netlink, found);
+  const devices = new Set(left.map(({ device }) => device));
+  for (const { index, name } of listLinks(netlink)) if (devices.has(index)) writeSysctl(dropGratuitous(name), "0");
+  return left.length;
+}
+
+/** For a home agent that routes: what an earlier one left that answered for addresses is taken away. Returns for how many. */
 export function stopAnswering(): number {
   const netlink = new Netlink();
   try {
-    const left = ours(netlink);
-    for (const found of left) deleteProxy(netlink, found);
-    return left.length;
+    return takeAway(netlink);
   } finally {
     netlink.close();
   }

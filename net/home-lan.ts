@@ -1,7 +1,17 @@
 import type { IpAddress, Mac } from "../model/address.js";
+import type { Arrival } from "./arrival-sight.js";
 
 /** `usable`: up, with a carrier, and perhaps another interface than before: what was set may be gone. */
 export type HomeLanState = "usable" | "unusable";
+
+export interface HomeLanListener {
+  /** The interface became usable or unusable, was replaced by another of its name, or changed its Ethernet address. */
+  changed(state: HomeLanState): void;
+  /** A station on the LAN, ours apart, has said that it is there. */
+  arrived(arrival: Arrival): void;
+  /** There will be no more news. */
+  failed(error: Error): void;
+}
 
 /**
  * The home network as a LAN that the home agent stands on: it answers there for the home addresses of VMs that are away (RFC 5944 §4.6), and says so by
@@ -22,8 +32,8 @@ export interface HomeLan {
   /** What is answered for now, sorted as text. */
   answered(): readonly IpAddress[];
   announce(home: IpAddress, owner: Mac | null): void;
-  /** Tells when the interface becomes usable or unusable, is replaced by another of its name, or changes its Ethernet address; once per HomeLan. `failed`: it will tell no more. */
-  watch(changed: (state: HomeLanState) => void, failed: (error: Error) => void): void;
+  /** Tells what happens on the LAN; once per HomeLan. The listener must not throw. */
+  watch(listener: HomeLanListener): void;
   /** Lets go of descriptors; a second call does nothing. `keep` leaves the kernel answering while the process is away. */
   close(options: { readonly keep: boolean }): void;
 }

@@ -1,6 +1,7 @@
 import { Buffer } from "node:buffer";
 import { addressBytes, addressFromBytes, macBytes, type IpAddress, type Mac } from "../model/address.js";
 import { EAGAIN, refused } from "./errno.js";
+import { attachFilter, type Instruction } from "./packet-filter.js";
 import * as sys from "./syscall.js";
 
 /** A frame of the VM's that says that it is behind this port: RFC 903 (what a hypervisor sends for it), RFC 5227 §3 (what it sends itself), or anything else of IPv4. */
@@ -10,7 +11,6 @@ const AF_PACKET = 17;
 const SOCK_RAW_CLOEXEC_NONBLOCK = 3 | 0o2000000 | 0o4000;
 const ETH_P_ALL = 3;
 const SOL_SOCKET = 1;
-const SO_ATTACH_FILTER = 26;
 const SO_RCVBUF = 8;
 const ENETDOWN = 100;
 const ETHERTYPE = { ipv4: 0x0800, arp: 0x0806, rarp: 0x8035 } as const;
@@ -18,13 +18,6 @@ const ETHERTYPE = { ipv4: 0x0800, arp: 0x0806, rarp: 0x8035 } as const;
 const SNAP = 64;
 /** Classic BPF (linux/filter.h). */
 const LD_W_ABS = 0x20, LD_H_ABS = 0x28, JEQ = 0x15, RET = 0x06;
-
-interface Instruction {
-  readonly code: number;
-  readonly whenTrue: number;
-  readonly whenFalse: number;
-  readonly value: number;
-}
 
 /** Looks at one port for frames with the VM's MAC and, where they have one, its address. The kernel hands over nothing else, and nothing at all while not armed. */
 export class PortSight {
@@ -40,7 +33,7 @@ export class PortSight {
     this.#homes = port.homeAddresses;
     this.#looking = filter(port.mac, port.homeAddresses);
     try {
-      this.#attach(BLIND);
+      attachFilter(this.descriptor, BLIND);
       const size = Buffer.alloc(4);
       size.writeInt32LE(16 * 1024);
       sys.setSocketOption(this.descriptor, SOL_SOCKET, SO_RCVBUF, size);
@@ -58,7 +51,7 @@ export class PortSight {
   set armed(wanted: boolean) {
     if (wanted === this.#armed) return;
     this.#armed = wanted;
-    this.#attach(wanted ? this.#looking : BLIND);
+    attachFilter(this.descriptor, wanted ? this.#looking : BLIND);
     if (wanted) return;
     this.#drain(() => undefined);
   }
@@ -90,20 +83,6 @@ export class PortSight {
       if (length < 0) throw refused("to look at a port", -length, "recv");
       each(this.#buffer.subarray(0, length));
     }
-  }
-
-  #attach(program: readonly Instruction[]): void {
-    const code = Buffer.alloc(program.length * 8);
-    program.forEach(({ code: operation, whenTrue, whenFalse, value }, index) => {
-      code.writeUInt16LE(operation, index * 8);
-      code.writeUInt8(whenTrue, index * 8 + 2);
-      code.writeUInt8(whenFalse, index * 8 + 3);
-      code.writeUInt32LE(value >>> 0, index * 8 + 4);
-    });
-    const header = Buffer.alloc(16);
-    header.writeUInt16LE(program.length, 0);
-    header.writeBigUInt64LE(sys.addressOf(code), 8);
-    sys.setSocketOption(this.descriptor, SOL_SOCKET, SO_ATTACH_FILTER, header);
   }
 }
 

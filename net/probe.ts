@@ -126,7 +126,7 @@ export function probeReversePath(uplink: string, home: HomeSide | null = null): 
   const strict = (each: string): boolean => [reverse("all"), reverse(each)].includes("1") && ![reverse("all"), reverse(each)].includes("2");
   const values = ["all", uplink].map(reverse);
   const found = `rp_filter is ${values.map((value) => value ?? "unknown").join(" (all), ")} (${uplink})`;
-  const others = home === null ? [] : answeredElsewhere(home);
+  const others = home === null ? [] : answeredElsewhere();
   const settings = others.filter((each) => strict(each) || reverse(each) === "2").map((each): Setting => ({ name: ["net", "ipv4", "conf", each, "rp_filter"], value: "2" }));
   const wrong = others.filter(strict);
   if (wrong.length > 0) {
@@ -139,14 +139,14 @@ export function probeReversePath(uplink: string, home: HomeSide | null = null): 
   return { name, ok: true, found: `${found}: strict`, mend: "if correspondents are reached over more than one interface, set it to 2 (loose) on those", settings };
 }
 
-/** Ethernet interfaces with an address, apart from the home LAN (whose senders live there) and those that the default route leaves by; none where there is no such route. */
-function answeredElsewhere({ interface: lan }: HomeSide): string[] {
+/** Ethernet interfaces with an address, apart from those that the default route leaves by; none where there is no such route. On a home LAN the LAN's router hands over what comes from anywhere. */
+function answeredElsewhere(): string[] {
   const ways = new Set(defaultDevices());
   if (ways.size === 0) return [];
   const netlink = new Netlink();
   try {
     return listLinks(netlink)
-      .filter(({ name, hardware, up, index }) => up && hardware === ETHERNET && name !== lan && !ways.has(name) && listAddresses(netlink, index).length > 0)
+      .filter(({ name, hardware, up, index }) => up && hardware === ETHERNET && !ways.has(name) && listAddresses(netlink, index).length > 0)
       .map(({ name }) => name);
   } finally {
     netlink.close();

@@ -85,6 +85,7 @@ export interface Change {
  *    └────────────── lifetime ───────── expired                  ◀──────────────────────┘ (to none)
  *
  *   bound, stale or expired @A, n ──── announced elsewhere (a VM that somebody else moves) ────▶ bound@B, n+1
+ *   bound, stale or expired @A, n ──── announced on the home LAN (likewise) ────▶ none
  * ```
  *
  * @throws CareofError `internal` for a step that the diagram does not have: an older epoch, or another owner under the same one (I1).

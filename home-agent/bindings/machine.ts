@@ -18,6 +18,8 @@ export type BindingEvent =
   | OutsideEvent
   | { readonly type: "report"; readonly host: HostId; readonly report: VmReport; readonly careOfListed: boolean; readonly ownerConnected: boolean }
   | { readonly type: "heartbeat"; readonly via: HostId | null; readonly ownerConnected: boolean }
+  /** Its own announcement was heard on the home LAN (RFC 5944 §4.6). */
+  | { readonly type: "came-home" }
   | { readonly type: "deadline" }
   | { readonly type: "restored" }
   | { readonly type: "start"; readonly host: HostId; readonly actor: string; readonly connected: boolean }
@@ -47,6 +49,7 @@ export function bind(binding: Binding, event: BindingEvent, now: Now, rules: Rul
     case "announcement":
     case "leaving":
     case "drained": return onOutside(binding, event, now, rules);
+    case "came-home": return onCameHome(binding, now, rules);
     case "deadline": return onDeadline(binding, now, rules);
     case "restored": return decide({ ...binding, seenAt: binding.phase === "none" ? null : now.mono, evidence: binding.phase === "none" ? "none" : "restored", ownerSees: true, starting: binding.starting === null ? null : { ...binding.starting, asked: false } }, "accepted");
     case "start": return onStart(binding, event, now, rules);
@@ -125,6 +128,14 @@ function onHeartbeat(binding: Binding, event: BindingEvent & { type: "heartbeat"
   if (rules.driver !== "external") return decide(binding, "not-owner");
   if (binding.phase === "none" || binding.phase === "expired") return own(beaten, via, freshEpoch(binding), "heartbeat", "heartbeat", via, now);
   return consider(beaten, via, "heartbeat", event.ownerConnected && binding.ownerSees, now, rules);
+}
+
+/** Like an announcement at a host: for a VM that something else moves it says where the VM is. One that careof runs itself cannot be there. */
+function onCameHome(binding: Binding, now: Now, rules: Rules): Outcome<Binding> {
+  const { owner, phase } = binding;
+  if (phase === "none") return decide(binding, "accepted");
+  if (rules.driver === "external" && phase !== "moving" && phase !== "lost") return end(binding, now);
+  return decide(binding, "both-claim", "", [{ do: "alarm", alarm: "both-claim", hosts: owner === null ? [] : [owner], detail: `${binding.vm} announced itself on the home LAN, and is ${phase}${owner === null ? "" : ` on ${owner}`}; nothing was moved` }]);
 }
 
 function bothClaim(binding: Binding, host: HostId): Outcome<Binding> {

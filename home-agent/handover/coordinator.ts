@@ -30,6 +30,7 @@ export function coordinate(state: VmState, event: VmEvent, now: Now, rules: Move
     case "announcement":
     case "leaving":
     case "drained":
+    case "came-home":
     case "restored":
     case "start":
     case "started":

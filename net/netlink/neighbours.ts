@@ -14,6 +14,8 @@ const RTM_NEWNEIGH = 28;
 const RTM_DELNEIGH = 29;
 const RTM_GETNEIGH = 30;
 const AF_INET = 2;
+const NUD_STALE = 0x04;
+const NUD_NOARP = 0x40;
 const NUD_PERMANENT = 0x80;
 const NDA_DST = 1;
 const NDA_LLADDR = 2;
@@ -32,6 +34,21 @@ export function putNeighbour(netlink: Netlink, { device, address, mac }: Neighbo
   const attributes = [raw(NDA_DST, addressBytes(address)), raw(NDA_LLADDR, macBytes(mac))];
   const body = Buffer.concat([header(device, NUD_PERMANENT), encodeAttributes(attributes)]);
   netlink.request({ type: RTM_NEWNEIGH, flags: NLM_F_CREATE | NLM_F_REPLACE, body, what: `neighbour ${address}` });
+}
+
+/** As a neighbour's own announcement does: an entry that was learned gets its new Ethernet address, one that is stated or not there is left alone. */
+export function updateNeighbour(netlink: Netlink, { device, address, mac }: Neighbour): void {
+  const destination = raw(NDA_DST, addressBytes(address));
+  try {
+    const { body } = netlink.get({ type: RTM_GETNEIGH, flags: 0, body: Buffer.concat([header(device, 0), encodeAttributes([destination])]), what: `neighbour ${address}` });
+    if (body.length < HEADER || (body.readUInt16LE(8) & (NUD_PERMANENT | NUD_NOARP)) !== 0) return;
+    const known = decodeAttributes(body.subarray(HEADER)).get(NDA_LLADDR);
+    if (known?.equals(macBytes(mac)) === true) return;
+    const changed = Buffer.concat([header(device, NUD_STALE), encodeAttributes([destination, raw(NDA_LLADDR, macBytes(mac))])]);
+    netlink.request({ type: RTM_NEWNEIGH, flags: NLM_F_REPLACE, body: changed, what: `neighbour ${address}` });
+  } catch (thrown) {
+    if (errnoOf(thrown) !== ENOENT && errnoOf(thrown) !== ENODEV) throw thrown;
+  }
 }
 
 /** Idempotent; the interface may be gone. */

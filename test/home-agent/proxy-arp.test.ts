@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { pino } from "pino";
 import t from "tap";
-import { ipv4, mac, type IpAddress } from "../../model/address.js";
+import { ipAddress, ipv4, mac, type IpAddress } from "../../model/address.js";
+import { epoch, vmId } from "../../model/ids.js";
 import { FakeHomeLan } from "../../net/home-lan-fake.js";
 import { Metrics } from "../../home-agent/metrics.js";
 import { ProxyArp } from "../../home-agent/proxy-arp.js";
@@ -11,15 +12,16 @@ import { Bench, HOME, temporary, until } from "./bench.js";
 import { Move } from "./scripted-agent.js";
 
 const VM = mac("52:54:00:00:00:07");
-const ONE = { home: ipv4("198.51.100.7"), mac: VM };
-const TWO = { home: ipv4("198.51.100.8"), mac: mac("52:54:00:00:00:08") };
+const ONE = { vm: vmId("web1"), home: ipv4("198.51.100.7"), mac: VM };
+const TWO = { vm: vmId("web2"), home: ipv4("198.51.100.8"), mac: mac("52:54:00:00:00:08") };
 
 function made(lan = new FakeHomeLan({ interface: "home0", maxEntries: 100_000 })) {
   const clock = new FakeClock();
   const metrics = new Metrics({ bindings: () => new Map(), hosts: () => 0 });
   const alarms: string[] = [];
-  const proxyArp = new ProxyArp({ lan, clock, log: pino({ level: "silent" }), metrics, alarms: { raise: (kind, _vm, _hosts, detail) => { alarms.push(`${kind}: ${detail}`); } } });
-  return { lan, clock, metrics, alarms, proxyArp };
+  const home: string[] = [];
+  const proxyArp = new ProxyArp({ lan, clock, log: pino({ level: "silent" }), metrics, cameHome: (vm) => { home.push(vm); }, alarms: { raise: (kind, _vm, _hosts, detail) => { alarms.push(`${kind}: ${detail}`); } } });
+  return { lan, clock, metrics, alarms, home, proxyArp };
 }
 
 t.test("first binding: answered for, and announced three times", async (t) => {
@@ -78,7 +80,7 @@ t.test("a restart announces only what was not answered for before", (t) => {
 
 t.test("ten thousand at once come in small bursts", (t) => {
   const { lan, clock, proxyArp } = made();
-  const many = Array.from({ length: 10_000 }, (_, n) => ({ home: ipv4(`10.${String(n >> 16)}.${String((n >> 8) & 255)}.${String(n & 255)}`), mac: VM }));
+  const many = Array.from({ length: 10_000 }, (_, n) => ({ vm: vmId(`vm${String(n)}`), home: ipv4(`10.${String(n >> 16)}.${String((n >> 8) & 255)}.${String(n & 255)}`), mac: VM }));
   proxyArp.set(many);
   t.equal(lan.announced.length, 50);
   clock.advance(10);
@@ -118,6 +120,52 @@ t.test("an interface that goes and comes back", (t) => {
   clock.advance(60_000);
   t.same(lan.announced, [], "nothing after the end");
   t.end();
+});
+
+t.test("who says on the LAN that he is there: only the VM itself, and not every time", (t) => {
+  const { lan, clock, home, proxyArp } = made();
+  proxyArp.set([ONE, TWO, { ...TWO, home: ipv4("198.51.100.9") }]);
+  lan.arrive({ mac: TWO.mac, home: ONE.home });
+  lan.arrive({ mac: mac("02:00:00:00:00:99"), home: null });
+  lan.arrive({ mac: ONE.mac, home: ipv4("198.51.100.50") });
+  t.same(home, []);
+  lan.arrive({ mac: ONE.mac, home: ONE.home });
+  lan.arrive({ mac: TWO.mac, home: null });
+  lan.arrive({ mac: TWO.mac, home: TWO.home });
+  t.same(home, ["web1", "web2"]);
+  clock.advance(1000);
+  lan.arrive({ mac: ONE.mac, home: null });
+  t.same(home, ["web1", "web2", "web1"]);
+  proxyArp.uncover(ONE.home);
+  lan.arrive({ mac: ONE.mac, home: ONE.home });
+  t.equal(home.length, 3, "at home already");
+  t.end();
+});
+
+t.test("a VM that something else moves comes home by its own word; one that careof runs is an alarm", async (t) => {
+  const change = { home: { prefixes: ["198.51.100.0/24"], mode: "proxy-arp", interface: "home0" } };
+  const lan = new FakeHomeLan({ interface: "home0", maxEntries: 10 });
+  const bench = await Bench.open(t, { change, homeLan: lan });
+  const { a } = await bench.withVm();
+  const EXTERNAL = ipAddress("198.51.100.8");
+  const there = { mac: mac("52:54:00:00:00:08"), home: ipv4("198.51.100.8") };
+  for (const arrival of [there, { ...there, home: null }]) {
+    const before = epoch(Number((await bench.where("ext1"))["epoch"]));
+    t.equal((await a.report("ext1", "runs", before)).reason, "accepted");
+    t.same(lan.answered(), [HOME, EXTERNAL]);
+    t.equal(bench.entry(EXTERNAL)?.home, EXTERNAL);
+    lan.arrive(arrival);
+    await until("its binding ends", async () => (await bench.where("ext1"))["state"] === "expired");
+    t.same(lan.answered(), [HOME], "and the home agent is silent");
+    t.equal(bench.entry(EXTERNAL), undefined);
+    t.match(lan.announced.at(-1), { home: EXTERNAL, owner: there.mac });
+  }
+  t.match((await bench.call("GET", "/v1/vms/ext1/history")).body, [{ epoch: 2, host: "host-a", until: String }, { epoch: 1, until: String }]);
+
+  lan.arrive({ mac: VM, home: ipv4("198.51.100.7") });
+  t.match(bench.homeAgent.alarms.recent().at(-1), { alarm: "both-claim", vm: "web1", hosts: ["host-a"], detail: /home LAN.*nothing was moved/ });
+  t.match(await bench.where(), { state: "bound", host: "host-a", epoch: 1 });
+  t.same(lan.answered(), [HOME]);
 });
 
 t.test("a whole home agent: what is bound is answered for, whatever its state; what has expired or stopped is not", async (t) => {
@@ -163,7 +211,7 @@ t.test("a whole home agent: what is bound is answered for, whatever its state; w
   t.same(again.answered(), [HOME]);
   t.same(again.announced, [], "and nothing is announced anew");
   const agent = second.agent("host-b");
-  agent.runs.set("web1" as never, 2 as never);
+  agent.runs.set(vmId("web1"), epoch(2));
   await agent.connect();
   t.equal((await second.call("POST", "/v1/vms/web1/stop", {})).status, 200);
   t.same(again.answered(), []);

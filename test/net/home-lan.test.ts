@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { ipAddress, ipv4, mac, type Ipv4 } from "../../model/address.js";
+import type { Arrival } from "../../net/arrival-sight.js";
 import { FakeHomeLan } from "../../net/home-lan-fake.js";
 import { LinuxHomeLan, stopAnswering } from "../../net/home-lan-linux.js";
 import type { HomeLan, HomeLanState } from "../../net/home-lan.js";
@@ -21,9 +22,11 @@ interface Bench {
   /** Gratuitous ARPs that neighbours have heard since the last call: which address is at whose Ethernet address; `us` for this machine's. */
   readonly heard: () => Promise<readonly string[]>;
   readonly become: (made: HomeLan, state: HomeLanState) => void;
+  /** A station on the LAN says that it is there. */
+  readonly arrive: (arrival: Arrival) => void;
 }
 
-async function contract(t: Test, { make, within, heard, become }: Bench): Promise<void> {
+async function contract(t: Test, { make, within, heard, become, arrive }: Bench): Promise<void> {
   const made = within(() => make());
   t.same(within(() => made.answered()), []);
   t.same(within(() => made.set([one, two])), [one, two], "new ones are named");
@@ -54,7 +57,13 @@ async function contract(t: Test, { make, within, heard, become }: Bench): Promis
   t.same(await heard(), [`${one} us`, `${two} ${VM}`]);
 
   const states: HomeLanState[] = [];
-  within(() => { made.watch((state) => { states.push(state); }, (error) => { throw error; }); });
+  const arrivals: Arrival[] = [];
+  within(() => { made.watch({ changed: (state) => { states.push(state); }, arrived: (arrival) => { arrivals.push(arrival); }, failed: (error) => { throw error; } }); });
+  within(() => { made.announce(one, null); });
+  arrive({ mac: VM, home: one });
+  arrive({ mac: VM, home: null });
+  for (const end = Date.now() + 20_000; arrivals.length < 2 && Date.now() < end;) await sleep(5);
+  t.same(arrivals, [{ mac: VM, home: one }, { mac: VM, home: null }], "others, not ourselves");
   become(made, "unusable");
   for (const end = Date.now() + 20_000; states.length < 1 && Date.now() < end;) await sleep(5);
   t.same(states, ["unusable"]);
@@ -62,6 +71,9 @@ async function contract(t: Test, { make, within, heard, become }: Bench): Promis
   become(made, "usable");
   for (const end = Date.now() + 20_000; states.length < 2 && Date.now() < end;) await sleep(5);
   t.same(states, ["unusable", "usable"]);
+  arrive({ mac: VM, home: two });
+  for (const end = Date.now() + 20_000; arrivals.length < 3 && Date.now() < end;) await sleep(5);
+  t.same(arrivals.at(2), { mac: VM, home: two }, "after that as before");
   t.same(within(() => made.set([one, two])), [one, two], "what went with the interface is put again, and said to be new");
 
   within(() => { made.close({ keep: true }); });
@@ -79,6 +91,7 @@ t.test("the fake", async (t) => {
     within: (work) => work(),
     heard: () => Promise.resolve(fakes.flatMap((fake) => fake.announced.splice(0)).map(({ home, owner }) => `${home} ${owner ?? "us"}`)),
     become: (_made, state) => { for (const fake of fakes) fake.become(state); },
+    arrive: (arrival) => { for (const fake of fakes) fake.arrive(arrival); },
   });
   const gone = new FakeHomeLan({ interface: "home0", maxEntries: 5 }, [one]);
   t.same(gone.set([one, two]), [two], "what an earlier process answered for is not new");
@@ -115,6 +128,20 @@ t.test("Linux", async (t) => {
       return found;
     },
     become: (_made, state) => { machine.ip(`link set home0 ${state === "usable" ? "up" : "down"}`); },
+    arrive: ({ home }) => {
+      // Beside it what is no arrival: a question, a probe, and somebody who says it of somebody else.
+      wire.send(arpRequest({ mac: VM, address: one }, two));
+      wire.send(arpRequest({ mac: VM, address: ipv4("0.0.0.0") }, one));
+      const foreign = arpRequest({ mac: VM, address: one }, one);
+      foreign.writeUInt8(0x99, 11);
+      wire.send(foreign);
+      const group = arpRequest({ mac: VM, address: one }, one);
+      for (const at of [6, 22]) group.writeUInt8(0x53, at);
+      wire.send(group);
+      const frame = arpRequest({ mac: VM, address: home ?? ipv4("0.0.0.0") }, home ?? ipv4("0.0.0.0"));
+      if (home === null) frame.writeUInt16BE(ETHERTYPE.rarp, 12);
+      wire.send(frame);
+    },
   }));
 
   /** Whose Ethernet address a neighbour hears when it asks; null for no answer. */
@@ -144,6 +171,26 @@ t.test("Linux", async (t) => {
     t.equal(await asks(wire, neighbour.address, one, 100), null, "and not any more");
     within(() => { made.close({ keep: false }); });
     t.equal(machine.exec("ip", "neigh", "show", "proxy").trim(), "");
+  });
+
+  await t.test("a neighbour that has another Ethernet address now is learned all the same", async (t) => {
+    const made = within(() => make());
+    within(() => made.set([one]));
+    within(() => { made.watch({ changed: () => undefined, arrived: () => undefined, failed: (error) => { throw error; } }); });
+    machine.ip("neigh replace 198.51.100.40 lladdr 02:00:00:00:00:01 dev home0 nud reachable", "neigh replace 198.51.100.41 lladdr 02:00:00:00:00:01 dev home0 nud permanent");
+    const moved = mac("02:00:00:00:00:02");
+    for (const host of [40, 41, 42]) {
+      const frame = arpRequest({ mac: moved, address: ipv4(`198.51.100.${String(host)}`) }, ipv4(`198.51.100.${String(host)}`));
+      wire.send(frame);
+    }
+    const entries = (): string => machine.exec("ip", "neigh", "show", "dev", "home0");
+    for (const end = Date.now() + 20_000; !/\.40 lladdr 02:00:00:00:00:02/.test(entries()) && Date.now() < end;) await sleep(20);
+    t.match(entries(), /\.40 lladdr 02:00:00:00:00:02/);
+    t.match(entries(), /\.41 lladdr 02:00:00:00:00:01 PERMANENT/, "what somebody stated stays");
+    t.notMatch(entries(), /\.42 /, "who is not asked for is not learned");
+    machine.ip("neigh flush dev home0", "neigh del 198.51.100.41 dev home0");
+    within(() => { made.close({ keep: false }); });
+    t.equal(machine.exec("sysctl", "-n", "net.ipv4.conf.home0.drop_gratuitous_arp").trim(), "0", "and the kernel does it again by itself");
   });
 
   await t.test("what a crash left goes, what others set stays", (t) => {
