@@ -1,15 +1,16 @@
-import { addressFromKey, addressKey, type IpAddress, type Ipv4 } from "../model/address.js";
+import { addressFromKey, addressKey, putAddressKey, type IpAddress, type Ipv4 } from "../model/address.js";
 import { Attachments } from "./bpf/attachments.js";
+import { keyText, readAll, writeAll } from "./bpf/batches.js";
 import { decapFlags } from "./bpf/decap.js";
 import { Ledger } from "./bpf/ledger.js";
 import { PinnedMaps } from "./bpf/loader.js";
 import type { BpfMap } from "./bpf/maps.js";
-import { decodeHomeEntry, encodeConfig, encodeHomeEntry } from "./bpf/records.js";
+import { decodeHomeEntry, encodeConfig, encodeHomeEntry, putHomeEntry } from "./bpf/records.js";
 import { checkHomeEntry, checkSet, requireV4 } from "./entry-checks.js";
 import { MarkerSocket } from "./marker.js";
-import { Netlink, type Request } from "./netlink/client.js";
+import { Netlink } from "./netlink/client.js";
 import type { Link } from "./netlink/links.js";
-import { deleteRoute, HOME_AGENT_PROTOCOL, listRoutes, MAIN_TABLE, routeRequest, type Route } from "./netlink/routes.js";
+import { deleteRoute, HOME_AGENT_PROTOCOL, homeRouteRequests, listRoutes, MAIN_TABLE, routeRequest, type Route } from "./netlink/routes.js";
 import { settled } from "./settled.js";
 import { routeFor } from "./sysctl.js";
 import { deleteTunnelHop, putTunnelHop, TUNNEL_HOP } from "./tunnel-hop.js";
@@ -37,7 +38,7 @@ export class BpfHomeTunnel implements HomeTunnel {
   readonly #markers: MarkerSocket;
   readonly #decapFlags: bigint;
   /** MTU of the route of every home address that has one, as far as we made it. */
-  readonly #routed = new Map<string, number>();
+  #routed = new Map<string, number>();
   #uplink: Link;
   #attached = false;
   #closed = false;
@@ -122,42 +123,49 @@ export class BpfHomeTunnel implements HomeTunnel {
     checkSet(entries, this.#options.maxEntries);
     this.#uplink = requireEthernet(this.#netlink, this.#options.uplink);
 
-    const stale = new Map(this.#homes.keys().map((key) => [key.toString("hex"), key]));
-    for (const entry of entries) {
-      const key = addressKey(entry.home);
-      const value = encodeHomeEntry(entry);
-      stale.delete(Buffer.from(key).toString("hex"));
-      this.#ledger.open(key);
-      if (this.#homes.lookup(key)?.equals(value) !== true) this.#homes.update(key, value);
-    }
+    const stale = readAll(this.#homes);
+    const changed = stale.size === 0 ? entries : entries.filter((entry) => {
+      const key = keyText(addressKey(entry.home));
+      const found = stale.get(key);
+      stale.delete(key);
+      return found?.equals(encodeHomeEntry(entry)) !== true;
+    });
+    this.#ledger.openAll(entries.map(({ home }) => home));
+    writeAll(this.#homes, changed, (entry, keys, keyAt, values, valueAt) => {
+      putAddressKey(entry.home, keys, keyAt);
+      putHomeEntry(entry, values, valueAt);
+    });
     this.#attach();
     this.#setRoutes(entries);
-    for (const key of stale.values()) {
+    for (const text of stale.keys()) {
+      const key = Buffer.from(text, "latin1");
       this.#homes.delete(key);
       this.#ledger.forget(key);
     }
   }
 
   #setRoutes(entries: readonly HomeEntry[]): void {
-    const wanted = new Map(this.#options.homePrefixes.map((prefix): [string, Route] => {
+    const unreachable = new Map(this.#options.homePrefixes.map((prefix): [string, Route] => {
       const route: Route = { destination: prefix, table: MAIN_TABLE, protocol: HOME_AGENT_PROTOCOL, device: null, via: null, mtu: 0, metric: UNREACHABLE_METRIC };
       return [routeKey(route), route];
     }));
-    for (const { home, mtu } of entries) {
-      const route = this.#route(requireV4(home), mtu);
-      wanted.set(routeKey(route), route);
-    }
+    const wanted = new Map<string, number>(entries.map(({ home, mtu }) => [home, mtu]));
+    const right = new Set<string>();
     const obsolete: Route[] = [];
     for (const found of listRoutes(this.#netlink, HOME_AGENT_PROTOCOL)) {
-      const route = wanted.get(routeKey(found));
-      if (route === undefined) obsolete.push(found);
-      else if (sameRoute(route, found)) wanted.delete(routeKey(found));
+      const mtu = isHomeRoute(found) ? wanted.get(found.destination.address) : undefined;
+      if (mtu !== undefined) {
+        if (found.device === this.#uplink.index && found.via === TUNNEL_HOP.address && found.mtu === mtu) right.add(found.destination.address);
+        continue;
+      }
+      const prefix = unreachable.get(routeKey(found));
+      if (prefix === undefined) obsolete.push(found);
+      else if (sameRoute(prefix, found)) unreachable.delete(routeKey(found));
     }
-    const requests: Request[] = [...wanted.values()].map(routeRequest);
-    this.#netlink.requestAll(requests);
+    const missing = right.size === 0 ? entries : entries.filter(({ home }) => !right.has(home));
+    this.#netlink.requestAll([...[...unreachable.values()].map(routeRequest), ...homeRouteRequests(this.#route(TUNNEL_HOP.address, 0), missing)]);
     for (const route of obsolete) deleteRoute(this.#netlink, route);
-    this.#routed.clear();
-    for (const { home, mtu } of entries) this.#routed.set(home, mtu);
+    this.#routed = wanted;
   }
 
   #attach(): void {
@@ -184,6 +192,11 @@ export class BpfHomeTunnel implements HomeTunnel {
       destination: { address: home, length: 32 }, table: MAIN_TABLE, protocol: HOME_AGENT_PROTOCOL, device: this.#uplink.index, via: TUNNEL_HOP.address, mtu, metric: 0,
     };
   }
+}
+
+/** By destination, table and metric the one that an entry has. */
+function isHomeRoute({ destination, metric, table }: Route): boolean {
+  return destination.length === 32 && table === MAIN_TABLE && metric === 0;
 }
 
 function routeKey({ destination, metric, table }: Route): string {

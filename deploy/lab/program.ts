@@ -9,12 +9,17 @@ export const REPOSITORY = fileURLToPath(new URL("../../../", import.meta.url));
 
 const COMPILE_MS = 60_000;
 
+/** The lab's own program NAME. @throws CareofError as `compiled` */
+export async function labProgram(name: "traffic" | "wire"): Promise<string> {
+  return compiled(join("deploy", "lab"), name);
+}
+
 /**
- * Compiles NAME.c of this folder, with the NAME-*.h beside it, into .cache/lab once per state of its sources, and returns the program's path.
+ * Compiles NAME.c of a folder of the repository, with the NAME-*.h beside it, into .cache/lab once per state of its sources, and returns the program's path.
  * @throws CareofError `command-failed` with the compiler's words
  */
-export async function labProgram(name: "traffic" | "wire"): Promise<string> {
-  const sources = join(REPOSITORY, "deploy", "lab");
+export async function compiled(folder: string, name: string): Promise<string> {
+  const sources = join(REPOSITORY, folder);
   const hash = createHash("sha256");
   const belongs = new RegExp(`^${name}(-.*)?\\.[ch]$`);
   for (const file of readdirSync(sources).filter((each) => belongs.test(each)).sort()) hash.update(readFileSync(join(sources, file)));

@@ -280,7 +280,7 @@ int host_egress(struct __sk_buff *skb)
 	home = mapped(ip.source);
 	entry = bpf_map_lookup_elem(&guests, &home);
 	if (!entry || entry->role != ROLE_DELIVER)
-		return meant_for_tunnel(skb, me) ? drop(&home, SPOOFED) : PASS;
+		return !meant_for_tunnel(skb, me) ? PASS : entry ? drop(&home, SPOOFED) : drop_unowned(SPOOFED);
 	if (bpf_ntohs(ip.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
 	count_up(skb, &home, &ip);

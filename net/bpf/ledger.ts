@@ -1,11 +1,15 @@
-import { addressKey, type IpAddress } from "../../model/address.js";
+import { addressKey, putAddressKey, type IpAddress } from "../../model/address.js";
 import type { Counters, Stamps } from "../tunnel.js";
+import { keyText, readAll, writeAll } from "./batches.js";
 import type { BpfMap } from "./maps.js";
 import { decodeCounters, decodeStamps, NO_COUNTERS, NO_STAMPS } from "./records.js";
 
 const NOBODY = new Uint8Array(16);
 
-/** Counters and stamps of the home addresses: the programs only write where an entry has been opened. */
+/**
+ * Counters and stamps of the home addresses. Stamps are written only where an entry has been opened. Counters are made by the first packet that is to be counted:
+ * one value per processor costs the kernel more time than all else that a binding needs, and a start with many bindings has none of it to spare.
+ */
 export class Ledger {
   readonly #counters: BpfMap;
   readonly #stamps: BpfMap;
@@ -16,15 +20,21 @@ export class Ledger {
     counters.ensure(NOBODY);
   }
 
-  /** Idempotent: what is counted stays. */
+  /** Idempotent: what is counted stays. A packet that was under way when the address was forgotten last may have left a count behind. */
   open(key: Uint8Array): void {
-    this.#counters.ensure(key);
-    this.#stamps.ensure(key);
+    if (this.#stamps.ensure(key)) this.#counters.delete(key);
+  }
+
+  /** As `open` for each of them, of which most are new. */
+  openAll(homes: readonly IpAddress[]): void {
+    const open = readAll(this.#stamps);
+    const missing = open.size === 0 ? homes : homes.filter((home) => !open.has(keyText(addressKey(home))));
+    writeAll(this.#stamps, missing, (home, keys, at) => { putAddressKey(home, keys, at); });
   }
 
   forget(key: Uint8Array): void {
-    this.#counters.delete(key);
     this.#stamps.delete(key);
+    this.#counters.delete(key);
   }
 
   /** `::` has what was dropped and belongs to no entry. */

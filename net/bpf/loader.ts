@@ -3,7 +3,7 @@ import { endianness } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { CareofError } from "../../model/errors.js";
-import { KernelError } from "../errno.js";
+import { EAGAIN, KernelError } from "../errno.js";
 import { addressOf, bpf, close, mount, unmount } from "../syscall.js";
 import { readObject, type BpfObject, type MapDefinition, type ProgramDefinition } from "./elf.js";
 import { createMap, openPinnedMap, pinMap, type BpfMap } from "./maps.js";
@@ -15,6 +15,8 @@ const BPF_FS_MAGIC = 0xcafe4a11;
 const VERIFIER_LOG_BYTES = 1024 * 1024;
 /** None: every helper that the programs call is open to all. */
 const LICENSE = Buffer.from("none\0");
+/** The verifier stops when a signal is waiting (EAGAIN), and finds it still there when that comes in a row. */
+const LOAD_TRIES = 10;
 /** How much of the verifier's log an error quotes: its end, where the reason stands. */
 const LOG_LINES = 6;
 
@@ -84,8 +86,9 @@ export class PinnedMaps {
   }
 }
 
+/** `counters` has one entry more, for what belongs to no address (ledger.ts). */
 function sized(definition: MapDefinition, maxEntries: number): MapDefinition {
-  return definition.maxEntries === 0 ? { ...definition, maxEntries } : definition;
+  return definition.maxEntries === 0 ? { ...definition, maxEntries: definition.name === "counters" ? maxEntries + 1 : maxEntries } : definition;
 }
 
 /**
@@ -96,7 +99,8 @@ export function loadProgram(name: string, maps: Pick<PinnedMaps, "get">): number
   const program = careofObject().programs.find((candidate) => candidate.name === name);
   if (program === undefined) throw new CareofError("no-object", `net/bpf/careof.o has no program "${name}"`);
   const instructions = withMaps(program, maps);
-  const first = load(program.name, instructions, null);
+  let first = load(program.name, instructions, null);
+  for (let attempt = 1; first === -EAGAIN && attempt < LOAD_TRIES; attempt++) first = load(program.name, instructions, null);
   if (first >= 0) return first;
   const log = Buffer.allocUnsafeSlow(VERIFIER_LOG_BYTES).fill(0);
   const second = load(program.name, instructions, log);

@@ -23,6 +23,13 @@ const MEMORY_TRIES = 100;
 const MEMORY_PAUSE_MS = 1;
 const PAUSE = new Int32Array(new SharedArrayBuffer(4));
 
+/** Did the kernel refuse for want of memory that it may have in a moment? Waits for that moment. `attempt` counts from 0. */
+export function waitForMemory(result: number, attempt: number): boolean {
+  if (result !== -ENOMEM || attempt >= MEMORY_TRIES) return false;
+  Atomics.wait(PAUSE, 0, 0, MEMORY_PAUSE_MS);
+  return true;
+}
+
 /** A map of the kernel's. Keys and values are copied in and out. @throws CareofError `kernel-refused` */
 export class BpfMap {
   readonly definition: MapDefinition;
@@ -50,10 +57,12 @@ export class BpfMap {
     if (errno !== 0) throw refused(`an entry of map ${this.definition.name}`, errno, "BPF_MAP_UPDATE_ELEM");
   }
 
-  /** Makes the entry, all zeros, unless there is one. */
-  ensure(key: Uint8Array): void {
+  /** Makes the entry, all zeros, unless there is one. Was there none? */
+  ensure(key: Uint8Array): boolean {
     const errno = this.#write(key, new Uint8Array(0), NO_EXIST);
-    if (errno !== 0 && errno !== EEXIST) throw refused(`an entry of map ${this.definition.name}`, errno, "BPF_MAP_UPDATE_ELEM");
+    if (errno === 0) return true;
+    if (errno !== EEXIST) throw refused(`an entry of map ${this.definition.name}`, errno, "BPF_MAP_UPDATE_ELEM");
+    return false;
   }
 
   /** `null` when there is no such entry. Of a per-CPU map: all CPUs' values, each padded to 8 bytes. The buffer is the caller's. */
@@ -90,6 +99,11 @@ export class BpfMap {
     }
   }
 
+  /** Bytes of one value as `lookup` returns it. */
+  get valueBytes(): number {
+    return this.#value.length;
+  }
+
   close(): void {
     close(this.fd);
   }
@@ -106,8 +120,7 @@ export class BpfMap {
     for (let attempt = 0; ; attempt++) {
       const result = bpf(MAP_UPDATE, this.#attributes);
       if (result >= 0) return 0;
-      if (result !== -ENOMEM || attempt === MEMORY_TRIES) return -result;
-      Atomics.wait(PAUSE, 0, 0, MEMORY_PAUSE_MS);
+      if (!waitForMemory(result, attempt)) return -result;
     }
   }
 

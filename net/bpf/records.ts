@@ -1,4 +1,4 @@
-import { addressFromKey, addressKey, macBytes, macFromBytes, type IpAddress, type Ipv4, type Mac } from "../../model/address.js";
+import { addressFromKey, addressKey, macBytes, macFromBytes, putAddressKey, type IpAddress, type Ipv4, type Mac } from "../../model/address.js";
 import { millis, type Millis } from "../../model/ids.js";
 import type { Counters, HomeEntry, HostHold, Stamps } from "../tunnel.js";
 import { perCpuStride } from "./maps.js";
@@ -57,12 +57,16 @@ export function encodeConfig(config: InstanceConfig): Buffer {
 }
 
 export function encodeHomeEntry(entry: HomeEntry): Buffer {
-  const bytes = Buffer.alloc(HOME_ENTRY);
-  if (entry.active !== null) bytes.set(addressKey(entry.active), 0);
-  putAddresses(bytes, 16, entry.accept);
-  bytes.writeUInt32LE(entry.accept.length, 144);
-  bytes.writeUInt32LE(entry.mtu, 148);
-  return bytes;
+  return putHomeEntry(entry, Buffer.alloc(HOME_ENTRY), 0);
+}
+
+/** `encodeHomeEntry` written into bytes of `into` that are zero, from `offset` on. Returns `into`. */
+export function putHomeEntry(entry: HomeEntry, into: Buffer, offset: number): Buffer {
+  if (entry.active !== null) putAddressKey(entry.active, into, offset);
+  putAddresses(into, offset + 16, entry.accept);
+  into.writeUInt32LE(entry.accept.length, offset + 144);
+  into.writeUInt32LE(entry.mtu, offset + 148);
+  return into;
 }
 
 export function decodeHomeEntry(home: IpAddress, bytes: Buffer): HomeEntry {
@@ -170,7 +174,7 @@ function stamp(bytes: Buffer, offset: number): Millis | null {
 }
 
 function putAddresses(bytes: Buffer, offset: number, addresses: readonly IpAddress[]): void {
-  addresses.forEach((address, index) => { bytes.set(addressKey(address), offset + index * ADDRESS); });
+  addresses.forEach((address, index) => { putAddressKey(address, bytes, offset + index * ADDRESS); });
 }
 
 function getAddresses(bytes: Buffer, offset: number, count: number): IpAddress[] {

@@ -18,14 +18,23 @@ static __always_inline const struct config *instance(void)
 	return bpf_map_lookup_elem(&config, &zero);
 }
 
-/* Drops; counted for the address where it has an entry, else for none. */
+/* Of an address that has an entry: made by the first packet that is counted. 0 when the kernel has no memory at hand. */
+static __always_inline struct counters *counters_of(const struct address *home)
+{
+	struct counters *c = bpf_map_lookup_elem(&counters, home);
+	struct counters zero = {};
+
+	if (c)
+		return c;
+	bpf_map_update_elem(&counters, home, &zero, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&counters, home);
+}
+
+/* Drops; counted for the address, which has an entry. */
 static __always_inline int drop(const struct address *home, enum reason why)
 {
-	struct address none = {};
-	struct counters *c = bpf_map_lookup_elem(&counters, home);
+	struct counters *c = counters_of(home);
 
-	if (!c)
-		c = bpf_map_lookup_elem(&counters, &none);
 	if (c)
 		c->dropped[why]++;
 	return TC_ACT_SHOT;
@@ -39,7 +48,7 @@ static __always_inline int drop_unowned(enum reason why)
 
 static __always_inline void count_down(struct __sk_buff *skb, const struct address *home, const struct ip4 *ip)
 {
-	struct counters *c = bpf_map_lookup_elem(&counters, home);
+	struct counters *c = counters_of(home);
 
 	if (!c)
 		return;
@@ -49,7 +58,7 @@ static __always_inline void count_down(struct __sk_buff *skb, const struct addre
 
 static __always_inline void count_up(struct __sk_buff *skb, const struct address *home, const struct ip4 *ip)
 {
-	struct counters *c = bpf_map_lookup_elem(&counters, home);
+	struct counters *c = counters_of(home);
 
 	if (!c)
 		return;
@@ -83,7 +92,7 @@ static __always_inline void stamp_marker(const struct address *home, __u32 token
 static __always_inline void stamp_forwarded(struct __sk_buff *skb, const struct address *home, const struct ip4 *ip)
 {
 	struct stamps *s = bpf_map_lookup_elem(&stamps, home);
-	struct counters *c = bpf_map_lookup_elem(&counters, home);
+	struct counters *c = counters_of(home);
 
 	if (s && !s->first_forwarded)
 		s->first_forwarded = bpf_ktime_get_ns();

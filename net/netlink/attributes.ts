@@ -13,7 +13,7 @@ export function u8(type: number, value: number): Attribute {
 
 /** Payload of 4 bytes in host order. */
 export function u32(type: number, value: number): Attribute {
-  const bytes = Buffer.alloc(4);
+  const bytes = Buffer.allocUnsafe(4);
   bytes.writeUInt32LE(value >>> 0);
   return { type, value: bytes };
 }
@@ -40,7 +40,7 @@ function aligned(length: number): number {
 /** struct nlattr: length (with the header, without the padding), type, payload padded to 4. */
 export function encodeAttributes(attributes: readonly Attribute[]): Buffer {
   const total = attributes.reduce((sum, { value }) => sum + 4 + aligned(value.length), 0);
-  const bytes = Buffer.alloc(total);
+  const bytes = Buffer.allocUnsafe(total).fill(0);
   let at = 0;
   for (const { type, value } of attributes) {
     if (value.length > 0xffff - 4) throw new CareofError("malformed-netlink", `an attribute carries at most 65531 bytes, not ${String(value.length)}`);

@@ -47,8 +47,8 @@ const ANSWER_SECONDS = 5n;
 const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
 /** Larger than any datagram that the kernel builds for a dump. */
 const DATAGRAM_BYTES = 256 * 1024;
-/** Requests per send: their acknowledgements fit the receive buffer many times over. */
-const BATCH = 64;
+/** Requests per send: their refusals, which carry the request, fit the receive buffer. */
+const BATCH = 512;
 /** A dump that the kernel's tables changed under is begun anew this often. */
 const DUMP_TRIES = 10;
 
@@ -115,24 +115,21 @@ export class Netlink {
     sys.close(this.#fd);
   }
 
+  /** The kernel answers in order; a refusal comes unasked, so that only the last one is asked to be acknowledged. */
   #batch(requests: readonly Request[]): CareofError | null {
-    const waiting = new Map<number, Request>();
-    const messages = requests.map((request) => {
-      const message = this.#message(request, NLM_F_ACK);
-      waiting.set(this.#sequence, request);
-      return message;
-    });
+    const first = this.#sequence + 1;
+    const messages = requests.map((request, index) => this.#message(request, index === requests.length - 1 ? NLM_F_ACK : 0));
+    const last = this.#sequence;
     sys.sendTo(this.#fd, Buffer.concat(messages), null);
     let failure: CareofError | null = null;
-    while (waiting.size > 0) {
+    for (;;) {
       for (const reply of this.#receive()) {
-        const request = waiting.get(reply.sequence);
+        const request = requests[(reply.sequence - first) >>> 0];
         if (request === undefined || reply.type !== NLMSG_ERROR) continue;
-        waiting.delete(reply.sequence);
         failure ??= verdict(request, reply);
+        if (reply.sequence === last) return failure;
       }
     }
-    return failure;
   }
 
   /** `null` when the table changed meanwhile and the list may be incomplete. */
@@ -158,11 +155,12 @@ export class Netlink {
   #message(request: Request, flags: number): Buffer {
     this.#sequence = (this.#sequence + 1) >>> 0;
     const length = HEADER + request.body.length;
-    const bytes = Buffer.alloc((length + 3) & ~3);
+    const bytes = Buffer.allocUnsafe((length + 3) & ~3).fill(0, length);
     bytes.writeUInt32LE(length, 0);
     bytes.writeUInt16LE(request.type, 4);
     bytes.writeUInt16LE(NLM_F_REQUEST | flags | request.flags, 6);
     bytes.writeUInt32LE(this.#sequence, 8);
+    bytes.writeUInt32LE(0, 12);
     bytes.set(request.body, HEADER);
     return bytes;
   }

@@ -1,4 +1,4 @@
-import { addressBytes, addressFromBytes, ipv4, isV4, type Ipv4, type Prefix } from "../../model/address.js";
+import { addressBytes, addressFromBytes, ipv4, isV4, type IpAddress, type Ipv4, type Prefix } from "../../model/address.js";
 import { ENODEV, ENOENT, errnoOf, ESRCH } from "../errno.js";
 import { decodeAttributes, encodeAttributes, nested, raw, readU32, u32, type Attribute } from "./attributes.js";
 import { NLM_F_CREATE, NLM_F_REPLACE, type Netlink, type Request } from "./client.js";
@@ -41,9 +41,11 @@ const SCOPE_UNIVERSE = 0;
 const SCOPE_LINK = 253;
 const ANY_TABLE = 252;
 const HEADER = 12;
+/** In `body`: behind the header, RTA_TABLE and the head of RTA_DST. */
+const DESTINATION_AT = HEADER + 8 + 4;
 
 function body(route: Route): Buffer {
-  const header = Buffer.alloc(HEADER);
+  const header = Buffer.allocUnsafe(HEADER).fill(0);
   header.writeUInt8(AF_INET, 0);
   header.writeUInt8(route.destination.length, 1);
   header.writeUInt8(route.table < 256 ? route.table : ANY_TABLE, 4);
@@ -64,6 +66,25 @@ function body(route: Route): Buffer {
 export function routeRequest(route: Route): Request {
   const what = `the route to ${route.destination.address}/${String(route.destination.length)}`;
   return { type: RTM_NEWROUTE, flags: NLM_F_CREATE | NLM_F_REPLACE, body: body(route), what };
+}
+
+/**
+ * `routeRequest` for many that differ from `like`, which has a destination of 32 bits, in address and MTU alone: the bytes of one are written for each MTU and the
+ * address is put into copies of them.
+ */
+export function homeRouteRequests(like: Route, homes: readonly { readonly home: IpAddress; readonly mtu: number }[]): Request[] {
+  const patterns = new Map<number, Buffer>();
+  return homes.map(({ home, mtu }) => {
+    let pattern = patterns.get(mtu);
+    if (pattern === undefined) {
+      pattern = body({ ...like, mtu });
+      patterns.set(mtu, pattern);
+    }
+    const bytes = Buffer.allocUnsafe(pattern.length);
+    bytes.set(pattern);
+    bytes.set(addressBytes(home), DESTINATION_AT);
+    return { type: RTM_NEWROUTE, flags: NLM_F_CREATE | NLM_F_REPLACE, body: bytes, what: "a home address's route" };
+  });
 }
 
 export function putRoute(netlink: Netlink, route: Route): void {

@@ -1,0 +1,110 @@
+import { writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { cleanAbandoned } from "../../deploy/lab/lab.js";
+import { toCareofError } from "../../model/errors.js";
+import { record } from "../results.js";
+import { METRICS, sample, spreadSample, type Metric, type Round, type Sample, type Times } from "./measure.js";
+import { bindingsResult, notMeasured, VARIANTS, variantResult, type BindingsResult, type VariantName, type VariantResult } from "./outcome.js";
+import { programTimes, type ProgramTime } from "./program-times.js";
+import { report } from "./report.js";
+import { targets, type Target } from "./targets.js";
+import { bpf, ipipReason, plain, vxlan, wireguard, type Path } from "./variants.js";
+
+const MANY = 10_000;
+
+interface Extent extends Times {
+  readonly rounds: number;
+}
+
+const FULL: Extent = { rounds: 20, warmMs: 200, windowMs: 600 };
+/** Six is the fewest that an interval can be had from. */
+const QUICK: Extent = { rounds: 6, warmMs: 100, windowMs: 250 };
+
+export interface DataplaneResult {
+  readonly rounds: number;
+  readonly variants: readonly VariantResult[];
+  readonly bindings: BindingsResult | null;
+  readonly targets: readonly Target[];
+  /** What each of our programs takes, under each kind of traffic, in ns a run; and the part of one processor's time that is. */
+  readonly programTimes: readonly { readonly traffic: Metric; readonly share: number; readonly programs: readonly ProgramTime[] }[];
+}
+
+/** What a round yields: every path in turn, metric by metric, so that what is compared lies as close together as it can. */
+interface Yield {
+  readonly samples: ReadonlyMap<string, Round>;
+  readonly all: Readonly<Record<"plain" | "many", Sample>>;
+}
+
+/** `npm run bench -- dataplane`. Returns the exit code: 1 when a variant yields nothing at all. */
+export async function benchDataplane(args: readonly string[]): Promise<number> {
+  let options: { readonly json: string | undefined; readonly quick: boolean };
+  try {
+    const { values } = parseArgs({ args: [...args], options: { json: { type: "string" }, quick: { type: "boolean", default: false } } });
+    options = { json: values.json, quick: values.quick };
+  } catch (thrown) {
+    process.stderr.write(`bench dataplane: ${toCareofError(thrown).message}\n`);
+    return 2;
+  }
+  await cleanAbandoned();
+  const result = await measure(options.quick ? QUICK : FULL, (line) => { process.stderr.write(`${line}\n`); });
+  if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result, null, 2)}\n`);
+  const body = report(result);
+  process.stdout.write(`\n${body}\n`);
+  record({ title: `dataplane${options.quick ? " (quick)" : ""}`, command: `npm run bench -- dataplane ${args.join(" ")}`, body, raw: result });
+  return result.variants.every((each) => each.notMeasured !== undefined || each.tcpDownGbps !== null) ? 0 : 1;
+}
+
+export async function measure(extent: Extent, say: (line: string) => void): Promise<DataplaneResult> {
+  const paths = new Map<string, Path>();
+  try {
+    const make: readonly (readonly [VariantName | "many", () => Promise<Path>])[] = [
+      ["plain", plain], ["bpf", () => bpf(1)], ["many", () => bpf(MANY)], ["vxlan", vxlan], ["wireguard-go", wireguard],
+    ];
+    for (const [name, open] of make) paths.set(name, await open());
+    const yields: Yield[] = [];
+    for (let n = 1; n <= extent.rounds; n++) {
+      yields.push(await round(paths, extent));
+      const last = yields.at(-1);
+      say(`round ${String(n)} of ${String(extent.rounds)}: ${[...last?.samples ?? []].map(([name, of]) => `${name} ${figure(of.tcpDown.rate)}/${figure(of.tcpUp.rate)} Gbit/s`).join(", ")}`);
+    }
+    const of = (name: string): Round[] => yields.flatMap(({ samples }) => samples.get(name) ?? []);
+    const variants = VARIANTS.map((name) => (paths.has(name) ? variantResult(name, of(name), of("plain")) : notMeasured(name, ipipReason())));
+    const bindings = bindingsResult(MANY, of("many"), of("bpf"), yields.map(({ all }) => all.many), yields.map(({ all }) => all.plain));
+    return { rounds: extent.rounds, variants, bindings, targets: targets(variants, bindings), programTimes: await times(require(paths, "bpf"), extent) };
+  } finally {
+    for (const path of paths.values()) await path.close();
+  }
+}
+
+async function round(paths: ReadonlyMap<string, Path>, extent: Times): Promise<Yield> {
+  const found = new Map<string, Partial<Record<Metric, Sample>>>();
+  for (const metric of METRICS) {
+    for (const [name, path] of paths) found.set(name, { ...found.get(name), [metric]: await sample(path, metric, extent) });
+  }
+  const nothing: Sample = { rate: null, cpuNs: null };
+  const empty: Round = { tcpDown: nothing, tcpUp: nothing, tcp8Down: nothing, tcp8Up: nothing, ppsDown: nothing, ppsUp: nothing };
+  const all = { plain: await spreadSample(require(paths, "plain"), MANY, extent), many: await spreadSample(require(paths, "many"), MANY, extent) };
+  return { samples: new Map([...found].map(([name, part]) => [name, { ...empty, ...part }])), all };
+}
+
+/** After the rounds, so that the statistics cost none of them anything. */
+async function times(path: Path, extent: Times): Promise<DataplaneResult["programTimes"]> {
+  const found: DataplaneResult["programTimes"][number][] = [];
+  for (const traffic of ["tcpDown", "tcpUp", "ppsDown", "ppsUp"] as const) {
+    const begun = performance.now();
+    const programs = await programTimes([path.network.path("h"), path.network.path("a")], async () => { await sample(path, traffic, extent); });
+    const ns = (performance.now() - begun) * 1e6;
+    found.push({ traffic, share: Number((programs.reduce((sum, each) => sum + each.runs * each.nsPerRun, 0) / ns).toFixed(3)), programs });
+  }
+  return found;
+}
+
+function require(paths: ReadonlyMap<string, Path>, name: string): Path {
+  const found = paths.get(name);
+  if (found === undefined) throw toCareofError(new Error(`there is no path "${name}"`));
+  return found;
+}
+
+function figure(value: number | null): string {
+  return value === null ? "–" : value.toFixed(1);
+}

@@ -1,0 +1,63 @@
+import type { Interval } from "../statistics.js";
+import type { DataplaneResult } from "./main.js";
+import type { RatioName, VariantResult } from "./outcome.js";
+
+/** The text of RESULTS.md. */
+export function report(result: DataplaneResult): string {
+  const measured = result.variants.filter((each) => each.notMeasured === undefined);
+  const rows = measured.map((each) => [
+    each.name, `${number(each.tcpDownGbps, 1)} / ${number(each.tcpUpGbps, 1)}`, ratio(each, "tcpDownRatio"), ratio(each, "tcpUpRatio"),
+    `${number(each.tcp8DownGbps, 1)} / ${number(each.tcp8UpGbps, 1)}`, ratio(each, "tcp8DownRatio"), ratio(each, "tcp8UpRatio"),
+    `${thousands(each.pps)} / ${thousands(each.ppsUp)}`, ratio(each, "ppsRatio"), ratio(each, "ppsUpRatio"), number(each.cpuNsPerPacket === null ? null : each.cpuNsPerPacket / 1000, 1),
+  ]);
+  const head = ["variant", "TCP Gbit/s down / up", "ratio down", "ratio up", "8 streams", "ratio down", "ratio up", "64-byte packets/s", "ratio down", "ratio up", "µs of CPU per packet"];
+  return [
+    `${String(result.rounds)} rounds, one variant after the other. Ratios to plain forwarding: median of the rounds' ratios, in brackets its 95 % interval. Five namespaces on veth, MTU 1500, sender and receiver on one processor each.`,
+    "", ...table(head, rows), "",
+    ...result.variants.flatMap(({ name, notMeasured }) => (notMeasured === undefined ? [] : [`\`${name}\` is not measured: ${notMeasured}`, ""])),
+    ...bindings(result), ...verdicts(result), ...programs(result),
+  ].join("\n").trimEnd();
+}
+
+function bindings({ bindings }: DataplaneResult): string[] {
+  if (bindings === null) return [];
+  const { all, one } = bindings;
+  return [
+    `${String(bindings.bindings)} bindings at both ends beside one, traffic to one of them: TCP down ${ratio(one, "tcpDownRatio")}, up ${ratio(one, "tcpUpRatio")}, packets down ${ratio(one, "ppsRatio")}, up ${ratio(one, "ppsUpRatio")}, CPU per packet ${ratio(one, "cpuPerPacketRatio")}. ` +
+      `Packets to all of them in turn: ${thousands(all.pps)}/s, ${number(all.ppsRatio, 2)}${brackets(all.ci95)} of plain forwarding to as many addresses.`,
+    "",
+  ];
+}
+
+function verdicts({ targets }: DataplaneResult): string[] {
+  const word = (met: boolean | null): string => (met === null ? "not measured" : met ? "yes" : "**no**");
+  return [...table(["target", "measured", "met"], targets.map((each) => [each.target, `${number(each.measured, 3)}${brackets(each.ci95)}`, word(each.met)])), ""];
+}
+
+/** Where the time goes, said whether or not a target was missed. */
+function programs({ programTimes }: DataplaneResult): string[] {
+  const rows = programTimes.map(({ traffic, share, programs }) => [
+    traffic, `${(share * 100).toFixed(0)} %`, programs.map((each) => `${each.program} ${String(each.nsPerRun)} ns × ${thousands(each.runs)}`).join(", "),
+  ]);
+  return ["Where bpf's time goes (the kernel's statistics of our programs; they add some 50 ns a run; the rest is the stack's):", "", ...table(["traffic", "of one processor", "programs"], rows)];
+}
+
+function ratio(of: Pick<VariantResult, RatioName | "ci95">, name: RatioName): string {
+  return `${number(of[name], 2)}${brackets(of.ci95[name])}`;
+}
+
+function brackets(interval: Interval | null): string {
+  return interval === null ? "" : ` (${interval.map((end) => end.toFixed(2)).join("–")})`;
+}
+
+function number(value: number | null, digits: number): string {
+  return value === null ? "–" : value.toFixed(digits);
+}
+
+function thousands(value: number | null): string {
+  return value === null ? "–" : `${(value / 1000).toFixed(0)} k`;
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  return [head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`);
+}
