@@ -16,7 +16,7 @@ interface Extent extends Times {
   readonly rounds: number;
 }
 
-const FULL: Extent = { rounds: 20, warmMs: 200, windowMs: 600 };
+const FULL: Extent = { rounds: 15, warmMs: 150, windowMs: 400 };
 /** Six is the fewest that an interval can be had from. */
 const QUICK: Extent = { rounds: 6, warmMs: 100, windowMs: 250 };
 

@@ -22,7 +22,8 @@ const HOME_AGENT = PLAN.homeAgent.core;
 const CARE_OF = PLAN.hosts["host-a"].careOf;
 /** What is left of 1500 bytes. */
 const MTU = { plain: 1500, ipip: 1480, vxlan: 1450, wireguard: 1420 } as const;
-const TABLE = 100;
+export const INNER_MTU = MTU.ipip;
+export const TABLE = 100;
 const SOCKET_MS = 5000;
 
 /** `count` addresses from `FIRST_HOME` on. */

@@ -1,4 +1,4 @@
-# Debian packages for the demo and the tests, installed once. Sourced by prepare.sh.
+# Debian packages for the demo, the tests and the benchmarks, installed once. Sourced by prepare.sh.
 #
 # QEMU: at least 10, because 7.2 (Debian 12) corrupts emulated guests in long migrations. Where the configured suites have only an
 # older one, the backports suite of the machine's own mirror is added; its default pin (100) upgrades nothing by itself.
@@ -11,7 +11,8 @@ sources_parts=/etc/apt/sources.list.d
 # packages_for PURPOSE: package names, without QEMU's.
 packages_for() {
   echo iproute2 gcc libc6-dev busybox-static cpio gzip util-linux
-  if [ "$1" = test ]; then echo clang-14 llvm-14 libbpf-dev linux-libc-dev nftables; fi
+  case $1 in test | bench) echo clang-14 llvm-14 libbpf-dev linux-libc-dev nftables ;; esac
+  if [ "$1" = bench ]; then echo wireguard-go wireguard-tools; fi
 }
 
 # missing_packages NAME...: those not fully installed.

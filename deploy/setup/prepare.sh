@@ -1,7 +1,7 @@
 #!/bin/bash
-# Prepares a machine for careof's demo and tests: Debian packages, npm packages, the build, the guest image.
+# Prepares a machine for careof's demo, tests and benchmarks: Debian packages, npm packages, the build, the guest image.
 #
-#   prepare.sh [demo|test]
+#   prepare.sh [demo|test|bench]
 #
 # Idempotent: what is there already is left alone, and a run that finds everything in place touches no network.
 # Says what it does on stderr when that takes more than two seconds; exit 1 with one sentence when it cannot go on,
@@ -21,10 +21,13 @@ log_dir=$repo/.cache/setup
 # shellcheck source=deploy/setup/packages.sh
 . "$setup_dir/packages.sh"
 
-if [ $# -gt 1 ] || { [ "$purpose" != demo ] && [ "$purpose" != test ]; }; then
-  echo "usage: prepare.sh [demo|test]" >&2
-  exit 2
-fi
+case $#$purpose in
+  [01]demo | 1test | 1bench) ;;
+  *)
+    echo "usage: prepare.sh [demo|test|bench]" >&2
+    exit 2
+    ;;
+esac
 
 # The lock file says of which package-lock.json and Node this node_modules was made; `npm ci` deletes the stamp with the rest.
 install_npm_packages() {

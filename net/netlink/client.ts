@@ -83,7 +83,8 @@ export class Netlink {
   requestAll(requests: readonly Request[]): void {
     let failure: CareofError | null = null;
     for (let start = 0; start < requests.length; start += BATCH) {
-      failure ??= this.#batch(requests.slice(start, start + BATCH));
+      const refusal = this.#batch(requests.slice(start, start + BATCH));
+      failure ??= refusal;
     }
     if (failure !== null) throw failure;
   }
