@@ -10,7 +10,7 @@ const USAGE = `usage: npm run bench -- handover --json FILE [--quick] [--only CA
   handover    moves a guest again and again under numbered traffic and counts what is lost, and how long nothing was heard, beside
               the same migration without any change of network, and moves that somebody else makes; 50 moves a case (external: 100), with
               --quick 5. Cases: udp-1k udp-10k long-pause delay-20ms asymmetric external
-  dataplane   our tunnels beside plain forwarding, VXLAN and wireguard-go: TCP and 64-byte packets both ways, 15 rounds of each in turn, with --quick 6
+  dataplane   our tunnels beside plain forwarding, VXLAN and wireguard-go: TCP and 64-byte packets both ways, 15 rounds of each in turn, with --quick 8
   repoint     how long the kernel takes to send a VM's packets elsewhere, how long a start with 100,000 bindings takes, and whether
               1,000 re-points under traffic lose a packet
 

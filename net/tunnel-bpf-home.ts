@@ -124,11 +124,12 @@ export class BpfHomeTunnel implements HomeTunnel {
     this.#uplink = requireEthernet(this.#netlink, this.#options.uplink);
 
     const stale = readAll(this.#homes);
+    const value = Buffer.alloc(this.#homes.valueBytes);
     const changed = stale.size === 0 ? entries : entries.filter((entry) => {
-      const key = keyText(addressKey(entry.home));
+      const key = keyText(entry.home);
       const found = stale.get(key);
       stale.delete(key);
-      return found?.equals(encodeHomeEntry(entry)) !== true;
+      return found?.equals(putHomeEntry(entry, value.fill(0), 0)) !== true;
     });
     this.#ledger.openAll(entries.map(({ home }) => home));
     writeAll(this.#homes, changed, (entry, keys, keyAt, values, valueAt) => {

@@ -17,16 +17,22 @@ interface Extent extends Times {
 }
 
 const FULL: Extent = { rounds: 15, warmMs: 150, windowMs: 400 };
-/** Six is the fewest that an interval can be had from. */
-const QUICK: Extent = { rounds: 6, warmMs: 100, windowMs: 250 };
+/** From six on there is an interval. */
+const QUICK: Extent = { rounds: 8, warmMs: 100, windowMs: 300 };
 
 export interface DataplaneResult {
   readonly rounds: number;
   readonly variants: readonly VariantResult[];
   readonly bindings: BindingsResult | null;
   readonly targets: readonly Target[];
-  /** What each of our programs takes, under each kind of traffic, in ns a run; and the part of one processor's time that is. */
-  readonly programTimes: readonly { readonly traffic: Metric; readonly share: number; readonly programs: readonly ProgramTime[] }[];
+  readonly programTimes: readonly TrafficTimes[];
+}
+
+/** What each of our programs takes under one kind of traffic, in ns a run, and the part of one processor's time that is. `ppsAll`: packets to ten thousand addresses in turn. */
+export interface TrafficTimes {
+  readonly traffic: Metric | "ppsAll";
+  readonly share: number;
+  readonly programs: readonly ProgramTime[];
 }
 
 /** What a round yields: every path in turn, metric by metric, so that what is compared lies as close together as it can. */
@@ -70,7 +76,7 @@ export async function measure(extent: Extent, say: (line: string) => void): Prom
     const of = (name: string): Round[] => yields.flatMap(({ samples }) => samples.get(name) ?? []);
     const variants = VARIANTS.map((name) => (paths.has(name) ? variantResult(name, of(name), of("plain")) : notMeasured(name, ipipReason())));
     const bindings = bindingsResult(MANY, of("many"), of("bpf"), yields.map(({ all }) => all.many), yields.map(({ all }) => all.plain));
-    return { rounds: extent.rounds, variants, bindings, targets: targets(variants, bindings), programTimes: await times(require(paths, "bpf"), extent) };
+    return { rounds: extent.rounds, variants, bindings, targets: targets(variants, bindings), programTimes: await times(require(paths, "bpf"), require(paths, "many"), extent) };
   } finally {
     for (const path of paths.values()) await path.close();
   }
@@ -88,11 +94,14 @@ async function round(paths: ReadonlyMap<string, Path>, extent: Times): Promise<Y
 }
 
 /** After the rounds, so that the statistics cost none of them anything. */
-async function times(path: Path, extent: Times): Promise<DataplaneResult["programTimes"]> {
-  const found: DataplaneResult["programTimes"][number][] = [];
-  for (const traffic of ["tcpDown", "tcpUp", "ppsDown", "ppsUp"] as const) {
+async function times(one: Path, many: Path, extent: Times): Promise<TrafficTimes[]> {
+  const found: TrafficTimes[] = [];
+  for (const traffic of ["tcpDown", "tcpUp", "ppsDown", "ppsUp", "ppsAll"] as const) {
+    const path = traffic === "ppsAll" ? many : one;
     const begun = performance.now();
-    const programs = await programTimes([path.network.path("h"), path.network.path("a")], async () => { await sample(path, traffic, extent); });
+    const programs = await programTimes([path.network.path("h"), path.network.path("a")], async () => {
+      await (traffic === "ppsAll" ? spreadSample(path, MANY, extent) : sample(path, traffic, extent));
+    });
     const ns = (performance.now() - begun) * 1e6;
     found.push({ traffic, share: Number((programs.reduce((sum, each) => sum + each.runs * each.nsPerRun, 0) / ns).toFixed(3)), programs });
   }

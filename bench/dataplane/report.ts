@@ -1,5 +1,5 @@
 import type { Interval } from "../statistics.js";
-import type { DataplaneResult } from "./main.js";
+import type { DataplaneResult, TrafficTimes } from "./main.js";
 import type { RatioName, VariantResult } from "./outcome.js";
 
 /** The text of RESULTS.md. */
@@ -35,11 +35,28 @@ function verdicts({ targets }: DataplaneResult): string[] {
 }
 
 /** Where the time goes, said whether or not a target was missed. */
-function programs({ programTimes }: DataplaneResult): string[] {
+function programs({ programTimes, variants }: DataplaneResult): string[] {
   const rows = programTimes.map(({ traffic, share, programs }) => [
     traffic, `${(share * 100).toFixed(0)} %`, programs.map((each) => `${each.program} ${String(each.nsPerRun)} ns × ${thousands(each.runs)}`).join(", "),
   ]);
-  return ["Where bpf's time goes (the kernel's statistics of our programs; they add some 50 ns a run; the rest is the stack's):", "", ...table(["traffic", "of one processor", "programs"], rows)];
+  const of = (name: string): VariantResult | undefined => variants.find((each) => each.name === name);
+  const sentences = ([["ppsDown", "pps", "host_ingress"], ["ppsUp", "ppsUp", "home_ingress"]] as const).flatMap(([traffic, rate, last]) => {
+    const [plain, bpf] = [of("plain")?.[rate] ?? 0, of("bpf")?.[rate] ?? 0];
+    const own = perPacket(programTimes.find((each) => each.traffic === traffic), last);
+    if (plain === 0 || bpf === 0 || own === null) return [];
+    return [`${traffic}: a packet takes ${String(Math.round(1e9 / bpf - 1e9 / plain))} ns more of the processor that sends and forwards than in plain forwarding; our programs (adding and removing the header included) take ${String(Math.round(own))} ns, ` +
+      "the rest is what the kernel does because of them: the route of the outer packet (bpf_redirect_neigh), a second pass through the uplink's queue, a larger buffer for a header that the sender left no room for."];
+  });
+  return [
+    "Where bpf's time goes (the kernel's statistics of our programs, which add some 50 ns a run):", "", ...table(["traffic", "of one processor", "programs"], rows), "",
+    ...sentences.flatMap((sentence) => [sentence, ""]),
+  ];
+}
+
+/** Time in all programs for one packet, which the program named last sees once; `null` when it saw none. */
+function perPacket(times: TrafficTimes | undefined, last: string): number | null {
+  const packets = times?.programs.find((each) => each.program === last)?.runs ?? 0;
+  return times === undefined || packets === 0 ? null : times.programs.reduce((sum, each) => sum + each.runs * each.nsPerRun, 0) / packets;
 }
 
 function ratio(of: Pick<VariantResult, RatioName | "ci95">, name: RatioName): string {

@@ -1,3 +1,4 @@
+import { putAddressKey, type IpAddress } from "../../model/address.js";
 import { ENOENT, refused } from "../errno.js";
 import { addressOf, bpf } from "../syscall.js";
 import { waitForMemory, type BpfMap } from "./maps.js";
@@ -14,13 +15,16 @@ const CHUNK = 4096;
 /** Bytes of values per call; one value of a per-CPU map may be large. */
 const CHUNK_BYTES = 1024 * 1024;
 
-/** The key's bytes as one string, for a `Map`. */
-export function keyText(key: Uint8Array): string {
-  return Buffer.from(key.buffer, key.byteOffset, key.byteLength).toString("latin1");
+const scratch = Buffer.alloc(16);
+
+/** The bytes of an address's key as one string, as `readAll` has them. */
+export function keyText(address: IpAddress): string {
+  putAddressKey(address, scratch.fill(0), 0);
+  return scratch.toString("latin1");
 }
 
 /**
- * Every entry of a hash map by `keyText`, values as `lookup` returns them. An entry that comes or goes meanwhile may be in it or not.
+ * Every entry of a hash map by the key's bytes as one string, values as `lookup` returns them. An entry that comes or goes meanwhile may be in it or not.
  * @throws CareofError `kernel-refused`
  */
 export function readAll(map: BpfMap): Map<string, Buffer> {

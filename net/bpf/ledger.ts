@@ -28,7 +28,7 @@ export class Ledger {
   /** As `open` for each of them, of which most are new. */
   openAll(homes: readonly IpAddress[]): void {
     const open = readAll(this.#stamps);
-    const missing = open.size === 0 ? homes : homes.filter((home) => !open.has(keyText(addressKey(home))));
+    const missing = open.size === 0 ? homes : homes.filter((home) => !open.has(keyText(home)));
     writeAll(this.#stamps, missing, (home, keys, at) => { putAddressKey(home, keys, at); });
   }
 
