@@ -54,7 +54,7 @@ export class Departure {
       stream: { lead: first.state.plan.lead, maxBandwidth: body?.parameters.maxBandwidth ?? 0, downtimeLimitMs: body?.parameters.downtimeLimitMs ?? millis(0) },
       openRelay: async () => {
         if (body === null) throw new CareofError("relay-failed", "the source agent was restarted");
-        return openSourceRelay({ migration: file.migration, address: body.relayAddress, port: body.relayPort, secret: body.secret, socket: relaySocket(runDir, vm), clock });
+        return openSourceRelay({ migration: file.migration, address: body.relayAddress, port: body.relayPort, secret: body.secret, ...relaySockets(runDir, vm), clock });
       },
       record: (state, machine) => {
         const next = { ...this.#file, state, stopAt: machine.stopAt, markerAt: machine.markerAt, bytes: machine.bytes };
@@ -81,7 +81,7 @@ export class Departure {
     const plan = { migration: file.migration, vm: file.spec.vm, epoch: file.epoch, lead: false, holdMaxMs: millis(0), timeoutMs: millis(0) };
     const state = file.state === "released" || file.state === "resumed" ? file.state : "active";
     // The relay's, that died with the agent's earlier life.
-    rmSync(relaySocket(context.runDir, file.spec.vm), { force: true });
+    for (const path of Object.values(relaySockets(context.runDir, file.spec.vm))) rmSync(path, { force: true });
     const first = recoverSource(plan, state, { stopAt: file.stopAt, markerAt: file.markerAt, bytes: file.bytes });
     if (state === "released") {
       context.network.forward(file.spec.vm, file.peerLocator.address);
@@ -202,8 +202,8 @@ export class Departure {
   }
 }
 
-function relaySocket(runDir: string, vm: VmId): string {
-  return join(runDir, `out-${vm}.sock`);
+function relaySockets(runDir: string, vm: VmId): { readonly socket: string; readonly diskSocket: string } {
+  return { socket: join(runDir, `out-${vm}.sock`), diskSocket: join(runDir, `disks-${vm}.sock`) };
 }
 
 /** What `Migrate` says, as a record. */

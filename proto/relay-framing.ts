@@ -1,7 +1,7 @@
 import { CareofError, toCareofError } from "../model/errors.js";
 import type { Epoch, MigrationId, Millis } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
-import { detail, epochField, instant, message, migration, reason, uint32, uint53, type Field } from "./fields.js";
+import { detail, epochField, instant, message, migration, reason, uint32, uint53, word, type Field } from "./fields.js";
 import { careof } from "./gen/careof.js";
 import v1 = careof.v1;
 
@@ -11,7 +11,12 @@ export const MAX_DATA_BYTES = 256 * 1024;
 export const MAX_CONTROL_BYTES = 4096;
 const HEADER_BYTES = 5;
 
-export interface RelayHello { readonly version: number; readonly migration: MigrationId }
+/**
+ * What a connection between the agents carries: the hypervisor's main stream with all that the agents say to one another, a further connection of that stream, or one of the disks.
+ * Each has a connection of its own, so that none can hold up another.
+ */
+export type RelayChannel = "main" | "stream" | "disk";
+export interface RelayHello { readonly version: number; readonly migration: MigrationId; readonly channel: RelayChannel }
 export interface RelayPing { readonly sentAt: Millis }
 export interface RelayPong { readonly sentAt: Millis; readonly answeredAt: Millis }
 export interface RelayRelease { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis }
@@ -38,13 +43,13 @@ type ControlFrame = Exclude<RelayFrame, { readonly type: "data" }>;
  *   +--------+--------+--------+--------+--------+----------- ... -+
  *
  *   type  name     length       payload
- *    1    data     1 to 262144  bytes of the hypervisor's stream, in order; where it is cut into frames means nothing
- *    2    hello    0 to 4096    RelayHello, the first frame of either side
+ *    1    data     1 to 262144  bytes of the channel, in order; where they are cut into frames means nothing
+ *    2    hello    0 to 4096    RelayHello, the first frame of either side; says which channel this connection is
  *    3    ping     0 to 4096    RelayPing, answered at once by
  *    4    pong     0 to 4096    RelayPong
- *    5    release  0 to 4096    RelayRelease, after the source's last byte of data
+ *    5    release  0 to 4096    RelayRelease, after the source's last byte of any channel; main only
  *    6    drained  0 to 4096    RelayDrained
- *    7    close    0 to 4096    RelayClose, the last frame
+ *    7    close    0 to 4096    RelayClose, the last frame; of a further channel: its hypervisor has ended this direction
  * ```
  * Any other type, and any other length, ends the connection.
  */
@@ -79,8 +84,14 @@ function control<T extends ControlFrame["type"], B extends object, W>(
 /** Cut so that it fits in any encoding: a connection is always closed with its reason. */
 const shortDetail: Field<string, string> = { read: detail.read, write: (value) => value.slice(0, 1000) };
 
+/** Empty is main. */
+const channel: Field<RelayChannel, string> = {
+  read: (wire, at) => (wire === "" ? "main" : word("stream", "disk").read(wire, at)),
+  write: (value) => (value === "main" ? "" : value),
+};
+
 const CONTROL: { readonly [F in ControlFrame as F["type"]]: Control<F> } = {
-  hello: control(2, "hello", message<RelayHello, v1.RelayHello.$Properties>({ version: uint32, migration }), v1.RelayHello),
+  hello: control(2, "hello", message<RelayHello, v1.RelayHello.$Properties>({ version: uint32, migration, channel }), v1.RelayHello),
   ping: control(3, "ping", message<RelayPing, v1.RelayPing.$Properties>({ sentAt: instant }), v1.RelayPing),
   pong: control(4, "pong", message<RelayPong, v1.RelayPong.$Properties>({ sentAt: instant, answeredAt: instant }), v1.RelayPong),
   release: control(5, "release", message<RelayRelease, v1.RelayRelease.$Properties>({ migration, epoch: epochField, stopAt: instant }), v1.RelayRelease),

@@ -87,6 +87,14 @@ export class RelayConnection {
     });
   }
 
+  /** Shuts our direction behind all that was sent. The peer's end, or `destroy`, is what comes last. */
+  end(): void {
+    if (this.#over || this.#lastSent) return;
+    this.#lastSent = true;
+    this.#stopPings();
+    this.#options.socket.end();
+  }
+
   /** Back-pressure: the peer is not read until `resume`. */
   pause(): void {
     this.#options.socket.pause();
@@ -119,7 +127,7 @@ export class RelayConnection {
   }
 
   #ping(): void {
-    if (this.#over) return;
+    if (this.#over || this.#lastSent) return;
     const { clock, silenceMs, socket } = this.#options;
     const now = clock.monotonic();
     if (!socket.isPaused() && now - this.#heardAt > silenceMs) {

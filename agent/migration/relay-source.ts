@@ -1,12 +1,13 @@
-import { rmSync, unlinkSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
-import { connect, type TLSSocket } from "node:tls";
 import type { Clock } from "../../model/clock.js";
-import { CareofError } from "../../model/errors.js";
+import { CareofError, toCareofError } from "../../model/errors.js";
 import type { MigrationId } from "../../model/ids.js";
-import type { RelayFrame } from "../../proto/relay-framing.js";
-import { RELAY_LIMITS, RELAY_SILENCE, RELAY_VERSION, type Release, type RelayLimits, type SourceRelay } from "./relay.js";
-import { RELAY_TLS, RelayConnection } from "./relay-connection.js";
+import type { RelayChannel, RelayFrame } from "../../proto/relay-framing.js";
+import { RELAY_LIMITS, type Release, type RelayLimits, type SourceRelay } from "./relay.js";
+import type { RelayConnection } from "./relay-connection.js";
+import { dialRelay } from "./relay-dial.js";
+import { RelayPipe } from "./relay-pipe.js";
 
 export interface SourceRelayOptions {
   readonly migration: MigrationId;
@@ -14,14 +15,15 @@ export interface SourceRelayOptions {
   readonly port: number;
   /** 32 bytes, of this move alone. */
   readonly secret: Uint8Array;
-  /** Path of the unix socket to make for the hypervisor. */
+  /** Paths of the unix sockets to make for the hypervisor: for its stream, and for the disks. */
   readonly socket: string;
+  readonly diskSocket: string;
   readonly clock: Clock;
   readonly limits?: Partial<RelayLimits>;
 }
 
 /**
- * Connects to the target's relay, authenticates and opens the hypervisor's socket.
+ * Connects to the target's relay, authenticates and opens the hypervisor's sockets.
  * @throws CareofError `relay-failed` (retryable): no connection, wrong secret or no hello within `connectMs`; nothing is left behind.
  */
 export async function openSourceRelay(options: SourceRelayOptions): Promise<SourceRelay> {
@@ -39,15 +41,17 @@ export async function openSourceRelay(options: SourceRelayOptions): Promise<Sour
 
 class Relay implements SourceRelay {
   readonly socket: string;
+  readonly diskSocket: string;
   readonly closed: Promise<CareofError | null>;
-  bytes = 0;
   readonly #options: SourceRelayOptions;
   readonly #limits: RelayLimits;
   #settle: (cause: CareofError | null) => void = () => undefined;
   #connection: RelayConnection | null = null;
-  #server: Server | null = null;
+  readonly #servers: Server[] = [];
   #hypervisor: Socket | null = null;
-  #greeted: (() => void) | null = null;
+  readonly #pipes = new Map<RelayPipe, Exclude<RelayChannel, "main">>();
+  /** Read of the main stream, and of further channels that are over. */
+  readonly #carried = { main: 0, stream: 0, disk: 0 };
   #held: Uint8Array[] | null = null;
   /** What came back before our hypervisor has connected. */
   readonly #early: Uint8Array[] = [];
@@ -64,57 +68,50 @@ class Relay implements SourceRelay {
     this.#options = options;
     this.#limits = { ...RELAY_LIMITS, ...options.limits };
     this.socket = options.socket;
+    this.diskSocket = options.diskSocket;
     this.closed = new Promise((resolve) => { this.#settle = resolve; });
   }
 
+  get bytes(): number {
+    return this.#carried.main + this.#sum("stream");
+  }
+
+  get diskBytes(): number {
+    return this.#sum("disk");
+  }
+
+  #sum(channel: Exclude<RelayChannel, "main">): number {
+    let bytes = this.#carried[channel];
+    for (const [pipe, kind] of this.#pipes) if (kind === channel) bytes += pipe.bytes;
+    return bytes;
+  }
+
   async connect(): Promise<void> {
-    const { address, port, migration, secret, clock } = this.#options;
-    await new Promise<void>((resolve, reject) => {
-      let socket: TLSSocket | null = null;
-      const failed = (message: string, cause?: unknown): void => {
-        limit.cancel();
-        socket?.destroy();
-        reject(new CareofError("relay-failed", message, { retryable: true, cause }));
-      };
-      const limit = clock.after("relay-connect", this.#limits.connectMs, () => { failed(`no answer of the target's relay at ${address}:${String(port)}`); });
-      socket = connect({
-        ...RELAY_TLS, host: address, port,
-        pskCallback: () => ({ psk: secret, identity: migration }),
-        // The key proves who the peer is; there is no certificate.
-        checkServerIdentity: () => undefined,
-      });
-      const early = (cause: Error): void => { failed(`no connection to the target's relay at ${address}:${String(port)}: ${cause.message}`, cause); };
-      socket.once("error", early);
-      const connected = socket;
-      socket.once("secureConnect", () => {
-        connected.off("error", early);
-        this.#connection = new RelayConnection({
-          socket: connected, clock, silenceMs: RELAY_SILENCE, highWaterBytes: this.#limits.highWaterBytes,
-          onFrame: (frame) => { this.#receive(frame); },
-          onDrain: () => { if (!this.#stalled) this.#hypervisor?.resume(); },
-          onEnd: (cause) => {
-            failed("the target's relay hung up", cause);
-            this.#ended(cause);
-          },
-        });
-        this.#greeted = () => {
-          limit.cancel();
-          resolve();
-        };
-        this.#connection.send({ type: "hello", version: RELAY_VERSION, migration });
-      });
+    const connection = await dialRelay({
+      ...this.#options, channel: "main", limits: this.#limits,
+      onFrame: (frame) => { this.#receive(frame); },
+      onDrain: () => { if (!this.#stalled) this.#hypervisor?.resume(); },
+      onEnd: (cause) => { this.#ended(cause); },
     });
+    this.#connection = connection;
+    if (!this.#over) return;
+    connection.destroy();
+    throw new CareofError("relay-failed", "the target's relay hung up", { retryable: true });
   }
 
   async listen(): Promise<void> {
+    await this.#listen(this.socket, (hypervisor) => { this.#accept(hypervisor); });
+    await this.#listen(this.diskSocket, (client) => { this.#openChannel("disk", client); });
+  }
+
+  async #listen(path: string, accept: (hypervisor: Socket) => void): Promise<void> {
     // The path is the VM's: an agent that was killed in an earlier migration of it has left its socket there.
-    rmSync(this.socket, { force: true });
-    const server = createServer({ allowHalfOpen: true }, (hypervisor) => { this.#accept(hypervisor); });
-    this.#server = server;
-    server.maxConnections = 1;
+    rmSync(path, { force: true });
+    const server = createServer({ allowHalfOpen: true }, accept);
+    this.#servers.push(server);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
-      server.listen(this.socket, resolve);
+      server.listen(path, resolve);
     });
   }
 
@@ -148,6 +145,7 @@ class Relay implements SourceRelay {
     if (this.#connection === null || this.#over) throw new CareofError("relay-failed", "the relay is closed");
     this.#sendRead();
     this.#released = true;
+    for (const pipe of this.#pipes.keys()) pipe.sayEnd("released");
     await this.#connection.sendLast({ type: "release", ...release });
   }
 
@@ -155,13 +153,16 @@ class Relay implements SourceRelay {
     if (this.#over) return;
     this.#over = true;
     this.#connection?.destroy();
-    this.#hypervisor?.destroy();
-    this.#closeServer();
+    this.#closeAll();
     this.#settle(cause);
   }
 
   #accept(hypervisor: Socket): void {
-    if (this.#hypervisor !== null || this.#over) {
+    if (this.#hypervisor !== null) {
+      this.#openChannel("stream", hypervisor);
+      return;
+    }
+    if (this.#over) {
       hypervisor.destroy();
       return;
     }
@@ -178,7 +179,7 @@ class Relay implements SourceRelay {
    * from the hypervisor, and is deaf meanwhile.
    */
   #fromHypervisor(chunk: Buffer): void {
-    this.bytes += chunk.length;
+    this.#carried.main += chunk.length;
     this.#readBytes += chunk.length;
     if (this.#read.push(chunk) === 1) setImmediate(() => { this.#sendRead(); });
     if (this.#readBytes >= this.#limits.highWaterBytes) this.#hypervisor?.pause();
@@ -200,10 +201,6 @@ class Relay implements SourceRelay {
 
   #receive(frame: RelayFrame): void {
     switch (frame.type) {
-      case "hello":
-        if (frame.migration !== this.#options.migration) throw new CareofError("relay-failed", `the target's relay speaks for ${frame.migration}`);
-        this.#greeted?.();
-        return;
       case "data":
         this.#fromTarget(frame.data);
         return;
@@ -230,23 +227,44 @@ class Relay implements SourceRelay {
     if (this.#over) return;
     if (cause === null && this.#released) {
       this.#over = true;
-      this.#hypervisor?.destroy();
-      this.#closeServer();
+      this.#closeAll();
       this.#settle(null);
     } else {
       this.cut(cause ?? new CareofError("relay-failed", "the target's relay hung up"));
     }
   }
 
-  #closeServer(): void {
-    const server = this.#server;
-    this.#server = null;
-    if (server === null) return;
-    server.close();
-    try {
-      unlinkSync(this.socket);
-    } catch (thrown) {
-      if (!(thrown instanceof Error && "code" in thrown && thrown.code === "ENOENT")) throw thrown;
+  /** A further connection of the hypervisor gets a connection of its own to the target. Nothing of it is read before the target has answered. */
+  #openChannel(channel: Exclude<RelayChannel, "main">, hypervisor: Socket): void {
+    if (this.#over || this.#released || this.#pipes.size >= this.#limits.maxChannels) {
+      hypervisor.destroy();
+      return;
     }
+    const pipe = new RelayPipe(hypervisor, (cause) => {
+      this.#pipes.delete(pipe);
+      this.#carried[channel] += pipe.bytes;
+      if (cause !== null) this.cut(cause);
+    });
+    this.#pipes.set(pipe, channel);
+    dialRelay({
+      ...this.#options, channel, limits: this.#limits,
+      onFrame: (frame) => { pipe.receive(frame); },
+      onDrain: () => { pipe.drained(); },
+      onEnd: (cause) => { pipe.ended(cause); },
+    }).then(
+      (connection) => {
+        if (this.#over) connection.destroy();
+        else pipe.start(connection);
+      },
+      (thrown: unknown) => { this.cut(toCareofError(thrown)); },
+    );
+  }
+
+  #closeAll(): void {
+    this.#hypervisor?.destroy();
+    for (const pipe of this.#pipes.keys()) pipe.destroy();
+    for (const server of this.#servers.splice(0)) server.close();
+    rmSync(this.socket, { force: true });
+    rmSync(this.diskSocket, { force: true });
   }
 }

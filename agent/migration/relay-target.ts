@@ -3,10 +3,11 @@ import { createServer, type Server, type TLSSocket } from "node:tls";
 import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import { millis, type MigrationId } from "../../model/ids.js";
-import type { RelayFrame } from "../../proto/relay-framing.js";
+import type { RelayFrame, RelayHello } from "../../proto/relay-framing.js";
 import { RELAY_LIMITS, RELAY_SILENCE, RELAY_VERSION, type Release, type TargetRelay } from "./relay.js";
 import type { RelayClockReading } from "./relay-clock.js";
 import { RELAY_TLS, RelayConnection } from "./relay-connection.js";
+import { RelayPipe } from "./relay-pipe.js";
 
 export interface TargetRelayOptions {
   readonly migration: MigrationId;
@@ -14,8 +15,10 @@ export interface TargetRelayOptions {
   readonly address: string;
   /** 0: any. */
   readonly port: number;
-  /** Unix socket on which the hypervisor already listens. */
+  /** Unix socket on which the hypervisor already listens for its stream. */
   readonly socket: string;
+  /** Unix socket on which its NBD server already listens, where disks are to be copied. */
+  readonly diskSocket?: string;
   readonly clock: Clock;
   /** Somebody failed to authenticate. For the log. */
   readonly onIntruder?: (detail: string) => void;
@@ -32,6 +35,13 @@ export async function openTargetRelay(options: TargetRelayOptions): Promise<Targ
   return relay;
 }
 
+/** What the frames of a connection are for, once it has said which channel it is. */
+interface ChannelEnd {
+  receive(frame: RelayFrame): void;
+  drained(): void;
+  ended(cause: CareofError | null): void;
+}
+
 class Relay implements TargetRelay {
   readonly closed: Promise<CareofError | null>;
   readonly connected: Promise<void>;
@@ -45,7 +55,11 @@ class Relay implements TargetRelay {
   #give: (release: Release) => void = () => undefined;
   #connection: RelayConnection | null = null;
   #hypervisor: Socket | null = null;
-  #gotRelease = false;
+  readonly #pipes = new Set<RelayPipe>();
+  /** Authenticated, and has not said hello. */
+  readonly #newcomers = new Set<RelayConnection>();
+  #release: Release | null = null;
+  #mainEnded = false;
   #over = false;
 
   constructor(options: TargetRelayOptions) {
@@ -58,7 +72,7 @@ class Relay implements TargetRelay {
       ...RELAY_TLS, dhparam: "auto", handshakeTimeout: HANDSHAKE_MS,
       pskCallback: (_socket, identity) => (identity === options.migration ? options.secret : null),
     }, (socket) => { this.#accept(socket); });
-    this.#server.maxConnections = MAX_PENDING;
+    this.#countPlaces();
     this.#server.on("tlsClientError", (cause, socket) => {
       // After a time-out Node leaves the connection open, and its place taken.
       socket.destroy();
@@ -88,43 +102,114 @@ class Relay implements TargetRelay {
     this.#server.close();
     this.#connection?.destroy();
     this.#hypervisor?.destroy();
+    for (const newcomer of this.#newcomers) newcomer.destroy();
+    for (const pipe of this.#pipes) pipe.destroy();
     this.#settle(cause);
   }
 
+  /** Who has authenticated says first which channel it is, and within a limit. */
   #accept(socket: TLSSocket): void {
-    if (this.#connection !== null || this.#over) {
+    if (this.#over) {
       socket.destroy();
       return;
     }
-    this.#server.close();
-    this.#connection = new RelayConnection({
-      socket, clock: this.#options.clock, silenceMs: RELAY_SILENCE, highWaterBytes: RELAY_LIMITS.highWaterBytes,
-      onFrame: (frame) => { this.#receive(frame); },
-      onDrain: () => this.#hypervisor?.resume(),
-      onEnd: (cause) => { this.#ended(cause); },
+    const { clock } = this.#options;
+    let end: ChannelEnd | null = null;
+    const leave = (): void => {
+      limit.cancel();
+      this.#newcomers.delete(connection);
+      this.#countPlaces();
+    };
+    const connection: RelayConnection = new RelayConnection({
+      socket, clock, silenceMs: RELAY_SILENCE, highWaterBytes: RELAY_LIMITS.highWaterBytes,
+      onFrame: (frame) => {
+        if (end !== null) {
+          end.receive(frame);
+          return;
+        }
+        if (frame.type !== "hello") throw new CareofError("malformed-relay", `"${frame.type}" before hello`);
+        end = this.#greet(connection, frame);
+        leave();
+      },
+      onDrain: () => { end?.drained(); },
+      onEnd: (cause) => {
+        leave();
+        if (end !== null) {
+          end.ended(cause);
+          return;
+        }
+        connection.destroy();
+        this.#options.onIntruder?.(cause?.message ?? "ended before its hello");
+      },
     });
+    const limit = clock.after("relay-hello", HANDSHAKE_MS, () => {
+      leave();
+      connection.destroy();
+    });
+    this.#newcomers.add(connection);
+  }
+
+  /** @throws CareofError which ends this connection and no other */
+  #greet(connection: RelayConnection, hello: RelayHello): ChannelEnd {
+    const { migration, socket, diskSocket } = this.#options;
+    if (hello.version !== RELAY_VERSION || hello.migration !== migration) throw new CareofError("relay-failed", `a relay of version ${String(hello.version)} for ${hello.migration} came`);
+    const welcome = (): void => { connection.send({ type: "hello", version: RELAY_VERSION, migration, channel: hello.channel }); };
+    if (hello.channel === "main") {
+      if (this.#connection !== null) throw new CareofError("relay-failed", "a second main stream came");
+      this.#connection = connection;
+      this.#connectHypervisor(connection);
+      this.#greeted();
+      welcome();
+      return {
+        receive: (frame) => { this.#receive(frame); },
+        drained: () => this.#hypervisor?.resume(),
+        ended: (cause) => { this.#ended(cause); },
+      };
+    }
+    const path = hello.channel === "disk" ? diskSocket : socket;
+    if (this.#connection === null || this.#release !== null) throw new CareofError("relay-failed", `a channel "${hello.channel}" came without the main stream`);
+    if (path === undefined) throw new CareofError("relay-failed", `a channel "${hello.channel}" came that this move has not`);
+    if (this.#pipes.size >= RELAY_LIMITS.maxChannels) throw new CareofError("relay-failed", `more than ${String(RELAY_LIMITS.maxChannels)} channels`);
+    const pipe = new RelayPipe(connect({ path, allowHalfOpen: true }), (cause) => { this.#channelOver(pipe, cause); });
+    this.#pipes.add(pipe);
+    welcome();
+    pipe.start(connection);
+    return pipe;
+  }
+
+  #channelOver(pipe: RelayPipe, cause: CareofError | null): void {
+    this.#pipes.delete(pipe);
+    this.#countPlaces();
+    if (this.#release !== null) this.#settleRelease();
+    else if (cause !== null) this.cut(cause);
+  }
+
+  /** RELEASE stands behind everything of every channel, whichever connection was faster. A channel that is lost after it has nothing to say any more. */
+  #settleRelease(): void {
+    if (this.#release === null || this.#over || [...this.#pipes].some((pipe) => !pipe.heardEnd)) return;
+    this.#give(this.#release);
+    if (this.#mainEnded) this.#finish(null);
+  }
+
+  /** Strangers have so many places, whatever the source has open. */
+  #countPlaces(): void {
+    this.#server.maxConnections = MAX_PENDING + this.#pipes.size + (this.#connection === null ? 0 : 1);
   }
 
   #receive(frame: RelayFrame): void {
     switch (frame.type) {
       case "hello":
-        if (frame.version !== RELAY_VERSION || frame.migration !== this.#options.migration) throw new CareofError("relay-failed", `a relay of version ${String(frame.version)} for ${frame.migration} came`);
-        if (this.#hypervisor !== null) throw new CareofError("malformed-relay", "a second hello");
-        this.#connectHypervisor();
-        this.#greeted();
-        this.#connection?.send({ type: "hello", version: RELAY_VERSION, migration: this.#options.migration });
-        return;
+        throw new CareofError("malformed-relay", "a second hello");
       case "data":
-        if (this.#hypervisor === null) throw new CareofError("malformed-relay", "data before hello");
-        if (!this.#hypervisor.write(frame.data)) this.#connection?.pause();
+        if (this.#hypervisor?.write(frame.data) === false) this.#connection?.pause();
         return;
       case "close":
         this.#hypervisor?.end();
         return;
       case "release":
         if (frame.migration !== this.#options.migration) throw new CareofError("malformed-relay", `a release for ${frame.migration}`);
-        this.#gotRelease = true;
-        this.#give({ migration: frame.migration, epoch: frame.epoch, stopAt: frame.stopAt });
+        this.#release = { migration: frame.migration, epoch: frame.epoch, stopAt: frame.stopAt };
+        this.#settleRelease();
         return;
       case "drained":
         return;
@@ -134,19 +219,21 @@ class Relay implements TargetRelay {
     }
   }
 
-  #connectHypervisor(): void {
+  #connectHypervisor(connection: RelayConnection): void {
     const hypervisor = connect({ path: this.#options.socket, allowHalfOpen: true });
     this.#hypervisor = hypervisor;
     hypervisor.on("data", (chunk: Buffer) => {
-      if (this.#connection?.send({ type: "data", data: chunk }) === false) hypervisor.pause();
+      if (!connection.send({ type: "data", data: chunk })) hypervisor.pause();
     });
-    hypervisor.on("drain", () => this.#connection?.resume());
-    hypervisor.on("end", () => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: "stream ended" }); });
-    hypervisor.on("error", (cause) => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: cause.message }); });
+    hypervisor.on("drain", () => { connection.resume(); });
+    hypervisor.on("end", () => { connection.send({ type: "close", reason: "relay-failed", detail: "stream ended" }); });
+    hypervisor.on("error", (cause) => { connection.send({ type: "close", reason: "relay-failed", detail: cause.message }); });
   }
 
   #ended(cause: CareofError | null): void {
     if (this.#over) return;
-    this.#finish(this.#gotRelease ? null : cause ?? new CareofError("relay-failed", "the source's relay hung up before its release"));
+    this.#mainEnded = true;
+    if (this.#release === null) this.#finish(cause ?? new CareofError("relay-failed", "the source's relay hung up before its release"));
+    else this.#settleRelease();
   }
 }

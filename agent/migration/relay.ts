@@ -17,30 +17,37 @@ export interface RelayLimits {
   readonly maxHeldBytes: number;
   /** Bytes that wait for a slow reader before the writer is paused. */
   readonly highWaterBytes: number;
+  /** Further channels at a time, both kinds together. */
+  readonly maxChannels: number;
 }
 
-export const RELAY_LIMITS: RelayLimits = { connectMs: millis(10_000), maxHeldBytes: 1 << 20, highWaterBytes: 1 << 20 };
+export const RELAY_LIMITS: RelayLimits = { connectMs: millis(10_000), maxHeldBytes: 1 << 20, highWaterBytes: 1 << 20, maxChannels: 64 };
 
 /**
- * The source's half: hypervisor's unix socket ⇄ authenticated, encrypted TCP. Contract:
- * the stream is carried byte for byte and in order, the end of either hypervisor's side behind its last byte. `closed` resolves once, when nothing will be
- * carried any more, with why (`null`: an orderly end after a release). After `cut` both hypervisors see their connection closed at once.
+ * The source's half: hypervisor's unix sockets ⇄ authenticated, encrypted TCP. Contract:
+ * each connection of the hypervisor is a channel of its own, carried byte for byte and in order, the end of either hypervisor's side behind its last byte; a channel
+ * that is not read holds back its own writer and no other. `closed` resolves once, when nothing will be
+ * carried any more, with why (`null`: an orderly end after a release). After `cut`, or when a channel is lost, both hypervisors see all connections closed at once.
  */
 export interface SourceRelay {
-  /** The hypervisor sends its stream here. Exists until the relay is closed. */
+  /** The hypervisor sends its stream here: its first connection is the main stream, which the gate is for, each later one a further channel. Exists until the relay is closed. */
   readonly socket: string;
+  /** The hypervisor's NBD clients connect here, each a channel to the target's NBD server. Exists until the relay is closed. */
+  readonly diskSocket: string;
   readonly closed: Promise<CareofError | null>;
-  /** Bytes carried towards the target. */
+  /** Bytes of the stream, over all its connections, carried towards the target. */
   readonly bytes: number;
-  /** Shuts the gate: what comes from the target waits. Idempotent. */
+  /** Bytes of the disks carried towards the target. */
+  readonly diskBytes: number;
+  /** Shuts the gate: what comes from the target on the main stream waits. Idempotent. */
   hold(): void;
-  /** Reads nothing more of the hypervisor, which soon stands still with its next write. Idempotent. */
+  /** Reads nothing more of the hypervisor's main stream, which soon stands still with its next write. Idempotent. */
   stall(): void;
   /** Reads on. Idempotent. */
   flow(): void;
   /** Opens the gate for good, and reads on. Idempotent. Returns the number of bytes that had waited. */
   open(): number;
-  /** Sends RELEASE behind everything; no frame follows it. Resolves when it has been handed to the kernel. @throws CareofError `relay-failed` */
+  /** Ends the further channels and sends RELEASE behind everything; no frame follows it. Resolves when it has been handed to the kernel. @throws CareofError `relay-failed` */
   release(release: Release): Promise<void>;
   /** Idempotent. */
   cut(cause: CareofError): void;
@@ -54,7 +61,7 @@ export interface TargetRelay {
   readonly closed: Promise<CareofError | null>;
   /** Resolves when the source has authenticated and said hello; never, if none does. */
   readonly connected: Promise<void>;
-  /** Resolves with the source's RELEASE; never, if there is none before the end. */
+  /** Resolves with the source's RELEASE, when all further channels have ended too; never, if there is none before the end. */
   readonly released: Promise<Release>;
   /** The difference of both hosts' clocks as known now; `null` before the first comparison. */
   clock(): RelayClockReading | null;
@@ -65,4 +72,4 @@ export interface TargetRelay {
 export const RELAY_SILENCE: Millis = millis(8_000);
 
 /** Version of the relay's frames, said in hello. */
-export const RELAY_VERSION = 1;
+export const RELAY_VERSION = 2;

@@ -1,16 +1,19 @@
 import { createHash, randomBytes } from "node:crypto";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { RelayClock } from "../../agent/migration/relay-clock.js";
+import { RELAY_TLS } from "../../agent/migration/relay-connection.js";
 import { openSourceRelay } from "../../agent/migration/relay-source.js";
 import { openTargetRelay } from "../../agent/migration/relay-target.js";
 import type { SourceRelay, TargetRelay } from "../../agent/migration/relay.js";
 import { SystemClock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import { epoch, migrationId, millis, vmId } from "../../model/ids.js";
+import { encodeRelay, type RelayFrame } from "../../proto/relay-framing.js";
 
 const clock = new SystemClock({ keepAlive: true });
 const migration = migrationId(vmId("web1"), epoch(7));
@@ -23,12 +26,17 @@ interface Pair {
   readonly from: Socket;
   /** What the target's hypervisor accepted. */
   readonly to: Socket;
+  /** A further connection of the hypervisors' stream, and one of the disks. */
+  readonly further: () => Promise<Channel>;
+  readonly disk: () => Promise<Channel>;
 }
+
+interface Channel { readonly from: Socket; readonly to: Socket }
 
 interface Bench {
   readonly directory: string;
   readonly intruders: string[];
-  listen(): Promise<TargetRelay>;
+  listen(disks?: boolean): Promise<TargetRelay>;
   open(target: TargetRelay, options?: { readonly secret?: Uint8Array; readonly vm?: string }): Promise<SourceRelay>;
   pair(): Promise<Pair>;
 }
@@ -38,42 +46,56 @@ function bench(test: Test): Bench {
   const incoming = join(directory, "incoming");
   const accepted: Socket[] = [];
   let arrived: (socket: Socket) => void = () => undefined;
-  const hypervisor: Server = createServer({ allowHalfOpen: true }, (socket) => {
+  const server = (): Server => createServer({ allowHalfOpen: true }, (socket) => {
     accepted.push(socket);
     socket.on("error", () => socket.destroy());
     arrived(socket);
   });
+  const hypervisor = server();
+  const disks = server();
   const relays: (SourceRelay | TargetRelay)[] = [];
   const intruders: string[] = [];
   test.teardown(() => {
     for (const relay of relays) relay.cut(new CareofError("shutting-down", "the test is over"));
     for (const socket of accepted) socket.destroy();
     hypervisor.close();
+    disks.close();
     rmSync(directory, { recursive: true, force: true });
   });
   const made: Bench = {
     directory, intruders,
-    async listen() {
+    async listen(withDisks = true) {
+      const diskSocket = join(directory, "nbd");
       if (!hypervisor.listening) await new Promise<void>((resolve) => { hypervisor.listen(incoming, resolve); });
-      const target = await openTargetRelay({ migration, secret, address: "127.0.0.1", port: 0, socket: incoming, clock, onIntruder: (detail) => intruders.push(detail) });
+      if (!disks.listening) await new Promise<void>((resolve) => { disks.listen(diskSocket, resolve); });
+      const target = await openTargetRelay({ migration, secret, address: "127.0.0.1", port: 0, socket: incoming, ...(withDisks ? { diskSocket } : {}), clock, onIntruder: (detail) => intruders.push(detail) });
       relays.push(target);
       return target;
     },
     async open(target, options = {}) {
       const name = options.vm === undefined ? migration : migrationId(vmId(options.vm), epoch(7));
       const source = await openSourceRelay({
-        migration: name, secret: options.secret ?? secret, address: "127.0.0.1", port: target.port, socket: join(directory, "outgoing"), clock, limits: { connectMs: millis(2000) },
+        migration: name, secret: options.secret ?? secret, address: "127.0.0.1", port: target.port, socket: join(directory, "outgoing"), diskSocket: join(directory, "disks"), clock, limits: { connectMs: millis(2000) },
       });
       relays.push(source);
       return source;
     },
     async pair() {
       const target = await made.listen();
+      const channel = async (path: string): Promise<Channel> => {
+        const coming = new Promise<Socket>((resolve) => { arrived = resolve; });
+        const from = connect({ path, allowHalfOpen: true });
+        from.on("error", () => from.destroy());
+        return { from, to: await coming };
+      };
       const coming = new Promise<Socket>((resolve) => { arrived = resolve; });
       const source = await made.open(target);
+      const to = await coming;
       const from = connect({ path: source.socket, allowHalfOpen: true });
       from.on("error", () => from.destroy());
-      return { source, target, from, to: await coming };
+      // The first connection that the relay accepts is the main stream.
+      await new Promise<void>((resolve) => { from.once("connect", resolve); });
+      return { source, target, from, to, further: () => channel(source.socket), disk: () => channel(source.diskSocket) };
     },
   };
   return made;
@@ -209,6 +231,126 @@ void t.test("a second source is refused, with the right secret too", async (test
   const made = bench(test);
   const { target } = await made.pair();
   await test.rejects(made.open(target), { code: "relay-failed" });
+});
+
+void t.test("further channels carry their own bytes, both ways, past one another", async (test) => {
+  const { source, target, from, to, further, disk } = await bench(test).pair();
+  const channels = [await further(), await further(), await disk(), await disk()];
+  const bytes = channels.map(() => randomBytes(3 << 20));
+  const back = channels.map(() => randomBytes(1 << 20));
+  channels.forEach((channel, i) => { channel.from.write(bytes[i] ?? ""); channel.to.write(back[i] ?? ""); });
+  from.write("main");
+  const got = await Promise.all(channels.flatMap((channel, i) => [bytesFrom(channel.to, 3 << 20).then((all) => bytes[i]?.equals(all)), bytesFrom(channel.from, 1 << 20).then((all) => back[i]?.equals(all))]));
+  test.same(got, got.map(() => true));
+  test.equal(String(await bytesFrom(to, 4)), "main");
+  test.equal(source.bytes, 2 * (3 << 20) + 4);
+  test.equal(source.diskBytes, 2 * (3 << 20));
+  // One that ends takes nothing with it, and its bytes stay counted.
+  const gone = ended(channels[2]?.to ?? to);
+  channels[2]?.from.end();
+  await gone;
+  const closed = ended(channels[2]?.from ?? from);
+  channels[2]?.to.end();
+  await closed;
+  channels[3]?.from.write("more");
+  test.equal(String(await bytesFrom(channels[3]?.to ?? to, 4)), "more");
+  test.equal(source.diskBytes, 2 * (3 << 20) + 4);
+  from.write("main");
+  test.equal(String(await bytesFrom(to, 4)), "main");
+  test.ok(target.port > 0);
+});
+
+void t.test("a channel whose reader does not read holds up no other", async (test) => {
+  const { source, from, to, further, disk } = await bench(test).pair();
+  const copied = await disk();
+  const more = await further();
+  copied.to.pause();
+  copied.from.write(randomBytes(24 << 20));
+  await pause(200);
+  test.ok(source.diskBytes < 24 << 20, "its own writer is held back");
+  const data = randomBytes(4 << 20);
+  from.write(data);
+  more.from.write(data);
+  test.ok((await bytesFrom(to, data.length)).equals(data), "the main stream flows");
+  test.ok((await bytesFrom(more.to, data.length)).equals(data));
+  source.stall();
+  source.hold();
+  to.write("ack");
+  const rest = bytesFrom(copied.to, 24 << 20);
+  test.equal((await rest).length, 24 << 20, "and gate and stall are the main stream's alone");
+  more.to.write("ack");
+  test.equal(String(await bytesFrom(more.from, 3)), "ack");
+});
+
+void t.test("RELEASE counts when every channel has ended", async (test) => {
+  const { source, target, from, to, further } = await bench(test).pair();
+  const more = await further();
+  const data = randomBytes(24 << 20);
+  const all = bytesFrom(to, 5);
+  from.write("state");
+  test.equal(String(await all), "state");
+  more.to.pause();
+  more.from.write(data);
+  for (let before = -1; source.bytes !== before || before < 1 << 20;) {
+    before = source.bytes;
+    await pause(100);
+  }
+  let released = false;
+  target.released.then(() => { released = true; }, () => undefined);
+  await source.release({ migration, epoch: epoch(7), stopAt: millis(1) });
+  await pause(100);
+  test.notOk(released, "a channel has not been read to its end");
+  more.to.resume();
+  test.same(await target.released, { migration, epoch: epoch(7), stopAt: 1 });
+  test.equal(await target.closed, null);
+  test.equal(await source.closed, null);
+});
+
+void t.test("a channel that is lost ends the move on both sides", async (test) => {
+  const made = bench(test);
+  const target = await made.listen(false);
+  const source = await made.open(target);
+  const client = connect(source.diskSocket).on("error", () => undefined);
+  await ended(client);
+  test.match(await source.closed, { code: "relay-failed" }, "the target has no disks to copy");
+  test.match(await target.closed, { code: "relay-failed" });
+  test.match(made.intruders, [/channel "disk"/]);
+  test.notOk(existsSync(source.diskSocket));
+});
+
+void t.test("who knows the secret and speaks wrongly is cut off, alone", async (test) => {
+  const made = bench(test);
+  const target = await made.listen();
+  const hello = (channel: "main" | "stream" | "disk", version = 2, vm = "web1"): RelayFrame => ({ type: "hello", version, migration: migrationId(vmId(vm), epoch(7)), channel });
+  const say = async (frames: readonly RelayFrame[]): Promise<void> => {
+    const socket = connectTls({ ...RELAY_TLS, host: "127.0.0.1", port: target.port, pskCallback: () => ({ psk: secret, identity: migration }), checkServerIdentity: () => undefined });
+    socket.on("error", () => undefined).once("secureConnect", () => { for (const part of frames.flatMap((frame) => encodeRelay(frame))) socket.write(part); });
+    await new Promise<void>((resolve) => { socket.resume().once("close", () => { resolve(); }); });
+  };
+  const before = [[], [{ type: "data", data: Uint8Array.of(1) }], [hello("main", 1)], [hello("main", 2, "other")], [hello("disk")], [hello("stream")]] satisfies RelayFrame[][];
+  await Promise.all(before.map(say));
+  const source = await made.open(target);
+  await Promise.all([[hello("main")], [{ type: "release", migration, epoch: epoch(7), stopAt: millis(1) } as const]].map(say));
+  test.equal(made.intruders.length, before.length - 1 + 2, "all but the silent one had something to say");
+  const from = connect(source.socket);
+  from.write("still here");
+  await target.connected;
+  test.ok(existsSync(source.socket));
+  let lost = false;
+  target.closed.then(() => { lost = true; }, () => undefined);
+  await say([hello("stream"), hello("stream")]);
+  await target.closed;
+  test.ok(lost, "but a channel that breaks the rules later is a channel lost");
+  from.destroy();
+});
+
+void t.test("cut: further channels too", async (test) => {
+  const { source, target, further, disk } = await bench(test).pair();
+  const channels = [await further(), await disk()];
+  const all = Promise.all(channels.flatMap(({ from, to }) => [ended(from), ended(to)]));
+  source.cut(new CareofError("timed-out", "the test cuts"));
+  await all;
+  test.match(await target.closed, { code: "relay-failed" });
 });
 
 void t.test("nobody listens", async (test) => {

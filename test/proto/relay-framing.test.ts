@@ -11,7 +11,7 @@ import { epochs, migrations, reasons } from "./arbitraries.js";
 const stamps = fc.double({ min: 0, noNaN: true, noDefaultInfinity: true }).map((value) => millis(value + 0));
 const frames: Arbitrary<RelayFrame> = fc.oneof(
   fc.record({ type: fc.constant("data" as const), data: fc.uint8Array({ minLength: 1, maxLength: 300 }) }),
-  fc.record({ type: fc.constant("hello" as const), version: fc.nat(), migration: migrations }),
+  fc.record({ type: fc.constant("hello" as const), version: fc.nat(), migration: migrations, channel: fc.constantFrom("main" as const, "stream" as const, "disk" as const) }),
   fc.record({ type: fc.constant("ping" as const), sentAt: stamps }),
   fc.record({ type: fc.constant("pong" as const), sentAt: stamps, answeredAt: stamps }),
   fc.record({ type: fc.constant("release" as const), migration: migrations, epoch: epochs, stopAt: stamps }),
@@ -39,7 +39,8 @@ function wire(frames: readonly RelayFrame[]): Uint8Array {
 t.test("the documented bytes", (t) => {
   const documented: readonly (readonly [RelayFrame, string])[] = [
     [{ type: "data", data: Uint8Array.of(0xde, 0xad) }, "01 00000002 dead"],
-    [{ type: "hello", version: 1, migration }, "02 0000000a 0801 1206 776562314037"],
+    [{ type: "hello", version: 2, migration, channel: "main" }, "02 0000000a 0802 1206 776562314037"],
+    [{ type: "hello", version: 2, migration, channel: "disk" }, "02 00000010 0802 1206 776562314037 1a04 6469736b"],
     [{ type: "ping", sentAt: millis(1.5) }, "03 00000009 09 000000000000f83f"],
     [{ type: "pong", sentAt: millis(1.5), answeredAt: millis(2) }, "04 00000012 09 000000000000f83f 11 0000000000000040"],
     [{ type: "release", migration, epoch: epoch(7), stopAt: millis(2) }, "05 00000013 0a06 776562314037 1007 19 0000000000000040"],
@@ -103,6 +104,7 @@ t.test("what is no frame", (t) => {
     ["a close too long", "0700001001", new RegExp(`length of ${String(MAX_CONTROL_BYTES + 1)}`)],
     ["an empty hello", "0200000000", /^hello\.migration: /],
     ["a release of no epoch 2^53", "05000000120a067765623140371080808080808080101900", /^release\.epoch: |malformed|out of range/],
+    ["a hello of a channel that there is not", "020000000f08021206776562314037 1a03 6469 73".replaceAll(" ", ""), /^hello\.channel: /],
     ["a hello that breaks off", "02000000030801 12".replace(" ", ""), /out of range/],
     ["a ping of minus one", "0300000009 09 000000000000f0bf".replaceAll(" ", ""), /^ping\.sentAt: /],
     ["a close without a reason", "0700000000", /^close\.reason: /],

@@ -1,0 +1,73 @@
+import { connect, type TLSSocket } from "node:tls";
+import type { Clock } from "../../model/clock.js";
+import { CareofError } from "../../model/errors.js";
+import type { MigrationId } from "../../model/ids.js";
+import type { RelayChannel, RelayFrame } from "../../proto/relay-framing.js";
+import { RELAY_SILENCE, RELAY_VERSION, type RelayLimits } from "./relay.js";
+import { RELAY_TLS, RelayConnection } from "./relay-connection.js";
+
+export interface DialOptions {
+  readonly migration: MigrationId;
+  readonly channel: RelayChannel;
+  readonly address: string;
+  readonly port: number;
+  /** 32 bytes, of this move alone. */
+  readonly secret: Uint8Array;
+  readonly clock: Clock;
+  readonly limits: RelayLimits;
+  /** Everything but hello, pings and pongs. */
+  readonly onFrame: (frame: RelayFrame) => void;
+  readonly onDrain: () => void;
+  readonly onEnd: (cause: CareofError | null) => void;
+}
+
+/**
+ * Connects one channel to the target's relay: TCP, TLS with the move's secret, hello both ways.
+ * @throws CareofError `relay-failed` (retryable): no connection, wrong secret or no hello within `connectMs`; nothing is left behind, and `onEnd` may have been called.
+ */
+export async function dialRelay(options: DialOptions): Promise<RelayConnection> {
+  const { address, port, migration, channel, secret, clock, limits } = options;
+  const where = `the target's relay at ${address}:${String(port)}`;
+  return new Promise<RelayConnection>((resolve, reject) => {
+    let socket: TLSSocket | null = null;
+    let greeted = false;
+    const failed = (message: string, cause?: unknown): void => {
+      limit.cancel();
+      if (!greeted) socket?.destroy();
+      reject(new CareofError("relay-failed", message, { retryable: true, cause }));
+    };
+    const limit = clock.after("relay-connect", limits.connectMs, () => { failed(`no answer of ${where}`); });
+    const connected = connect({
+      ...RELAY_TLS, host: address, port,
+      pskCallback: () => ({ psk: secret, identity: migration }),
+      // The key proves who the peer is; there is no certificate.
+      checkServerIdentity: () => undefined,
+    });
+    socket = connected;
+    const early = (cause: Error): void => { failed(`no connection to ${where}: ${cause.message}`, cause); };
+    connected.once("error", early);
+    connected.once("secureConnect", () => {
+      connected.off("error", early);
+      const connection: RelayConnection = new RelayConnection({
+        socket: connected, clock, silenceMs: RELAY_SILENCE, highWaterBytes: limits.highWaterBytes,
+        onFrame: (frame) => {
+          if (frame.type !== "hello") {
+            options.onFrame(frame);
+            return;
+          }
+          if (frame.migration !== migration || frame.channel !== channel) throw new CareofError("relay-failed", `the target's relay speaks of ${frame.migration}, ${frame.channel}`);
+          if (greeted) throw new CareofError("malformed-relay", "a second hello");
+          greeted = true;
+          limit.cancel();
+          resolve(connection);
+        },
+        onDrain: options.onDrain,
+        onEnd: (cause) => {
+          failed("the target's relay hung up", cause);
+          options.onEnd(cause);
+        },
+      });
+      connection.send({ type: "hello", version: RELAY_VERSION, migration, channel });
+    });
+  });
+}
