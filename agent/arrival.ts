@@ -151,7 +151,8 @@ export class Arrival {
     owned({ guest });
     this.#write({ identity: guest.identity });
     const socket = this.#socket;
-    await guest.receive({ socket, lead: body.parameters.lead && canLead, maxBandwidth: 0, downtimeLimitMs: body.parameters.downtimeLimitMs });
+    const { lead, downtimeLimitMs, channels } = body.parameters;
+    await guest.receive({ socket, lead: lead && canLead, maxBandwidth: 0, downtimeLimitMs, autoConverge: false, channels });
     network.prime(vm);
     const relay = await openTargetRelay({
       migration: body.migration, secret: body.secret, address: relayListen.address, port: relayListen.port, socket, clock,

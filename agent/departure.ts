@@ -5,13 +5,13 @@ import { CareofError } from "../model/errors.js";
 import { millis, type Epoch, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { Reason } from "../model/reasons.js";
-import type { Body, VmReport } from "../proto/messages.js";
+import type { Body, MigrationParameters, VmReport } from "../proto/messages.js";
 import type { Guests } from "./guests.js";
 import { NO_HOLD, type Hold } from "./hold.js";
-import type { Guest } from "./hypervisor/driver.js";
+import type { Guest, StreamOptions } from "./hypervisor/driver.js";
 import { openSourceRelay } from "./migration/relay-source.js";
 import { SourceRun } from "./migration/run-source.js";
-import { beginSource, ended, recoverSource, type SourceStep } from "./migration/source.js";
+import { beginSource, ended, recoverSource, type SourcePlan, type SourceStep } from "./migration/source.js";
 import type { Outbox } from "./outbox.js";
 import type { MigrationFile } from "./record-shapes.js";
 import type { Records } from "./records.js";
@@ -51,7 +51,7 @@ export class Departure {
     const { vm } = file.spec;
     this.#run = new SourceRun(first, {
       clock, log, guest, say, hold,
-      stream: { lead: first.state.plan.lead, maxBandwidth: body?.parameters.maxBandwidth ?? 0, downtimeLimitMs: body?.parameters.downtimeLimitMs ?? millis(0) },
+      stream: streamOptions(body?.parameters ?? null, first.state.plan.lead),
       openRelay: async () => {
         if (body === null) throw new CareofError("relay-failed", "the source agent was restarted");
         return openSourceRelay({ migration: file.migration, address: body.relayAddress, port: body.relayPort, secret: body.secret, ...relaySockets(runDir, vm), clock });
@@ -72,13 +72,14 @@ export class Departure {
   }
 
   static begin(context: MigrationContext, file: MigrationFile, guest: Guest, body: Body<"migrate">, lead: boolean, settled: () => void): Departure {
-    const { holdMaxMs, timeoutMs } = body.parameters;
-    const first = beginSource({ migration: body.migration, vm: body.vm, epoch: body.epoch, lead, holdMaxMs, timeoutMs });
+    const { holdMaxMs, timeoutMs, downtimeLimitMs, onTimeout, forceMs } = body.parameters;
+    const first = beginSource({ migration: body.migration, vm: body.vm, epoch: body.epoch, lead, holdMaxMs, timeoutMs, downtimeLimitMs, onTimeout, forceMs });
     return new Departure(context, file, first, guest, body, settled);
   }
 
   static recover(context: MigrationContext, file: MigrationFile, guest: Guest | null, settled: () => void): Departure {
-    const plan = { migration: file.migration, vm: file.spec.vm, epoch: file.epoch, lead: false, holdMaxMs: millis(0), timeoutMs: millis(0) };
+    const never = millis(0);
+    const plan: SourcePlan = { migration: file.migration, vm: file.spec.vm, epoch: file.epoch, lead: false, holdMaxMs: never, timeoutMs: never, downtimeLimitMs: never, onTimeout: "abort", forceMs: never };
     const state = file.state === "released" || file.state === "resumed" ? file.state : "active";
     // The relay's, that died with the agent's earlier life.
     for (const path of Object.values(relaySockets(context.runDir, file.spec.vm))) rmSync(path, { force: true });
@@ -200,6 +201,12 @@ export class Departure {
     }
     this.#settled();
   }
+}
+
+/** `null`: after a restart, when nothing is sent any more. */
+function streamOptions(wishes: MigrationParameters | null, lead: boolean): Omit<StreamOptions, "socket"> {
+  const { maxBandwidth = 0, downtimeLimitMs = millis(0), autoConverge = false, channels = 1 } = wishes ?? {};
+  return { lead, maxBandwidth, downtimeLimitMs, autoConverge, channels };
 }
 
 function relaySockets(runDir: string, vm: VmId): { readonly socket: string; readonly diskSocket: string } {

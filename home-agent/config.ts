@@ -8,7 +8,7 @@ import { CareofError } from "../model/errors.js";
 import { millis, type HostId, type KeyId, type Millis, type VmId } from "../model/ids.js";
 import type { LogLevel } from "../model/log.js";
 import { DATA_PLANES, type DataPlane } from "../net/data-plane.js";
-import type { Adopt, QemuSpec } from "../proto/messages.js";
+import { MAX_CHANNELS, type Adopt, type OnTimeout, type QemuSpec } from "../proto/messages.js";
 
 /**
  * How the home network finds the home agent. `routed`: its routers send it the home prefixes. `proxy-arp`: it stands on the VMs' LAN and answers there for those
@@ -97,6 +97,10 @@ export const homeAgentSchema = z.strictObject({
     downtimeLimitMs: duration(20),
     maxBandwidth: z.number().int().min(0).default(0),
     timeoutMs: duration(600_000),
+    onTimeout: z.enum(["abort", "force"]).default("abort"),
+    forceMs: duration(60_000),
+    autoConverge: z.boolean().default(false),
+    channels: z.number().int().min(1).max(MAX_CHANNELS).default(1),
     prepareMs: duration(20_000),
     targetGoneMs: duration(3000),
     sourceGoneMs: duration(10_000),
@@ -149,7 +153,14 @@ export interface HandoverConfig {
   readonly downtimeLimitMs: Millis;
   /** Bytes per second, 0 is unlimited. */
   readonly maxBandwidth: number;
+  /** Of the copy. Then it is aborted, or the guest is stopped and what is left is copied within `forceMs`. */
   readonly timeoutMs: Millis;
+  readonly onTimeout: OnTimeout;
+  readonly forceMs: Millis;
+  /** Slow a guest down that writes faster than is copied. */
+  readonly autoConverge: boolean;
+  /** Streams of memory side by side. */
+  readonly channels: number;
   readonly prepareMs: Millis;
   /** A target whose connection is gone for so long loses the migration. */
   readonly targetGoneMs: Millis;

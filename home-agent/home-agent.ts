@@ -18,6 +18,7 @@ import { Drains } from "./drains/drains.js";
 import { EffectDriver } from "./effect-driver.js";
 import { EventBus } from "./events.js";
 import { ASK_AGAIN_MS, ASK_LIMIT, COPY_SLACK_MS, publicState, type MoveRules } from "./handover/migration.js";
+import { copyLimit, type MovePlan } from "./handover/move-plan.js";
 import { HeartbeatListener } from "./heartbeat-listener.js";
 import { Heartbeats } from "./heartbeats.js";
 import { Hosts } from "./hosts.js";
@@ -241,12 +242,12 @@ export class HomeAgent {
     return { hosts: vm.hosts, driver: vm.driver, lifetimeMs: timing.lifetimeMs, graceMs: timing.graceMs, handover };
   }
 
-  #waitingLimits(): { readonly start: Millis; readonly stop: Millis; readonly migration: Millis } {
+  #waitingLimits(): { readonly start: Millis; readonly stop: Millis; readonly migration: (plan: MovePlan | null) => Millis } {
     const { timing, handover } = this.#config;
     return {
       start: millis(timing.startMs + WAIT_SLACK_MS),
       stop: millis(stopLimit(timing) + WAIT_SLACK_MS),
-      migration: millis(handover.prepareMs + handover.timeoutMs + COPY_SLACK_MS + ASK_AGAIN_MS * ASK_LIMIT + WAIT_SLACK_MS),
+      migration: (plan) => millis(handover.prepareMs + copyLimit(plan ?? handover) + COPY_SLACK_MS + ASK_AGAIN_MS * ASK_LIMIT + WAIT_SLACK_MS),
     };
   }
 

@@ -5,6 +5,7 @@ import { MAX_CARE_OF } from "../net/entry-checks.js";
 import type { BindingUpdate, MigrationParameters, Peer, VmSpec } from "../proto/messages.js";
 import type { VmConfig, HandoverConfig } from "./config.js";
 import { publicState, type VmState } from "./handover/migration.js";
+import type { MovePlan } from "./handover/move-plan.js";
 import type { Hosts } from "./hosts.js";
 
 /** What a host is told of a VM's configuration. Its heartbeat key is not among it. */
@@ -38,9 +39,8 @@ function peersOf(vm: VmConfig, host: HostId, hosts: Hosts): Peer[] {
   }).slice(0, MAX_CARE_OF);
 }
 
-export function parametersOf(handover: HandoverConfig, lead: boolean): MigrationParameters {
-  const { maxBandwidth, downtimeLimitMs, holdMaxMs, timeoutMs } = handover;
-  return { maxBandwidth, downtimeLimitMs, lead, holdMaxMs, timeoutMs };
+export function parametersOf(plan: MovePlan, { holdMaxMs }: HandoverConfig, lead: boolean): MigrationParameters {
+  return { ...plan, lead, holdMaxMs };
 }
 
 /** @throws CareofError `unknown-host` for one that is not listed any more. */

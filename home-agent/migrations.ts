@@ -1,34 +1,47 @@
 import type { MigrationId, Millis, VmId } from "../model/ids.js";
 import type { Body } from "../proto/messages.js";
 import type { MigrationView } from "./api/operations.js";
+import { whyItDoesNotConverge } from "./convergence.js";
 import type { Migration } from "./handover/migration.js";
+import type { MovePlan } from "./handover/move-plan.js";
 import type { MigrationResult } from "./outcome.js";
 import { iso } from "./views.js";
 
 /** Finished migrations that are remembered, for `GET /v1/migrations`. */
 const REMEMBERED = 200;
 
-const UNFINISHED = { result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, progress: null } as const;
+const UNFINISHED = { result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, progress: null, detail: null } as const;
 
 /** The migrations of this process's time. What lasts is in the history. */
 export class MigrationBook {
   readonly #views = new Map<MigrationId, MigrationView>();
+  /** Of those under way. */
+  readonly #plans = new Map<MigrationId, MovePlan>();
 
   /** Returns the view when there is news in it. */
-  phase(vm: VmId, { id, from, to, phase, startedAt }: Migration): MigrationView | null {
+  phase(vm: VmId, { id, from, to, phase, startedAt, plan }: Migration): MigrationView | null {
     const known = this.#views.get(id);
     if (known?.phase === phase) return null;
+    this.#plans.set(id, plan);
     return this.#set(id, { migration: id, vm, from, to, startedAt: iso(startedAt), ...UNFINISHED, ...known, phase });
   }
 
-  progress({ migration, transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond }: Body<"progress">): MigrationView | null {
+  progress(body: Body<"progress">): MigrationView | null {
+    const { migration, transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent } = body;
+    const progress = { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent };
     const known = this.#views.get(migration);
-    return known === undefined ? null : this.#set(migration, { ...known, progress: { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond } });
+    const plan = this.#plans.get(migration);
+    if (known === undefined) return null;
+    return this.#set(migration, { ...known, progress, ...(known.result === null && plan !== undefined ? { detail: whyItDoesNotConverge(progress, plan) } : {}) });
   }
 
-  finished(vm: VmId, { migration, ...result }: MigrationResult, now: Millis): MigrationView {
+  finished(vm: VmId, { migration, detail: said, ...result }: MigrationResult, now: Millis): MigrationView {
     const fresh = { migration, vm, startedAt: iso(now), progress: null };
-    return this.#set(migration, { ...fresh, ...this.#views.get(migration), ...result, phase: result.result === "lost" ? "lost" : "done" });
+    const before = this.#views.get(migration);
+    this.#plans.delete(migration);
+    // Only a copy that took too long ended for what was wrong with it; else a host's own words say why.
+    const words = [said, result.reason === "timed-out" ? (before?.detail ?? "") : ""].filter((each) => each !== "");
+    return this.#set(migration, { ...fresh, ...before, ...result, detail: words.length === 0 ? null : words.join("; "), phase: result.result === "lost" ? "lost" : "done" });
   }
 
   get(migration: MigrationId): MigrationView | null {

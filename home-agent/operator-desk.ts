@@ -7,6 +7,7 @@ import type { BindingCache, Decided } from "./bindings/binding-cache.js";
 import type { VmConfig } from "./config.js";
 import type { Drains } from "./drains/drains.js";
 import type { EventBus } from "./events.js";
+import type { MovePlan, MoveWishes } from "./handover/move-plan.js";
 import type { Hosts } from "./hosts.js";
 import type { MigrationBook } from "./migrations.js";
 import { viewHistory, viewHost, viewVm } from "./views.js";
@@ -23,7 +24,7 @@ export interface OperatorDeskOptions {
   readonly drains: Drains;
   readonly events: EventBus;
   /** How long an operator may wait for the end of each; beyond what the thing itself may take. */
-  readonly limits: () => { readonly start: Millis; readonly stop: Millis; readonly migration: Millis };
+  readonly limits: () => { readonly start: Millis; readonly stop: Millis; readonly migration: (plan: MovePlan | null) => Millis };
   readonly notReady: () => string | null;
   readonly reload: () => Promise<ReloadView>;
 }
@@ -76,14 +77,14 @@ export class OperatorDesk implements Operations {
     return view;
   }
 
-  async migrate(vm: VmId, host: HostId, actor: string): Promise<MigrationView> {
+  async migrate(vm: VmId, host: HostId, actor: string, wishes: MoveWishes = {}): Promise<MigrationView> {
     this.#known(vm, host);
     this.#takesVms(host);
     const { cache, hosts } = this.#options;
     const owner = cache.state(vm)?.binding.owner ?? null;
     const source = owner === null ? null : hosts.session(owner);
     const sourceCanLead = source?.capabilities.canLead ?? false;
-    const decided = await cache.dispatch(vm, { type: "migrate", host, actor, sourceConnected: source !== null, targetConnected: hosts.connected(host), targetLife: hosts.session(host)?.life ?? null, sourceCanLead });
+    const decided = await cache.dispatch(vm, { type: "migrate", host, actor, wishes, sourceConnected: source !== null, targetConnected: hosts.connected(host), targetLife: hosts.session(host)?.life ?? null, sourceCanLead });
     accept(decided);
     const id = cache.state(vm)?.migration?.id;
     if (id === undefined) throw new CareofError("internal", `the migration of ${vm} was over before it was told`);
@@ -93,7 +94,9 @@ export class OperatorDesk implements Operations {
   async migrationEnd(id: string): Promise<MigrationView> {
     const view = this.migration(id);
     if (view.result !== null) return view;
-    await this.#options.waiters.finished(parseMigrationId(id).id, this.#options.limits().migration);
+    const { id: migration, vm } = parseMigrationId(id);
+    const plan = this.#options.cache.state(vm)?.migration?.plan ?? null;
+    await this.#options.waiters.finished(migration, this.#options.limits().migration(plan));
     return this.migration(id);
   }
 

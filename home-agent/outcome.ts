@@ -34,6 +34,8 @@ export interface MigrationResult {
   readonly to: HostId;
   readonly result: MigrationOutcome;
   readonly reason: Reason;
+  /** What a host says about a failure, for people; empty: nothing. */
+  readonly detail: string;
   readonly totalMs: Millis | null;
   readonly pauseMs: Millis | null;
   readonly gapDownMs: Millis | null;

@@ -71,21 +71,21 @@ export class Questioner {
           detail: (await decided({ kind: "stopVm", vm: vm.name, epoch: what.epoch, force: what.force, patienceMs: timing.stopPatienceMs, giveBack: what.giveBack ?? false }, stopLimit(timing))).detail,
         });
       case "prepare": {
-        const { id, from, epoch, lead } = open(migration);
+        const { id, from, epoch, lead, plan } = open(migration);
         const secret = Uint8Array.from(randomBytes(SECRET_BYTES));
         this.#secrets.set(id, secret);
-        const body: Body = { kind: "prepare", migration: id, spec: specFor(vm, host), epoch, source: from, sourceLocator: requireLocator(hosts, from), secret, parameters: parametersOf(handover, lead) };
+        const body: Body = { kind: "prepare", migration: id, spec: specFor(vm, host), epoch, source: from, sourceLocator: requireLocator(hosts, from), secret, parameters: parametersOf(plan, handover, lead) };
         const answer = await session.ask(body, "prepared", handover.prepareMs);
         if (answer.decision.reason !== "accepted") throw new Refused({ kind: "decision", ...answer.decision });
         return done({ type: "prepared", migration: id, relayAddress: answer.relayAddress, relayPort: answer.relayPort, canLead: answer.canLead });
       }
       case "migrate": {
-        const { id, to, epoch } = open(migration);
+        const { id, to, epoch, plan } = open(migration);
         const secret = this.#secrets.get(id);
         this.#secrets.delete(id);
         if (secret === undefined) throw new CareofError("prepare-failed", `${id} has no secret for its relay`);
         const { relayAddress, relayPort, lead } = what;
-        await decided({ kind: "migrate", migration: id, vm: vm.name, epoch, target: to, targetLocator: requireLocator(hosts, to), relayAddress, relayPort, secret, parameters: parametersOf(handover, lead) }, BEGIN_MS);
+        await decided({ kind: "migrate", migration: id, vm: vm.name, epoch, target: to, targetLocator: requireLocator(hosts, to), relayAddress, relayPort, secret, parameters: parametersOf(plan, handover, lead) }, BEGIN_MS);
         return done(null);
       }
       case "lead":

@@ -93,7 +93,17 @@ export interface MigrationParameters {
   readonly lead: boolean;
   readonly holdMaxMs: Millis;
   readonly timeoutMs: Millis;
+  readonly autoConverge: boolean;
+  /** 1 to MAX_CHANNELS. */
+  readonly channels: number;
+  readonly onTimeout: OnTimeout;
+  readonly forceMs: Millis;
 }
+
+/** What becomes of a copy that has not ended in time: the guest stays, or it is stopped and the rest is copied. */
+export type OnTimeout = "abort" | "force";
+/** Streams side by side; QEMU's own limit is 255, and more than the processors of a host are of no use. */
+export const MAX_CHANNELS = 16;
 
 export type MigrationPhase = "prepare" | "setup" | "copy" | "lead" | "stop" | "released" | "settle";
 export type HoldOutcome = "led" | "hold-expired" | "no-gate" | "stopped-early";
@@ -122,6 +132,10 @@ export interface BodyByKind {
     readonly passes: number;
     readonly bytesPerSecond: number;
     readonly dirtyBytesPerSecond: number;
+    /** `null`: not known. */
+    readonly expectedDowntimeMs: Millis | null;
+    /** 0 to 100. */
+    readonly throttlePercent: number;
   };
   readonly leadReady: { readonly migration: MigrationId };
   readonly switchOver: { readonly migration: MigrationId; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly hold: HoldOutcome };

@@ -61,6 +61,10 @@ export interface StreamProgress {
   readonly passes: number;
   readonly bytesPerSecond: number;
   readonly dirtyBytesPerSecond: number;
+  /** How long the guest would stand if it were stopped now, by the hypervisor's own estimate; `null`: not known. */
+  readonly expectedDowntimeMs: Millis | null;
+  /** Of its processor time that the guest is denied for the copy's sake; 0 to 100. */
+  readonly throttlePercent: number;
   /** The hypervisor's own words for a failure; empty: none. */
   readonly error: string;
 }
@@ -73,6 +77,10 @@ export interface StreamOptions {
   readonly maxBandwidth: number;
   /** Source only. */
   readonly downtimeLimitMs: Millis;
+  /** Slow a guest down that writes faster than is copied. Source only. */
+  readonly autoConverge: boolean;
+  /** More than 1: the memory goes over so many connections beside that of the guest's state (QEMU's multifd). The same on both sides. */
+  readonly channels: number;
 }
 
 /** `at` is on `Clock.monotonic`. */
@@ -103,6 +111,8 @@ export interface Guest {
   send(options: StreamOptions): Promise<void>;
   /** Source, little being left: stop as soon as the gate allows it, whatever the rate of the copy was. May be refused by an old hypervisor. */
   preferSwitchover(): Promise<void>;
+  /** Source: stop as soon as the gate allows it, however much is left to copy. */
+  forceSwitchover(): Promise<void>;
   continueSwitchover(): Promise<void>;
   /** Source: gives the copy up. The guest runs on or resumes by itself if it had been stopped. No error when there is none. */
   cancelSend(): Promise<void>;

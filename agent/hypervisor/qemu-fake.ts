@@ -149,7 +149,7 @@ class FakeGuest implements Guest {
   async progress(): Promise<StreamProgress> {
     this.#alive();
     const { stream, transferred, passes } = this.#machine;
-    return Promise.resolve({ status: stream, transferred, remaining: 0, total: PASS_BYTES, passes, bytesPerSecond: 0, dirtyBytesPerSecond: 0, error: "" });
+    return Promise.resolve({ status: stream, transferred, remaining: 0, total: PASS_BYTES, passes, bytesPerSecond: 0, dirtyBytesPerSecond: 0, expectedDowntimeMs: null, throttlePercent: 0, error: "" });
   }
 
   async receive({ socket: path, lead }: StreamOptions): Promise<void> {
@@ -206,6 +206,11 @@ class FakeGuest implements Guest {
   }
 
   preferSwitchover(): Promise<void> {
+    this.#alive();
+    return Promise.resolve();
+  }
+
+  forceSwitchover(): Promise<void> {
     this.#alive();
     return Promise.resolve();
   }

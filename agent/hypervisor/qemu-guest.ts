@@ -18,6 +18,8 @@ const CONSOLE_LOOK_MS = millis(10_000);
 const CONSOLE_MAX_BYTES = 1024 * 1024;
 /** `max-bandwidth` for "unlimited": above what any link carries, below where QEMU's arithmetic ends. */
 const UNLIMITED_BANDWIDTH = 4 * 1024 ** 3;
+/** QEMU's own maximum: whatever is left, it may be copied while the guest stands. */
+const ANY_DOWNTIME_MS = 2_000_000;
 
 const STREAM: Readonly<Record<string, StreamStatus>> = {
   none: "none", setup: "setup", active: "active", "pre-switchover": "pre-switchover", device: "device", completed: "completed", failed: "failed", cancelling: "cancelling", cancelled: "cancelled",
@@ -26,6 +28,8 @@ const runState = z.looseObject({ status: z.string(), running: z.boolean() });
 const migration = z.looseObject({
   status: z.string().optional(),
   "error-desc": z.string().optional(),
+  "expected-downtime": z.number().optional(),
+  "cpu-throttle-percentage": z.number().optional(),
   ram: z.looseObject({
     transferred: z.number(), remaining: z.number(), total: z.number(), "dirty-sync-count": z.number(), mbps: z.number(),
     "dirty-pages-rate": z.number().optional(), "page-size": z.number().optional(),
@@ -99,20 +103,24 @@ export class QemuGuest implements Guest {
       passes: ram?.["dirty-sync-count"] ?? 0,
       bytesPerSecond: ((ram?.mbps ?? 0) * 1e6) / 8,
       dirtyBytesPerSecond: (ram?.["dirty-pages-rate"] ?? 0) * (ram?.["page-size"] ?? 4096),
+      expectedDowntimeMs: answer["expected-downtime"] === undefined ? null : millis(Math.max(0, answer["expected-downtime"])),
+      throttlePercent: Math.min(100, Math.max(0, answer["cpu-throttle-percentage"] ?? 0)),
       error: answer["error-desc"] ?? "",
     };
   }
 
   async receive(options: StreamOptions): Promise<void> {
-    await this.#capabilities({ lead: options.lead, source: false });
+    await this.#capabilities(options, "target");
+    if (options.channels > 1) await this.#execute("migrate-set-parameters", { "multifd-channels": options.channels });
     await this.#execute("migrate-incoming", { uri: `unix:${options.socket}` });
   }
 
   async send(options: StreamOptions): Promise<void> {
-    await this.#capabilities({ lead: options.lead, source: true });
+    await this.#capabilities(options, "source");
     await this.#execute("migrate-set-parameters", {
       "max-bandwidth": options.maxBandwidth === 0 ? UNLIMITED_BANDWIDTH : options.maxBandwidth,
       "downtime-limit": Math.round(options.downtimeLimitMs),
+      ...(options.channels > 1 ? { "multifd-channels": options.channels } : {}),
       // What an earlier move of this guest may have preferred: without the gate it would make a long pause.
       ...(this.#isOlderThan(8, 2) ? {} : { "avail-switchover-bandwidth": 0 }),
     });
@@ -122,6 +130,12 @@ export class QemuGuest implements Guest {
   /** A stalled stream looks slow, and QEMU would wait until next to nothing is left (parameter of QEMU 8.2 and later). */
   async preferSwitchover(): Promise<void> {
     await this.#execute("migrate-set-parameters", { "avail-switchover-bandwidth": UNLIMITED_BANDWIDTH });
+  }
+
+  async forceSwitchover(): Promise<void> {
+    await this.#execute("migrate-set-parameters", { "downtime-limit": ANY_DOWNTIME_MS });
+    // By itself the first is enough; the second is there where the stream stood still just now and looks slow.
+    if (!this.#isOlderThan(8, 2)) await this.preferSwitchover();
   }
 
   async continueSwitchover(): Promise<void> {
@@ -154,9 +168,12 @@ export class QemuGuest implements Guest {
     await this.#gone;
   }
 
-  /** All four are set each time: a guest that arrived as a target keeps what it was told then. */
-  async #capabilities(wish: { readonly lead: boolean; readonly source: boolean }): Promise<void> {
-    const wanted: Readonly<Record<string, boolean>> = { events: true, "return-path": true, "switchover-ack": wish.lead, "pause-before-switchover": wish.source };
+  /** All are set each time: a guest that arrived as a target keeps what it was told then. */
+  async #capabilities({ lead, channels, autoConverge }: StreamOptions, side: "source" | "target"): Promise<void> {
+    const source = side === "source";
+    const wanted: Readonly<Record<string, boolean>> = {
+      events: true, "return-path": true, "switchover-ack": lead, "pause-before-switchover": source, "auto-converge": source && autoConverge, multifd: channels > 1,
+    };
     const withoutAck = this.#isOlderThan(8, 1);
     const capabilities = Object.entries(wanted).filter(([capability]) => !(withoutAck && capability === "switchover-ack")).map(([capability, state]) => ({ capability, state }));
     await this.#execute("migrate-set-capabilities", { capabilities });

@@ -22,6 +22,7 @@ export class RelayPipe {
   /** Why our hypervisor's direction has ended; `null` while it has not. */
   #endDetail: string | null = null;
   #heardEnd = false;
+  #stalled = false;
   #over = false;
 
   /** Nothing of `hypervisor` is read before `start`. `onOver` is called once; `null`: an orderly end. */
@@ -51,7 +52,19 @@ export class RelayPipe {
   start(connection: RelayConnection): void {
     this.#connection = connection;
     if (this.#endDetail !== null) this.#sendEnd(connection, this.#endDetail);
-    else this.#hypervisor.resume();
+    else this.drained();
+  }
+
+  /** Reads nothing more of our hypervisor. */
+  stall(): void {
+    this.#stalled = true;
+    this.#hypervisor.pause();
+  }
+
+  /** Reads on. */
+  flow(): void {
+    this.#stalled = false;
+    if (this.#connection !== null) this.#hypervisor.resume();
   }
 
   /** The connection's, as RelayConnection wants them. */
@@ -68,7 +81,7 @@ export class RelayPipe {
   }
 
   drained(): void {
-    this.#hypervisor.resume();
+    if (!this.#stalled) this.#hypervisor.resume();
   }
 
   ended(cause: CareofError | null): void {

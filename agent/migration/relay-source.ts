@@ -123,11 +123,18 @@ class Relay implements SourceRelay {
     if (this.#over) return;
     this.#stalled = true;
     this.#hypervisor?.pause();
+    for (const pipe of this.#streams()) pipe.stall();
   }
 
   flow(): void {
     this.#stalled = false;
     this.#hypervisor?.resume();
+    for (const pipe of this.#streams()) pipe.flow();
+  }
+
+  /** The further connections of the hypervisor's stream. */
+  #streams(): RelayPipe[] {
+    return [...this.#pipes].filter(([, kind]) => kind === "stream").map(([pipe]) => pipe);
   }
 
   open(): number {

@@ -41,7 +41,7 @@ export interface SourceRelay {
   readonly diskBytes: number;
   /** Shuts the gate: what comes from the target on the main stream waits. Idempotent. */
   hold(): void;
-  /** Reads nothing more of the hypervisor's main stream, which soon stands still with its next write. Idempotent. */
+  /** Reads nothing more of the hypervisor's stream, over all its connections; it soon stands still with its next write. Idempotent. */
   stall(): void;
   /** Reads on. Idempotent. */
   flow(): void;

@@ -142,6 +142,7 @@ export class SourceRun {
       case "flow": { this.#relay?.flow(); return; }
       case "measure": { this.#pollOnce(); return; }
       case "prefer-switchover": { this.#command("prefer-switchover", () => guest?.preferSwitchover()); return; }
+      case "force-switchover": { this.#command("force-switchover", () => guest?.forceSwitchover()); return; }
       case "open-gate": {
         const held = this.#relay?.open() ?? 0;
         log.debug({ migration, held }, "gate opened");
@@ -296,12 +297,15 @@ export class SourceRun {
     this.#polling = true;
     guest.progress().then((progress) => {
       this.#polling = false;
-      this.#later({ kind: "progress", passes: progress.passes, remaining: progress.remaining, transferred: progress.transferred });
+      this.#later({ kind: "progress", ...progress });
       const phase = PROGRESS_PHASE[this.#state.phase];
       if (phase === undefined || now - this.#toldAt < PROGRESS_MS) return;
       this.#toldAt = now;
-      const { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond } = progress;
-      this.#rim.say({ kind: "progress", migration: this.#state.plan.migration, phase, transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond });
+      const { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent } = progress;
+      this.#rim.say({
+        kind: "progress", migration: this.#state.plan.migration, phase,
+        transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent,
+      });
     }, (thrown: unknown) => {
       this.#polling = false;
       log.debug({ migration: this.#state.plan.migration, reason: toCareofError(thrown).code }, "progress is not known");

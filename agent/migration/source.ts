@@ -2,26 +2,16 @@ import type { Epoch, MigrationId, Millis, VmId } from "../../model/ids.js";
 import { millis } from "../../model/ids.js";
 import { leadToken } from "../../model/lead-token.js";
 import type { Reason } from "../../model/reasons.js";
-import type { HoldOutcome } from "../../proto/messages.js";
+import type { HoldOutcome, OnTimeout } from "../../proto/messages.js";
 import type { GuestStatus, StreamStatus } from "../hypervisor/driver.js";
+import { enoughByEstimate, enoughIsCopied, MEASURED_PASSES, type CopyState } from "./lead-moment.js";
 
 /** Looks at a guest that is being got back are this far apart. */
 const LOOK_AGAIN = millis(200);
-/** "Little is left": this many whole passes over the memory, and so few bytes that the guest can be stopped at any time. What is left is sent between the gate's opening and the stop. */
-const LEAD_PASSES = 3;
-const LEAD_REMAINING_BYTES = 64 * 1024;
-/** After so many passes it is not going to be less. */
-const LEAD_PASSES_ENOUGH = 8;
-const LEAD_REMAINING_ENOUGH_BYTES = 1024 * 1024;
-/** A guest that writes so fast that little is never left: the copy gets no better than this. Its passes take long, so it is not stalled. */
-const BUSY_PASSES = 12;
-const BUSY_REMAINING_BYTES = 32 * 1024 * 1024;
-const BUSY_PASSES_AT_MOST = 40;
-
 /*
  * The source's half of the right to run.
  *
- *             recorded                little left              lead granted            marker / hold limit (from leading too)
+ *             recorded              little left, forced        lead granted            marker / hold limit (from leading too)
  *  starting ───────────▶ copying ───────────────▶ leading ─────────────────▶ awaiting ─────────────────▶ opened
  *     │                   │    ▲ no lead wanted      │                          │                         │
  *     │                   │ STOP (pre-switchover)    │ STOP: stopped early      │ STOP                    │ STOP
@@ -37,6 +27,9 @@ const BUSY_PASSES_AT_MOST = 40;
  *     ▼ guest runs
  *  runs (end)            guest died, not released: gone (end)
  *
+ * Little: what is copied within the downtime limit. A guest for which this never comes stays in `copying` until the time is over; then it is given up, or *forced*: little is then
+ * whatever is left. The guest still stops at the gate, and before RELEASE a forced move can be given up like any other.
+ *
  * Between `releasing` and `reclaiming` nothing here lets the guest run. RELEASE leaves only from `released`, which is entered only by the disk's answer.
  */
 export type SourcePhase =
@@ -50,6 +43,10 @@ export interface SourcePlan {
   readonly lead: boolean;
   readonly holdMaxMs: Millis;
   readonly timeoutMs: Millis;
+  readonly downtimeLimitMs: Millis;
+  readonly onTimeout: OnTimeout;
+  /** For what is left, once it is forced. */
+  readonly forceMs: Millis;
 }
 
 export interface SourceState {
@@ -67,6 +64,12 @@ export interface SourceState {
   readonly sending: boolean;
   /** Nothing is read of the hypervisor's stream. */
   readonly stalled: boolean;
+  /** The pass behind which it stands still. */
+  readonly pass: number;
+  /** Bytes that the pass before left. */
+  readonly leftBefore: number;
+  /** The time was over: the guest is stopped whatever is left. */
+  readonly forced: boolean;
 }
 
 export type SourceEvent =
@@ -76,7 +79,7 @@ export type SourceEvent =
   | { readonly kind: "relay-lost"; readonly detail: string }
   | { readonly kind: "stream"; readonly status: StreamStatus }
   | { readonly kind: "pass"; readonly passes: number }
-  | { readonly kind: "progress"; readonly passes: number; readonly remaining: number; readonly transferred: number }
+  | ({ readonly kind: "progress"; readonly transferred: number } & CopyState)
   | { readonly kind: "stopped"; readonly at: Millis }
   | { readonly kind: "resumed" }
   | { readonly kind: "guest"; readonly status: GuestStatus; readonly stream: StreamStatus }
@@ -98,6 +101,7 @@ export type SourceEffect =
   | { readonly kind: "flow" }
   | { readonly kind: "measure" }
   | { readonly kind: "prefer-switchover" }
+  | { readonly kind: "force-switchover" }
   | { readonly kind: "open-gate" }
   | { readonly kind: "cut" }
   | { readonly kind: "watch-marker"; readonly token: number }
@@ -137,7 +141,7 @@ export function recoverSource(plan: SourcePlan, record: "active" | "released" | 
 }
 
 function initial(plan: SourcePlan, phase: SourcePhase): SourceState {
-  return { plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false, stalled: false };
+  return { plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false, stalled: false, pass: 0, leftBefore: Infinity, forced: false };
 }
 
 /** Whether the guest may execute here in this phase, as far as this host knows. */
@@ -197,20 +201,37 @@ function streamChanged(state: SourceState, status: StreamStatus): SourceStep {
  * guests. So the stream stands still from the first pass that may be enough until it is known how much is left.
  */
 function passed(state: SourceState, passes: number): SourceStep {
-  if (state.phase !== "copying" || !state.plan.lead || passes < LEAD_PASSES || passes >= BUSY_PASSES || state.stalled) return step(state);
-  return step({ ...state, stalled: true }, [{ kind: "stall" }, { kind: "measure" }]);
+  if (state.phase !== "copying" || !state.plan.lead || passes < MEASURED_PASSES) return step(state);
+  if (state.stalled) return step({ ...state, pass: passes });
+  return step({ ...state, stalled: true, pass: passes }, [{ kind: "stall" }, { kind: "measure" }]);
 }
 
-function progressed(state: SourceState, event: { readonly passes: number; readonly remaining: number; readonly transferred: number }): SourceStep {
+function progressed(state: SourceState, event: SourceEvent & { readonly kind: "progress" }): SourceStep {
   const { passes, remaining } = event;
+  const { downtimeLimitMs } = state.plan;
   const next = { ...state, passes, bytes: Math.max(state.bytes, event.transferred) };
   if (state.phase !== "copying" || !state.plan.lead) return step(next);
-  const lead: SourceEffect[] = [{ kind: "tell-lead-ready" }, { kind: "watch-marker", token: leadToken(state.plan.epoch) }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }];
-  const little = passes >= LEAD_PASSES_ENOUGH ? LEAD_REMAINING_ENOUGH_BYTES : LEAD_REMAINING_BYTES;
-  if (passes >= LEAD_PASSES && remaining <= little) return changeState({ ...next, stalled: true }, "leading", [{ kind: "stall" }, { kind: "prefer-switchover" }, ...lead]);
-  const flow: SourceEffect[] = state.stalled ? [{ kind: "flow" }] : [];
-  if (passes >= BUSY_PASSES_AT_MOST || (passes >= BUSY_PASSES && remaining <= BUSY_REMAINING_BYTES)) return changeState({ ...next, stalled: false }, "leading", [...flow, ...lead]);
-  return step({ ...next, stalled: false }, flow);
+  if (!state.stalled) return enoughByEstimate(event, downtimeLimitMs) ? askForLead(next) : step(next);
+  // Asked before that pass.
+  if (passes < state.pass) return step(next, [{ kind: "measure" }]);
+  return enoughIsCopied(event, state.leftBefore, downtimeLimitMs) ? askForLead(next) : step({ ...next, stalled: false, leftBefore: remaining }, [{ kind: "flow" }]);
+}
+
+/** From here on packets go to the target, so the guest must stop soon: what was told of the stream's rate, which stands still now, must not keep it from stopping. */
+function askForLead(state: SourceState, prefer: SourceEffect = { kind: "prefer-switchover" }): SourceStep {
+  return changeState({ ...state, stalled: true }, "leading", [
+    { kind: "stall" }, prefer,
+    { kind: "tell-lead-ready" }, { kind: "watch-marker", token: leadToken(state.plan.epoch) }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs },
+  ]);
+}
+
+/** The time is over and the guest shall move all the same. Nothing is lost by that but time: it stands for as long as the rest takes. */
+function force(state: SourceState): SourceStep {
+  const forced: SourceState = { ...state, forced: true };
+  const limit: SourceEffect = { kind: "timer", name: "copy", delay: state.plan.forceMs };
+  if (state.phase !== "copying" || !state.plan.lead) return step(forced, [limit, { kind: "force-switchover" }]);
+  const asked = askForLead(forced, { kind: "force-switchover" });
+  return { ...asked, effects: [limit, ...asked.effects] };
 }
 
 function leadGranted(state: SourceState, token: number): SourceStep {
@@ -223,12 +244,22 @@ function markerSeen(state: SourceState, at: Millis): SourceStep {
   const next = { ...state, markerAt: state.markerAt ?? at };
   // It may be here before the home agent's answer, and says as much.
   if (state.phase !== "awaiting" && state.phase !== "leading") return step(next);
-  return changeState({ ...next, hold: "led" }, "opened", [{ kind: "stop-timer", name: "hold" }, { kind: "open-gate" }]);
+  return open({ ...next, hold: "led" });
+}
+
+function open(state: SourceState): SourceStep {
+  return changeState(state, "opened", [{ kind: "open-gate" }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }]);
 }
 
 function timerFired(state: SourceState, name: SourceTimer): SourceStep {
-  if (name === "hold" && (state.phase === "leading" || state.phase === "awaiting")) return changeState({ ...state, hold: "hold-expired" }, "opened", [{ kind: "open-gate" }]);
-  if (name === "copy" && beforeRelease(state)) return giveUp(state, "timed-out", `not completed within ${String(state.plan.timeoutMs)} ms`);
+  if (name === "hold" && (state.phase === "leading" || state.phase === "awaiting")) return open({ ...state, hold: "hold-expired" });
+  // It has begun to write more than it may: it is deaf since the marker, and has to stop now.
+  if (name === "hold" && state.phase === "opened") return step(state, [{ kind: "force-switchover" }]);
+  if (name === "copy" && beforeRelease(state)) {
+    if (state.plan.onTimeout === "force" && !state.forced && state.sending) return force(state);
+    const { plan } = state;
+    return giveUp(state, "timed-out", state.forced ? `not completed within ${String(plan.forceMs)} ms after it was forced` : `not completed within ${String(plan.timeoutMs)} ms`);
+  }
   if (name === "look" && state.phase === "returning") return step(state, [{ kind: "look" }]);
   if (name === "look" && state.phase === "reclaiming") return step(state, [{ kind: "record", state: "resumed" }]);
   return step(state);
@@ -239,8 +270,8 @@ function stopped(state: SourceState, at: Millis): SourceStep {
   const early = state.plan.lead && (state.phase === "copying" || state.phase === "leading" || state.phase === "awaiting");
   const next: SourceState = { ...state, stopAt: at, hold: early ? "stopped-early" : state.hold };
   // Without the gate nothing may hold the way back now: the stream could never complete.
-  const open: SourceEffect[] = early ? [{ kind: "stop-timer", name: "hold" }, { kind: "open-gate" }] : [];
-  return changeState(next, "stopped", [{ kind: "forward" }, { kind: "tell-switch-over" }, ...open]);
+  const gate: SourceEffect[] = early ? [{ kind: "open-gate" }] : [];
+  return changeState(next, "stopped", [{ kind: "forward" }, { kind: "tell-switch-over" }, ...(state.plan.lead ? [{ kind: "stop-timer", name: "hold" } as const] : []), ...gate]);
 }
 
 function guestResumed(state: SourceState): SourceStep {
@@ -268,7 +299,7 @@ function guestGone(state: SourceState): SourceStep {
 function commandFailed(state: SourceState, command: string, detail: string): SourceStep {
   if (state.phase === "returning") return step(state, [{ kind: "timer", name: "look", delay: LOOK_AGAIN }]);
   // A poll that was late is no reason to give up; the relay, the stream's own events and the time limit decide.
-  if (command === "progress" || command === "look" || command === "cancel-send" || command === "prefer-switchover") return step(state);
+  if (command === "progress" || command === "look" || command === "cancel-send" || command === "prefer-switchover" || command === "force-switchover") return step(state);
   return beforeRelease(state) ? giveUp(state, "migrate-failed", `${command}: ${detail}`) : step(state);
 }
 

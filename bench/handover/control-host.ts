@@ -30,7 +30,7 @@ async function reached(guest: Guest, status: "completed" | "pre-switchover"): Pr
 async function migrate(source: Guest, port: string): Promise<Guest> {
   const target = await driver.incoming(spec(port));
   const socket = join(directory, "stream");
-  const stream = { socket, lead: false, maxBandwidth: 0, downtimeLimitMs: millis(100) };
+  const stream = { socket, lead: false, maxBandwidth: 0, downtimeLimitMs: millis(100), autoConverge: false, channels: 1 };
   await target.receive(stream);
   const switched = new Promise<void>((resolve) => {
     source.subscribe((event) => { if (event.kind === "stream" && event.status === "pre-switchover") resolve(); });

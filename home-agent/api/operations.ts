@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { HostId, VmId } from "../../model/ids.js";
 import type { DrainOperations, DrainSummary } from "./drain-operations.js";
+import type { MoveWishes } from "../handover/move-plan.js";
 
 /** Times are ISO 8601 in UTC with milliseconds; durations are milliseconds; what was not measured is `null`, never 0. */
 const time = z.iso.datetime();
@@ -68,7 +69,11 @@ export const migrationView = z.object({
   overflowed: measured,
   progress: z.object({
     transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number(), dirtyBytesPerSecond: z.number(),
+    /** How long the guest would stand if it were stopped now. */
+    expectedDowntimeMs: measured, throttlePercent: z.number(),
   }).nullable(),
+  /** For people: while it lasts, why it does not converge and what would help; at the end, why it failed. */
+  detail: z.string().nullable(),
 });
 export type MigrationView = z.infer<typeof migrationView>;
 
@@ -114,7 +119,7 @@ export interface Operations extends DrainOperations {
   /** @throws CareofError `unknown-migration` */
   migration(id: string): MigrationView;
   /** Resolves when the move is on disk and has begun. */
-  migrate(vm: VmId, host: HostId, actor: string): Promise<MigrationView>;
+  migrate(vm: VmId, host: HostId, actor: string, wishes?: MoveWishes): Promise<MigrationView>;
   /** Resolves when that migration has a result. @throws CareofError `unknown-migration` */
   migrationEnd(id: string): Promise<MigrationView>;
   /** Resolves when the wish was taken; how it ends is the migration's result. @throws CareofError `not-permitted` when it is too late */

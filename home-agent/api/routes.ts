@@ -5,6 +5,7 @@ import { hostId, vmId } from "../../model/ids.js";
 import { drainView } from "./drain-operations.js";
 import { ORDERS } from "../drains/drain.js";
 import { givenBackView, historyView, hostView, migrationView, reloadView, vmView, type Operations } from "./operations.js";
+import { wishesOf, wishFields } from "./move-wishes.js";
 
 export type Method = "GET" | "POST" | "DELETE";
 
@@ -84,10 +85,11 @@ export const ROUTES: readonly Route[] = [
   route("GET", "/v1/migrations", "Migrations under way and the latest that ended, newest first", null, 200, z.array(migrationView), (operations) => operations.migrations()),
   route("GET", "/v1/migrations/{migration}", "One migration", null, 200, migrationView, (operations, call) => operations.migration(call.parameters["migration"] ?? "")),
   route(
-    "POST", "/v1/migrations", "Move a VM to a host; with wait the answer is the result", z.strictObject({ vm: parsed(vmId), host: parsed(hostId), wait: z.boolean().default(false) }), 202, migrationView,
+    "POST", "/v1/migrations", "Move a VM to a host; with wait the answer is the result", z.strictObject({ vm: parsed(vmId), host: parsed(hostId), wait: z.boolean().default(false), ...wishFields }), 202, migrationView,
     async (operations, call) => {
-      const begun = await operations.migrate(call.body.vm, call.body.host, ACTOR);
-      return call.body.wait ? await operations.migrationEnd(begun.migration) : begun;
+      const { vm, host, wait, ...wishes } = call.body;
+      const begun = await operations.migrate(vm, host, ACTOR, wishesOf(wishes));
+      return wait ? await operations.migrationEnd(begun.migration) : begun;
     },
   ),
   route("POST", "/v1/reload", "Take over hosts, VMs and times of the changed configuration", z.strictObject({}), 200, reloadView, (operations) => operations.reload()),

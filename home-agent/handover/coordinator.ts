@@ -4,6 +4,7 @@ import { changeState, freshEpoch, type Now } from "../bindings/binding.js";
 import { bind, bindingDeadline, endGraces, type BindingEvent } from "../bindings/machine.js";
 import { decide, write, type Outcome, type Question } from "../outcome.js";
 import { ASK_AGAIN_MS, ASK_LIMIT, COPY_SLACK_MS, STAMPS_WAIT_MS, type Migration, type MoveRules, type VmEvent, type VmState } from "./migration.js";
+import { copyLimit, movePlan } from "./move-plan.js";
 import { ask, askAbort, askResume } from "./questions.js";
 import { onHostBack, settleRecords } from "./recovery.js";
 import { onSaid } from "./reports.js";
@@ -60,7 +61,7 @@ export function vmDeadline(state: VmState, rules: MoveRules): Millis | null {
     case "stop":
       gone(migration.targetGone, limits.targetGoneMs);
       gone(migration.sourceGone, limits.sourceGoneMs);
-      times.push(migration.phaseAt + limits.timeoutMs + COPY_SLACK_MS);
+      times.push(migration.phaseAt + copyLimit(migration.plan) + COPY_SLACK_MS);
       break;
     case "aborting":
       if (migration.sourceGone !== null && migration.targetGone !== null) times.push(Math.max(migration.sourceGone + limits.sourceGoneMs, migration.targetGone + limits.lostAfterMs));
@@ -112,7 +113,7 @@ function onMigrate(state: VmState, event: VmEvent & { type: "migrate" }, now: No
   const moving = { ...changeState(binding, "moving", { owner: binding.owner, epoch: binding.epoch, evidence: "migration" }, now), issued: epoch };
   const opened: Migration = {
     id: migrationId(binding.vm, epoch), from: binding.owner, to: host, epoch, actor: event.actor, startedAt: now.wall, targetLife: event.targetLife, phase: "prepare",
-    released: false, neverRan: false, resumeEpoch: null, reason: null, cancelled: false,
+    plan: movePlan(event.wishes ?? {}, rules.handover), released: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
     startedMono: now.mono, pointed: "source", lead: rules.handover.lead && event.sourceCanLead, token: leadToken(epoch),
     sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
@@ -181,7 +182,7 @@ function onDeadline(before: Moving, now: Now, rules: MoveRules): Outcome<VmState
     case "stop":
       if (over(migration.targetGone, limits.targetGoneMs)) return abort(state, "target-gone", now);
       if (sourceGone) return abort(state, "source-gone", now);
-      if (over(migration.phaseAt, limits.timeoutMs + COPY_SLACK_MS)) return abort(state, "timed-out", now);
+      if (over(migration.phaseAt, copyLimit(migration.plan) + COPY_SLACK_MS)) return abort(state, "timed-out", now);
       break;
     case "aborting":
       if (sourceGone && over(migration.targetGone, limits.lostAfterMs)) return lose(state, now, "neither host can be asked whether it runs");

@@ -14,6 +14,17 @@ const epochField = z.number().transform((value) => epoch(value));
 const timeField = z.number().transform((value) => millis(value));
 const hostField = parsed(hostId);
 
+/** A journal of before there were plans: of all this only the times still matter to a migration that is restored. */
+const planField = z.object({
+  maxBandwidth: z.number().default(0),
+  downtimeLimitMs: timeField.default(millis(20)),
+  timeoutMs: timeField.default(millis(600_000)),
+  onTimeout: z.enum(["abort", "force"]).default("abort"),
+  forceMs: timeField.default(millis(60_000)),
+  autoConverge: z.boolean().default(false),
+  channels: z.number().default(1),
+});
+
 const record = z.object({
   phase: z.enum(["none", "bound", "moving", "expired", "lost"]),
   owner: hostField.nullable(),
@@ -27,6 +38,7 @@ const record = z.object({
     epoch: epochField,
     actor: z.string(),
     startedAt: timeField,
+    plan: planField.prefault({}),
     released: z.boolean(),
     neverRan: z.boolean(),
     resumeEpoch: epochField.nullable(),
@@ -59,7 +71,7 @@ export function durable(state: VmState): DurableVm {
     starting: starting === null ? null : { host: starting.host, epoch: starting.epoch, actor: starting.actor },
     migration: migration === null ? null : {
       from: migration.from, to: migration.to, epoch: migration.epoch, actor: migration.actor, startedAt: migration.startedAt,
-      released: migration.released, neverRan: migration.neverRan, resumeEpoch: migration.resumeEpoch, reason: migration.reason, cancelled: migration.cancelled,
+      plan: migration.plan, released: migration.released, neverRan: migration.neverRan, resumeEpoch: migration.resumeEpoch, reason: migration.reason, cancelled: migration.cancelled,
       lost: migration.phase === "lost", settling: migration.phase === "settle", targetLife: migration.targetLife,
     },
     ...(givenBack.length === 0 ? {} : { givenBack: givenBack.map(({ from, to, epoch: reserved, actor, startedAt, resume, ran }) => ({ from, to, epoch: reserved, actor, startedAt, resume, ran })) }),
@@ -89,10 +101,10 @@ export function restore(vm: VmId, value: unknown, now: Now): VmState {
   }
   const awaited = millis(now.mono + RETURN_MS);
   const migration: Migration = {
-    id: migrationId(vm, open.epoch), from: open.from, to: open.to, epoch: open.epoch, actor: open.actor, startedAt: open.startedAt, targetLife: open.targetLife,
+    id: migrationId(vm, open.epoch), from: open.from, to: open.to, epoch: open.epoch, actor: open.actor, startedAt: open.startedAt, plan: open.plan, targetLife: open.targetLife,
     phase: open.lost ? "lost" : open.settling ? "settle" : open.resumeEpoch !== null ? "reclaim" : open.released ? "released" : open.neverRan || open.reason !== null ? "aborting" : "copy",
     released: open.released, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
-    reason: open.reason !== null && isReason(open.reason) ? open.reason : null, cancelled: open.cancelled,
+    reason: open.reason !== null && isReason(open.reason) ? open.reason : null, detail: "", cancelled: open.cancelled,
     startedMono: null, pointed: (open.released && open.resumeEpoch === null) || open.settling ? "target" : "source", lead: false, token: leadToken(open.epoch),
     sourceGone: awaited, targetGone: awaited, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };

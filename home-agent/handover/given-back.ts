@@ -1,7 +1,8 @@
-import { parseMigrationId, type Epoch, type HostId, type MigrationId, type Millis } from "../../model/ids.js";
+import { millis, parseMigrationId, type Epoch, type HostId, type MigrationId, type Millis } from "../../model/ids.js";
 import { changeState, type Now } from "../bindings/binding.js";
 import { decide, write, type Effect, type Outcome } from "../outcome.js";
 import type { Migration, VmState } from "./migration.js";
+import type { MovePlan } from "./move-plan.js";
 import { ask } from "./questions.js";
 import { lose, type Moving } from "./steps.js";
 
@@ -75,10 +76,12 @@ export function afterRelease(state: VmState, host: HostId, migration: MigrationI
   return { ...lost, effects: [broken(host, detail), ...lost.effects] };
 }
 
+const NOTHING_LEFT_TO_COPY: MovePlan = { maxBandwidth: 0, downtimeLimitMs: millis(0), timeoutMs: millis(0), onTimeout: "abort", forceMs: millis(0), autoConverge: false, channels: 1 };
+
 /** The migration as it stands when its RELEASE turns up after all. */
 function again({ id, from, to, epoch, actor, startedAt }: GivenBack, now: Now): Migration {
   return {
-    id, from, to, epoch, actor, startedAt, targetLife: null, phase: "released", released: true, neverRan: false, resumeEpoch: null, reason: null, cancelled: false,
+    id, from, to, epoch, actor, startedAt, plan: NOTHING_LEFT_TO_COPY, targetLife: null, phase: "released", released: true, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
     startedMono: null, pointed: "target", lead: false, token: 0, sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
 }

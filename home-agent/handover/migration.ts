@@ -6,6 +6,7 @@ import type { BindingEvent, Rules } from "../bindings/machine.js";
 import type { HandoverConfig } from "../config.js";
 import type { HostLife } from "../host-life.js";
 import type { GivenBack } from "./given-back.js";
+import type { MovePlan, MoveWishes } from "./move-plan.js";
 
 /**
  * Where a migration stands, as the home agent knows it.
@@ -31,6 +32,8 @@ export interface Migration {
   readonly epoch: Epoch;
   readonly actor: string;
   readonly startedAt: Millis;
+  /** Durable. */
+  readonly plan: MovePlan;
   /** Which life of the target is asked to prepare: what a later one does not remember proves something only if it has the same disk. Durable. */
   readonly targetLife: HostLife | null;
   readonly phase: MovePhase;
@@ -42,6 +45,8 @@ export interface Migration {
   readonly resumeEpoch: Epoch | null;
   /** Why it is being given up, and whether by a person. */
   readonly reason: Reason | null;
+  /** Likewise, in a host's words; empty: none. */
+  readonly detail: string;
   readonly cancelled: boolean;
 
   readonly startedMono: Millis | null;
@@ -74,7 +79,7 @@ type Report = "leadReady" | "switchOver" | "released" | "running" | "sourceEnded
 
 export type VmEvent =
   | BindingEvent
-  | { readonly type: "migrate"; readonly host: HostId; readonly actor: string; readonly sourceConnected: boolean; readonly targetConnected: boolean; readonly targetLife: HostLife | null; readonly sourceCanLead: boolean }
+  | { readonly type: "migrate"; readonly host: HostId; readonly actor: string; readonly wishes?: MoveWishes; readonly sourceConnected: boolean; readonly targetConnected: boolean; readonly targetLife: HostLife | null; readonly sourceCanLead: boolean }
   | { readonly type: "prepared"; readonly migration: MigrationId; readonly relayAddress: string; readonly relayPort: number; readonly canLead: boolean }
   /** A question to the target (prepare) or to the source was refused, or (`answered` false) its fate is not known. */
   | { readonly type: "refused"; readonly migration: MigrationId; readonly ask: "prepare" | "migrate" | "abort"; readonly reason: Reason; readonly answered: boolean }

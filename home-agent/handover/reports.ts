@@ -118,21 +118,22 @@ function onSourceEnded(state: Moving, body: Body<"sourceEnded">, now: Now, rules
   const open = beforeRelease(migration.phase) || (migration.phase === "lost" && !migration.released);
   if (body.result === "source-gone") {
     if (!open) return decide<VmState>(state, "accepted");
-    return guestDied(reasoned(state, "source-gone"), now, "source-gone", body.detail, [askAbort(migration, migration.to, "source-gone")]);
+    return guestDied(reasoned(state, "source-gone", body.detail), now, "source-gone", body.detail, [askAbort(migration, migration.to, "source-gone")]);
   }
   if (!open && migration.resumeEpoch === null) return contradicted(state, migration.from, `${migration.from} runs ${state.binding.vm} after it gave the right to away`);
-  return giveBack(reasoned(state, reason), now, rules, reason, migration.neverRan ? [] : [askAbort(migration, migration.to, reason)]);
+  return giveBack(reasoned(state, reason, body.detail), now, rules, reason, migration.neverRan ? [] : [askAbort(migration, migration.to, reason)]);
 }
 
 function onTargetEnded(state: Moving, body: Body<"targetEnded">, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration, binding } = state;
   if (body.result === "target-runs") return onRunning(state, null, now, rules);
   if (body.result === "target-died") {
-    return guestDied(reasoned(state, "target-gone"), now, "target-gone", body.detail, [ask(migration.from, { ask: "revoke", epoch: migration.epoch, forwardTo: null })]);
+    return guestDied(reasoned(state, "target-gone", body.detail), now, "target-gone", body.detail, [ask(migration.from, { ask: "revoke", epoch: migration.epoch, forwardTo: null })]);
   }
   if (migration.neverRan) return decide<VmState>(state, "accepted");
   const reason = failure(body.reason);
-  const proven: Moving = { ...reasoned(state, reason), migration: { ...reasoned(state, reason).migration, neverRan: true } };
+  const known = reasoned(state, reason, body.detail);
+  const proven: Moving = { ...known, migration: { ...known.migration, neverRan: true } };
   switch (migration.phase) {
     case "prepare": return giveBack(proven, now, rules, reason);
     case "copy":

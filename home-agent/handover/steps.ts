@@ -70,7 +70,7 @@ export function lose(state: Moving, now: Now, detail: string): Outcome<VmState> 
 export function finished(migration: Migration, result: MigrationOutcome, reason: Reason, now: Now): Effect {
   const total = migration.startedMono === null ? null : millis(now.mono - migration.startedMono);
   const gaps = result === "completed" ? gapsOf(migration) : { pauseMs: null, gapDownMs: null, gapUpMs: null };
-  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, totalMs: total, ...gaps, bytes: migration.bytes, overflowed: migration.running?.overflowed ?? null };
+  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, detail: result === "failed" ? migration.detail : "", totalMs: total, ...gaps, bytes: migration.bytes, overflowed: migration.running?.overflowed ?? null };
   return { do: "finished", result: report };
 }
 
@@ -89,8 +89,11 @@ export function gapsOf(migration: Migration): { readonly pauseMs: Millis | null;
 }
 
 /** The first reason for giving up is the one that is told. */
-export function reasoned(state: Moving, reason: Reason): Moving {
-  return { ...state, migration: { ...state.migration, reason: state.migration.reason ?? reason } };
+export function reasoned(state: Moving, reason: Reason, detail = ""): Moving {
+  const { migration } = state;
+  // A host's words go with the reason that they were said for.
+  const words = migration.reason === null || (migration.reason === reason && migration.detail === "") ? detail : migration.detail;
+  return { ...state, migration: { ...migration, reason: migration.reason ?? reason, detail: words } };
 }
 
 /** Asks the source to go on; the target is told when the source has said that it does, or when the source cannot be asked. */

@@ -1,14 +1,22 @@
 import {
-  amount, bytes, detail, duration, enumeration, epochField, flag, host, instant, maybeDuration, maybeInstant, message, migration, port, reason, text, uint32,
-  uint53, vm, word, optional,
+  amount, bytes, detail, duration, enumeration, epochField, flag, host, instant, integer, maybeDuration, maybeInstant, message, migration, port, reason, text, uint32,
+  uint53, vm, word, optional, type Field,
 } from "../fields.js";
 import { careof } from "../gen/careof.js";
-import type { BodyByKind, MigrationParameters } from "../messages.js";
+import { MAX_CHANNELS, type BodyByKind, type MigrationParameters, type OnTimeout } from "../messages.js";
 import { decision, locator, vmSpec } from "./registration.js";
 import v1 = careof.v1;
 
 /** Of the relay's TLS-PSK. */
 const secret = bytes(32, 32);
+
+/** Unset, by a home agent that does not know them: what was before them. */
+const channels: Field<number, number> = {
+  read: (wire, at) => Math.max(1, integer(0, MAX_CHANNELS).read(wire, at)),
+  write: integer(1, MAX_CHANNELS).write,
+};
+const onTimeoutWord = word<OnTimeout>("abort", "force");
+const onTimeout: Field<OnTimeout, string> = { read: (wire, at) => (wire === "" ? "abort" : onTimeoutWord.read(wire, at)), write: onTimeoutWord.write };
 
 const parameters = message<MigrationParameters, v1.MigrationParameters.$Properties>({
   maxBandwidth: uint53,
@@ -16,6 +24,10 @@ const parameters = message<MigrationParameters, v1.MigrationParameters.$Properti
   lead: flag,
   holdMaxMs: duration,
   timeoutMs: duration,
+  autoConverge: flag,
+  channels,
+  onTimeout,
+  forceMs: duration,
 });
 
 export const prepare = message<BodyByKind["prepare"], v1.Prepare.$Properties>({
@@ -51,6 +63,8 @@ export const progress = message<BodyByKind["progress"], v1.MigrationProgress.$Pr
   passes: uint32,
   bytesPerSecond: amount,
   dirtyBytesPerSecond: amount,
+  expectedDowntimeMs: maybeInstant,
+  throttlePercent: integer(0, 100),
 });
 
 export const leadReady = message<BodyByKind["leadReady"], v1.LeadReady.$Properties>({ migration });

@@ -17,7 +17,7 @@ const web1: VmView = {
 const hostA: HostView = { name: "host-a", careOf: ["10.1.0.2"], state: "gone", since: null, draining: false, capabilities: null, software: null, vms: ["web1"] };
 const move: MigrationView = {
   migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", phase: "prepare", result: null, reason: null, startedAt: "2026-01-01T00:00:00.000Z",
-  totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, progress: null,
+  totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, progress: null, detail: null,
 };
 
 const draining: DrainView = {
@@ -143,7 +143,7 @@ void t.test("does what it is told, and answers a move at once or with its result
   test.equal((await call(`${url}/v1/vms/web1/stop`, "POST", '{"force":true}')).status, 200);
   test.equal((await call(`${url}/v1/vms/web1/resolve`, "POST", '{"host":"host-a"}')).status, 200);
   test.same(operations.calls, [
-    ["migrate", "web1", "host-b", "operator"], ["migrate", "web1", "host-b", "operator"], ["end", "web1@4"], ["cancel", "web1@4"], ["start", "web1", "host-a", "operator"],
+    ["migrate", "web1", "host-b", "operator", {}], ["migrate", "web1", "host-b", "operator", {}], ["end", "web1@4"], ["cancel", "web1@4"], ["start", "web1", "host-a", "operator"],
     ["stop", "web1", { force: false }, "operator"], ["stop", "web1", { force: true }, "operator"], ["resolve", "web1", "host-a", "operator"],
   ]);
 });

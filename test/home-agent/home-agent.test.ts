@@ -1,6 +1,7 @@
 import t from "tap";
 import { Bench, CARE_OF, HOME, until } from "./bench.js";
 import { ACCEPTED, Move } from "./scripted-agent.js";
+import { millis } from "../../model/ids.js";
 import { decision } from "../../proto/channel.js";
 
 await t.test("start, migrate, back: one owner per epoch, the tunnel follows, the history tells", async (t) => {
@@ -60,7 +61,7 @@ await t.test("without a lead the home agent re-points at the switch-over; what w
   t.equal((await a.until("migrate")).parameters.lead, false);
   t.equal((await move.leadReady()).reason, "unsupported");
   t.equal(bench.entry()?.active, CARE_OF["host-a"]);
-  a.tell({ kind: "progress", migration: move.migration, phase: "copy", transferred: 5, remaining: 6, total: 11, passes: 2, bytesPerSecond: 7, dirtyBytesPerSecond: 8 });
+  a.tell({ kind: "progress", migration: move.migration, phase: "copy", transferred: 5, remaining: 6, total: 11, passes: 2, bytesPerSecond: 7, dirtyBytesPerSecond: 8, expectedDowntimeMs: millis(9), throttlePercent: 10 });
   await move.switchOver(null);
   t.equal(bench.entry()?.active, CARE_OF["host-b"]);
   t.ok(bench.markers.length >= 2);

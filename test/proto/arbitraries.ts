@@ -61,6 +61,7 @@ const records: Arbitrary<MigrationRecord> = record({
 });
 const parameters: Arbitrary<MigrationParameters> = record({
   maxBandwidth: counts, downtimeLimitMs: durations, lead: fc.boolean(), holdMaxMs: durations, timeoutMs: durations,
+  autoConverge: fc.boolean(), channels: fc.integer({ min: 1, max: 16 }), onTimeout: fc.constantFrom("abort", "force"), forceMs: durations,
 });
 
 /** Every kind of body, in every form that the types allow. */
@@ -78,7 +79,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
   relayedHeartbeat: record({ envelope: envelopes, port: ports, address: addresses }),
   progress: record({
     migration: migrations, phase: fc.constantFrom("prepare", "setup", "copy", "lead", "stop", "released", "settle"), transferred: counts, remaining: counts,
-    total: counts, passes: uint32, bytesPerSecond: amounts, dirtyBytesPerSecond: amounts,
+    total: counts, passes: uint32, bytesPerSecond: amounts, dirtyBytesPerSecond: amounts, expectedDowntimeMs: maybeStamp, throttlePercent: fc.nat({ max: 100 }),
   }),
   leadReady: record({ migration: migrations }),
   switchOver: record({

@@ -33,7 +33,7 @@ for (const kind of kinds) {
     const { qemu, mac, vm } = kind.spec;
     if (qemu === null) throw new Error("no qemu");
     const guestSpec = (number: number): GuestSpec => ({ vm, epoch: epoch(number), mac, port: null, qemu });
-    const stream = { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(300) };
+    const stream = { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(300), autoConverge: false, channels: 1 };
 
     await t.test("starts, is found again, ends", async (t) => {
       const driver = made(kind);
@@ -108,6 +108,28 @@ for (const kind of kinds) {
       await source.resume();
       t.equal(await source.status(), "running");
       await source.destroy();
+    });
+
+    await t.test("a guest moves over three connections, told to stop whatever is left", async (t) => {
+      const a = made(kind);
+      const b = made(kind);
+      const socket = join(fresh(), "stream.sock");
+      const source = await a.start(guestSpec(1));
+      const target = await b.incoming(guestSpec(2));
+      const heard = recorder();
+      source.subscribe(heard.take);
+      const many = { ...stream, socket, channels: 2, autoConverge: true };
+      await target.receive(many);
+      await source.send(many);
+      await source.forceSwitchover();
+      await until("pre-switchover", () => heard.words.includes("pre-switchover"));
+      await source.continueSwitchover();
+      await until("completed", () => heard.words.includes("completed"));
+      await until("loaded", async () => (await target.status()) === "loaded");
+      await target.resume();
+      t.equal(await target.status(), "running");
+      await source.destroy();
+      await target.destroy();
     });
 
     await t.test("cancelled, the source runs on and the target ends", async (t) => {

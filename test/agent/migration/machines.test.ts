@@ -19,7 +19,14 @@ function target(...events: TargetEvent[]): TargetStep {
 const recorded = { kind: "recorded", state: "active" } as const;
 const stop: SourceEvent = { kind: "stopped", at: millis(100) };
 const completed: SourceEvent = { kind: "stream", status: "completed" };
-const little: SourceEvent = { kind: "progress", passes: 3, remaining: 1000, transferred: 1 };
+/** Right behind a pass, as the hypervisor's answer to the measurement says. */
+const little = { kind: "progress", passes: 3, remaining: 1000, transferred: 1, bytesPerSecond: 1e8, expectedDowntimeMs: null } as const satisfies SourceEvent;
+const third: SourceEvent = { kind: "pass", passes: 3 };
+const ASKED = ["stall", "prefer-switchover", "tell-lead-ready", "watch-marker", "timer"] as const;
+/** Two passes of a guest that dirties 30 MB as fast as it can. */
+const busy = [...[2, 3].flatMap((passes): SourceEvent[] => [{ kind: "pass", passes }, { ...little, passes, remaining: 3e7 }])];
+const FORCE = { ...LEAD, onTimeout: "force" } as const;
+const late: SourceEvent = { kind: "timer", name: "copy" };
 const copying = [recorded, { kind: "relay-ready" }] as const satisfies readonly SourceEvent[];
 const released = [...copying, stop, completed, { kind: "recorded", state: "released" }] as const satisfies readonly SourceEvent[];
 
@@ -28,28 +35,40 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
     ["the disk has it: connect", PLAN, [recorded], "copying", ["connect"]],
     ["the relay is there: copy", PLAN, copying, "copying", ["send"]],
     ["no disk: nothing has begun", PLAN, [{ kind: "record-failed", detail: "" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "look"]],
-    ["little left, no lead wanted", PLAN, [...copying, little], "copying", []],
-    ["little left: ask for the lead", LEAD, [...copying, little], "leading", ["stall", "prefer-switchover", "tell-lead-ready", "watch-marker", "timer"]],
-    ["a pass that may be enough: stand still and measure", LEAD, [...copying, { kind: "pass", passes: 3 }], "copying", ["stall", "measure"]],
-    ["an early pass", LEAD, [...copying, { kind: "pass", passes: 2 }], "copying", []],
-    ["a pass when no lead is wanted", PLAN, [...copying, { kind: "pass", passes: 3 }], "copying", []],
-    ["stood still, and much is left: go on", LEAD, [...copying, { kind: "pass", passes: 3 }, { ...little, remaining: 1e9 }], "copying", ["flow"]],
-    ["stood still, and little is left", LEAD, [...copying, { kind: "pass", passes: 3 }, little], "leading", ["stall", "prefer-switchover", "tell-lead-ready", "watch-marker", "timer"]],
-    ["a busy guest with not too much left", LEAD, [...copying, { ...little, remaining: 2e7, passes: 12 }], "leading", ["tell-lead-ready", "watch-marker", "timer"]],
-    ["much left", LEAD, [...copying, { ...little, remaining: 1e9 }], "copying", []],
-    ["much left, for ever", LEAD, [...copying, { ...little, remaining: 1e9, passes: 40 }], "leading", ["tell-lead-ready", "watch-marker", "timer"]],
-    ["little left for the first time", LEAD, [...copying, { ...little, remaining: 500_000 }], "copying", []],
-    ["no less than that after many passes", LEAD, [...copying, { ...little, remaining: 500_000, passes: 8 }], "leading", ["stall", "prefer-switchover", "tell-lead-ready", "watch-marker", "timer"]],
-    ["lead granted: wait for the marker", LEAD, [...copying, little, { kind: "lead", token: leadToken(LEAD.epoch) }], "awaiting", []],
-    ["another token than ours", LEAD, [...copying, little, { kind: "lead", token: 7 }], "awaiting", ["watch-marker"]],
-    ["the marker overtakes the answer", LEAD, [...copying, little, { kind: "marker", at: millis(5) }], "opened", ["stop-timer", "open-gate"]],
-    ["the answer behind the marker", LEAD, [...copying, little, { kind: "marker", at: millis(5) }, { kind: "lead", token: leadToken(LEAD.epoch) }], "opened", []],
+    ["little left, no lead wanted", PLAN, [...copying, third, little], "copying", []],
+    ["little left: ask for the lead", LEAD, [...copying, third, little], "leading", ASKED],
+    ["a pass that may be enough: stand still and measure", LEAD, [...copying, third], "copying", ["stall", "measure"]],
+    ["the first pass", LEAD, [...copying, { kind: "pass", passes: 1 }], "copying", []],
+    ["a pass when no lead is wanted", PLAN, [...copying, third], "copying", []],
+    ["an answer from before that pass: ask again", LEAD, [...copying, third, { ...little, passes: 2 }], "copying", ["measure"]],
+    ["another pass while it is measured: ask again", LEAD, [...copying, third, { kind: "pass", passes: 4 }, little], "copying", ["measure"]],
+    ["stood still, and much is left: go on", LEAD, [...copying, third, { ...little, remaining: 1e9 }], "copying", ["flow"]],
+    ["little left at the end of a pass says nothing", LEAD, [...copying, little], "copying", []],
+    ["little left for the first time", LEAD, [...copying, third, { ...little, remaining: 500_000 }], "copying", ["flow"]],
+    ["no less than that after many passes", LEAD, [...copying, { kind: "pass", passes: 8 }, { ...little, remaining: 500_000, passes: 8 }], "leading", ASKED],
+    ["a busy guest, more than may be left", LEAD, [...copying, ...busy], "copying", ["flow"]],
+    ["a busy guest, and it gets no better", { ...LEAD, downtimeLimitMs: millis(300) }, [...copying, ...busy], "leading", ASKED],
+    ["a busy guest, and it does", { ...LEAD, downtimeLimitMs: millis(300) }, [...copying, ...busy.slice(0, 3), { ...little, remaining: 1.4e7 }], "copying", ["flow"]],
+    ["passes that are not told: the hypervisor's estimate", LEAD, [...copying, { ...little, passes: 64, remaining: 1e9, expectedDowntimeMs: millis(20) }], "leading", ASKED],
+    ["and more than may be", LEAD, [...copying, { ...little, passes: 64, expectedDowntimeMs: millis(21) }], "copying", []],
+    ["the time is over: force it, at the gate", FORCE, [...copying, ...busy, late], "leading", ["timer", "stall", "force-switchover", "tell-lead-ready", "watch-marker", "timer"]],
+    ["force it without a gate", { ...FORCE, lead: false }, [...copying, late], "copying", ["timer", "force-switchover"]],
+    ["force what waits for the gate already", FORCE, [...copying, third, little, late], "leading", ["timer", "force-switchover"]],
+    ["force nothing that has not begun", FORCE, [recorded, late], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "look"]],
+    ["even that takes too long: it stays", FORCE, [...copying, late, late], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
+    ["forced, and cancelled: it stays", FORCE, [...copying, late, { kind: "abort", reason: "cancelled-by-operator" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
+    ["forced and stopped: it goes on", FORCE, [...copying, late, { kind: "marker", at: millis(5) }, stop], "stopped", ["forward", "tell-switch-over", "stop-timer"]],
+    ["deaf for too long: stop", LEAD, [...copying, third, little, { kind: "marker", at: millis(5) }, { kind: "timer", name: "hold" }], "opened", ["force-switchover"]],
+    ["lead granted: wait for the marker", LEAD, [...copying, third, little, { kind: "lead", token: leadToken(LEAD.epoch) }], "awaiting", []],
+    ["another token than ours", LEAD, [...copying, third, little, { kind: "lead", token: 7 }], "awaiting", ["watch-marker"]],
+    ["the marker overtakes the answer", LEAD, [...copying, third, little, { kind: "marker", at: millis(5) }], "opened", ["open-gate", "timer"]],
+    ["the answer behind the marker", LEAD, [...copying, third, little, { kind: "marker", at: millis(5) }, { kind: "lead", token: leadToken(LEAD.epoch) }], "opened", []],
     ["a lead that nobody asked for", LEAD, [...copying, { kind: "lead", token: 7 }], "copying", [], "not-moving"],
-    ["marker: open", LEAD, [...copying, little, { kind: "lead", token: 7 }, { kind: "marker", at: millis(5) }], "opened", ["stop-timer", "open-gate"]],
-    ["no answer: open all the same", LEAD, [...copying, little, { kind: "timer", name: "hold" }], "opened", ["open-gate"]],
-    ["no marker: open all the same", LEAD, [...copying, little, { kind: "lead", token: 7 }, { kind: "timer", name: "hold" }], "opened", ["open-gate"]],
+    ["marker: open", LEAD, [...copying, third, little, { kind: "lead", token: 7 }, { kind: "marker", at: millis(5) }], "opened", ["open-gate", "timer"]],
+    ["no answer: open all the same", LEAD, [...copying, third, little, { kind: "timer", name: "hold" }], "opened", ["open-gate", "timer"]],
+    ["no marker: open all the same", LEAD, [...copying, third, little, { kind: "lead", token: 7 }, { kind: "timer", name: "hold" }], "opened", ["open-gate", "timer"]],
     ["stop without a lead: forward at once", PLAN, [...copying, stop], "stopped", ["forward", "tell-switch-over"]],
-    ["stop before the gate was opened", LEAD, [...copying, little, stop], "stopped", ["forward", "tell-switch-over", "stop-timer", "open-gate"]],
+    ["stop before the gate was opened", LEAD, [...copying, third, little, stop], "stopped", ["forward", "tell-switch-over", "stop-timer", "open-gate"]],
     ["pre-switchover goes on", PLAN, [...copying, stop, { kind: "stream", status: "pre-switchover" }], "stopped", ["continue-switchover"]],
     ["completed: RELEASE to the disk first", PLAN, [...copying, stop, completed], "releasing", ["stop-timer", "stop-timer", "record"]],
     ["on disk: RELEASE leaves", PLAN, released, "released", ["send-release", "report-released"]],
@@ -77,8 +96,8 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
     const last = source(plan, ...events);
     t.same({ phase: last.state.phase, effects: last.effects.map(({ kind }) => kind), decision: last.decision }, { phase, effects, decision }, name);
   }
-  t.equal(source(LEAD, ...copying, little, { kind: "lead", token: 7 }, { kind: "marker", at: millis(5) }, stop).state.hold, "led");
-  t.equal(source(LEAD, ...copying, little, { kind: "timer", name: "hold" }, stop).state.hold, "hold-expired");
+  t.equal(source(LEAD, ...copying, third, little, { kind: "lead", token: 7 }, { kind: "marker", at: millis(5) }, stop).state.hold, "led");
+  t.equal(source(LEAD, ...copying, third, little, { kind: "timer", name: "hold" }, stop).state.hold, "hold-expired");
   t.equal(source(LEAD, ...copying, stop).state.hold, "stopped-early");
   t.equal(source(PLAN, ...copying, stop).state.hold, "no-gate");
   t.end();

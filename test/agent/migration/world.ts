@@ -4,7 +4,7 @@ import { beginTarget, recoverTarget, stepTarget, targetMayRun, type TargetEvent,
 import { epoch, migrationId, millis, vmId } from "../../../model/ids.js";
 
 export const VM = vmId("web1");
-export const PLAN: SourcePlan = { migration: migrationId(VM, epoch(2)), vm: VM, epoch: epoch(2), lead: false, holdMaxMs: millis(500), timeoutMs: millis(10_000) };
+export const PLAN: SourcePlan = { migration: migrationId(VM, epoch(2)), vm: VM, epoch: epoch(2), lead: false, holdMaxMs: millis(500), timeoutMs: millis(10_000), downtimeLimitMs: millis(20), onTimeout: "abort", forceMs: millis(5000) };
 
 type Side = "source" | "target";
 interface Item { readonly name: string; readonly run: () => void }

@@ -1,0 +1,35 @@
+import { z } from "zod";
+import { CareofError } from "../../model/errors.js";
+import { millis } from "../../model/ids.js";
+import { MAX_CHANNELS } from "../../proto/messages.js";
+import type { MoveWishes } from "../handover/move-plan.js";
+
+/** An hour, as in the configuration. */
+const MAX_MS = 3_600_000;
+const duration = z.number().min(1).max(MAX_MS).optional();
+
+/** What one move may want otherwise than configured: keys of `POST /v1/migrations`. Bytes per second, 0 is unlimited; milliseconds. */
+export const wishFields = {
+  bandwidth: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).optional(),
+  downtimeLimitMs: duration,
+  autoConverge: z.boolean().optional(),
+  channels: z.number().int().min(1).max(MAX_CHANNELS).optional(),
+  timeoutMs: duration,
+  onTimeout: z.enum(["abort", "force"]).optional(),
+  postcopy: z.boolean().default(false),
+};
+
+/** @throws CareofError `unsupported` */
+export function wishesOf({ bandwidth, downtimeLimitMs, timeoutMs, autoConverge, channels, onTimeout, postcopy }: z.output<z.ZodObject<typeof wishFields>>): MoveWishes {
+  if (postcopy) {
+    throw new CareofError("unsupported", "postcopy is not there: the guest would run at the target while its memory is still at the source, and be lost with either host or the link between them; auto-converge, or onTimeout force, ends a copy that does not converge");
+  }
+  return {
+    ...(bandwidth === undefined ? {} : { maxBandwidth: bandwidth }),
+    ...(downtimeLimitMs === undefined ? {} : { downtimeLimitMs: millis(downtimeLimitMs) }),
+    ...(timeoutMs === undefined ? {} : { timeoutMs: millis(timeoutMs) }),
+    ...(autoConverge === undefined ? {} : { autoConverge }),
+    ...(channels === undefined ? {} : { channels }),
+    ...(onTimeout === undefined ? {} : { onTimeout }),
+  };
+}
