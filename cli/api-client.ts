@@ -17,6 +17,17 @@ export interface ApiLimits {
 
 export const API_LIMITS: ApiLimits = { answer: millis(15_000), start: millis(90_000), silence: millis(25_000), bodyBytes: 256 * 1024 * 1024 };
 
+/** What one move shall have otherwise than configured. Bytes per second, 0 is unlimited. */
+export interface MoveWishes {
+  readonly bandwidth?: number;
+  readonly downtimeLimitMs?: number;
+  readonly autoConverge?: boolean;
+  readonly channels?: number;
+  readonly timeoutMs?: number;
+  readonly onTimeout?: "abort" | "force";
+  readonly postcopy?: boolean;
+}
+
 interface Ask<T> {
   readonly method?: "GET" | "POST" | "DELETE";
   readonly path: readonly string[];
@@ -68,8 +79,8 @@ export class ApiClient {
   }
 
   /** Resolves when the move has begun. */
-  async migrate(vm: VmId, host: HostId): Promise<MigrationReply> {
-    return this.#ask({ method: "POST", path: ["migrations"], body: { vm, host }, reply: migrationReply });
+  async migrate(vm: VmId, host: HostId, wishes: MoveWishes = {}): Promise<MigrationReply> {
+    return this.#ask({ method: "POST", path: ["migrations"], body: { vm, host, ...wishes }, reply: migrationReply });
   }
 
   async cancel(id: string): Promise<MigrationReply> {

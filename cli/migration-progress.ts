@@ -14,6 +14,7 @@ export class MigrationProgress {
   #phase = "";
   #saidAt = millis(0);
   #drawn = false;
+  #warned = false;
 
   constructor(terminal: Terminal, now: () => Millis) {
     this.#terminal = terminal;
@@ -21,6 +22,7 @@ export class MigrationProgress {
   }
 
   show(view: MigrationReply): void {
+    this.#warn(view);
     const line = progressLine(view);
     if (this.#terminal.errIsLive) {
       const columns = this.#terminal.columns ?? 80;
@@ -33,6 +35,13 @@ export class MigrationProgress {
     this.#phase = view.phase;
     this.#saidAt = now;
     this.#terminal.err(`${line}\n`);
+  }
+
+  /** Once: the figures in it change all the time, and stand in the line as well. */
+  #warn({ detail, result }: MigrationReply): void {
+    if (this.#warned || detail === null || result !== null) return;
+    this.#warned = true;
+    this.say(plain(detail));
   }
 
   /** A line that stays. */
@@ -57,7 +66,8 @@ export function progressLine(view: MigrationReply): string {
     parts.push(`${(share * 100).toFixed(0)}%`, `${bytes(progress.remaining)} left`);
     if (progress.bytesPerSecond > 0) parts.push(`${bytes(progress.bytesPerSecond)}/s`);
     if (progress.passes > 0) parts.push(`pass ${String(progress.passes)}`);
-    if (progress.bytesPerSecond > 0 && progress.remaining > 0) parts.push(duration((progress.remaining / progress.bytesPerSecond) * 1000));
+    if (view.detail !== null) parts.push(`writes ${bytes(progress.dirtyBytesPerSecond)}/s${progress.throttlePercent > 0 ? `, held back ${String(progress.throttlePercent)}%` : ""}`);
+    else if (progress.bytesPerSecond > 0 && progress.remaining > 0) parts.push(duration((progress.remaining / progress.bytesPerSecond) * 1000));
   }
   return plain(parts.join("  "));
 }

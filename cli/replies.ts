@@ -62,7 +62,12 @@ export const migrationReply = z.object({
   gapUpMs: measured,
   bytes: measured,
   overflowed: measured.optional(),
-  progress: z.object({ transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number() }).nullable(),
+  progress: z.object({
+    transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number(),
+    dirtyBytesPerSecond: z.number().default(0), throttlePercent: z.number().default(0),
+  }).nullable(),
+  /** While it lasts: why it does not converge and what would help. At the end: why it failed. */
+  detail: z.string().nullable().default(null),
 });
 export type MigrationReply = z.infer<typeof migrationReply>;
 

@@ -6,12 +6,13 @@ import { client, hostArgument, operatorCommand, show, vmArgument, type Context, 
 import { moveAll, type Moved } from "../move-all.js";
 import { follow } from "../migration-follower.js";
 import { MigrationProgress } from "../migration-progress.js";
+import { moveWishes, withMoveOptions, type MoveOptions } from "../move-options.js";
 import { bytes, duration, measured } from "../quantities.js";
 import type { MigrationReply } from "../replies.js";
 import { plain } from "../terminal.js";
 import { limitOption } from "./drain.js";
 
-type MigrateOptions = OperatorOptions & { readonly wait: boolean; readonly all: boolean; readonly from?: HostId; readonly limit?: number };
+type MigrateOptions = OperatorOptions & MoveOptions & { readonly wait: boolean; readonly all: boolean; readonly from?: HostId; readonly limit?: number };
 
 /** Moves at once with --all. */
 const DEFAULT_LIMIT = 2;
@@ -20,12 +21,14 @@ const DEFAULT_LIMIT = 2;
 const NO_ANSWER = new Set(["home-agent-unreachable", "timed-out", "bad-reply", "left"]);
 
 export function migrateCommand(context: Context): Command {
-  return operatorCommand(
+  return withMoveOptions(operatorCommand(
     "migrate",
     "move a running VM to another host, and say what that cost\n\nProgress goes to standard error, the result to standard output. Ctrl-C cancels the move, and the VM stays where it is; " +
-      "a second Ctrl-C stops watching. Exit code 0 only when the move completed.\n\nWith --all every running VM moves to the host, with --from every VM of one host, a few at a time. Unlike `careof drain` it lets the " +
+      "a second Ctrl-C stops watching. Exit code 0 only when the move completed.\n\nA guest that writes faster than is copied is never done: progress says so, and what would help. Options that are not given are as " +
+      "the home agent's configuration has them (handover).\n\nWith --all every running VM moves to the host, with --from every VM of one host, a few at a time. Unlike `careof drain` it lets the " +
       "host that was left take other VMs, and it needs this command until the end: Ctrl-C begins no other move, a second one cancels those under way. Exit code 0 only when all completed.",
-    "  careof migrate web1 host-b\n  careof migrate web1 host-b --no-wait\n  careof migrate web1 host-b --output json 2>/dev/null | jq .pauseMs\n  careof migrate --all --from host-a host-b\n  careof migrate --all host-b",
+    "  careof migrate web1 host-b\n  careof migrate web1 host-b --no-wait\n  careof migrate web1 host-b --bandwidth 50M --timeout 120 --on-timeout force\n  careof migrate web1 host-b --auto-converge --channels 4\n" +
+    "  careof migrate web1 host-b --output json 2>/dev/null | jq .pauseMs\n  careof migrate --all --from host-a host-b\n  careof migrate --all host-b",
   )
     .summary("move a running VM to another host")
     .usage("[options] <vm> <host>\n       careof migrate [options] --all [--from <host>] <host>")
@@ -34,7 +37,7 @@ export function migrateCommand(context: Context): Command {
     .option("--no-wait", "return when the move has begun")
     .option("--all", "move every running VM", false)
     .addOption(new Option("--from <host>", "with --all: only the VMs of this host").argParser(hostArgument))
-    .addOption(limitOption(`with --all: VMs that move at a time (default: ${String(DEFAULT_LIMIT)})`))
+    .addOption(limitOption(`with --all: VMs that move at a time (default: ${String(DEFAULT_LIMIT)})`)))
     .action(async (first: VmId | undefined, second: HostId | undefined, options: MigrateOptions, command: Command) => {
       const api = client(context, options);
       const wrong = misuse(first, second, options);
@@ -46,7 +49,7 @@ export function migrateCommand(context: Context): Command {
       const [vm, host] = [first, second];
       let begun: MigrationReply;
       try {
-        begun = await api.migrate(vm, host);
+        begun = await api.migrate(vm, host, moveWishes(options));
       } catch (thrown) {
         const error = toCareofError(thrown);
         if (options.output === "json" && !NO_ANSWER.has(error.code)) context.terminal.out(`${JSON.stringify(refused(vm, host, error))}\n`);
@@ -74,7 +77,7 @@ function misuse(vm: VmId | undefined, host: HostId | undefined, { all, from, lim
 async function every(context: Context, api: ApiClient, to: HostId, options: MigrateOptions): Promise<void> {
   const { terminal, clock } = context;
   const from = options.from ?? null;
-  const moved = await moveAll({ api, clock, terminal, from, to, limit: options.limit ?? DEFAULT_LIMIT, begin: (vm) => api.migrate(vm, to) });
+  const moved = await moveAll({ api, clock, terminal, from, to, limit: options.limit ?? DEFAULT_LIMIT, begin: (vm) => api.migrate(vm, to, moveWishes(options)) });
   const done = moved.filter((each) => each.view?.result === "completed").length;
   context.exitCode = done === moved.length ? 0 : 1;
   show(context, options, moved.map((each) => result(each, to)), () => (moved.length === 0
@@ -116,12 +119,12 @@ async function watched(context: Context, api: ApiClient, begun: MigrationReply):
 
 /** What scripts rely on, in this order. */
 function contract(view: MigrationReply): Record<string, unknown> {
-  const { migration, vm, from, to, result, reason, totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied } = view;
-  return { migration, vm, from, to, result, reason: reason ?? (result === "completed" ? "accepted" : reason), totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied };
+  const { migration, vm, from, to, result, reason, totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail } = view;
+  return { migration, vm, from, to, result, reason: reason ?? (result === "completed" ? "accepted" : reason), totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail };
 }
 
 function refused(vm: VmId, host: HostId, error: CareofError): Record<string, unknown> {
-  return { migration: null, vm, from: null, to: host, result: "failed", reason: error.code, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null };
+  return { migration: null, vm, from: null, to: host, result: "failed", reason: error.code, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, detail: error.message };
 }
 
 /** A queue that was too short is the operator's to lengthen. */
@@ -141,6 +144,6 @@ function outcome(view: MigrationReply): string {
       return plain(`${view.vm} was not moved: cancelled${took}; it runs on ${view.from}`) + "\n";
     case "failed":
     case null:
-      return plain(`${view.vm} was not moved${why}; \`careof where ${view.vm}\` says where it runs`) + "\n";
+      return plain(`${view.vm} was not moved${why}; \`careof where ${view.vm}\` says where it runs`) + `\n${view.detail === null ? "" : `${plain(view.detail)}\n`}`;
   }
 }

@@ -11,7 +11,7 @@ import { migrationReply } from "../../cli/replies.js";
 import { careof, CapturedTerminal, shortLimits } from "./captured-terminal.js";
 import { at, hostA, moved, moving, ScriptedHomeAgent, web1 } from "./scripted-home-agent.js";
 
-const contract = ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes"];
+const contract = ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail"];
 const ID = "web1%404";
 
 /** A home agent that knows one migration under way. */
@@ -33,7 +33,7 @@ t.test("migrate follows the events: progress on standard error, the result on st
   });
   const ran = await careof(["migrate", "web1", "host-b", "--output", "json", "--api", agent.url]);
   t.equal(ran.code, 0);
-  t.same(JSON.parse(ran.stdout), { migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", result: "completed", reason: "accepted", totalMs: 3210, pauseMs: 45.25, gapDownMs: 0, gapUpMs: null, bytes: 130_000_000 });
+  t.same(JSON.parse(ran.stdout), { migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", result: "completed", reason: "accepted", totalMs: 3210, pauseMs: 45.25, gapDownMs: 0, gapUpMs: null, bytes: 130_000_000, detail: null });
   t.same(Object.keys(JSON.parse(ran.stdout) as object), contract, "the order of the fields too");
   t.match(ran.stderr, /^web1 host-a → host-b {2}copy {2}77% {2}30\.0 MB left {2}100 MB\/s {2}pass 2 {2}0\.3 s$/m);
   t.match(ran.stderr, /lead/);
@@ -73,6 +73,35 @@ t.test("migrate: how it may end", async (t) => {
     t.equal(json.code, code);
     t.same(Object.keys(JSON.parse(json.stdout) as object), contract);
   }
+});
+
+t.test("migrate: what one move may have otherwise than configured", async (t) => {
+  const agent = await withMove(t);
+  const words = ["--bandwidth", "1.5M", "--downtime-limit", "300", "--auto-converge", "--channels", "4", "--timeout", "2.5", "--on-timeout", "force"];
+  await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, ...words]);
+  t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", bandwidth: 1_500_000, downtimeLimitMs: 300, autoConverge: true, channels: 4, timeoutMs: 2500, onTimeout: "force" });
+  await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--no-auto-converge", "--postcopy", "--bandwidth", "0"]);
+  t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", bandwidth: 0, autoConverge: false, postcopy: true }, "the home agent refuses postcopy");
+  for (const wrong of [["--bandwidth", "fast"], ["--bandwidth", "-1"], ["--downtime-limit", "0"], ["--channels", "17"], ["--channels", "two"], ["--timeout", "0"], ["--timeout", "3601"], ["--on-timeout", "hope"]]) {
+    const asked = agent.asked.length;
+    t.equal((await careof(["migrate", "web1", "host-b", "--api", agent.url, ...wrong])).code, 2, wrong.join(" "));
+    t.equal(agent.asked.length, asked);
+  }
+});
+
+t.test("migrate: a guest that writes faster than is copied is told of once, and in the line", async (t) => {
+  const agent = await withMove(t);
+  const detail = "it does not converge: so and so";
+  const progress = { ...moving.progress, dirtyBytesPerSecond: 9e7, throttlePercent: 20 };
+  agent.streams(() => setTimeout(() => {
+    agent.emit("migration", { ...moving, phase: "copy", progress, detail });
+    agent.emit("migration", { ...moving, phase: "lead", progress, detail: `${detail} still` });
+    agent.emit("migration", { ...moved, result: "failed", reason: "timed-out", detail: `not completed; ${detail}` });
+  }, 30));
+  const ran = await careof(["migrate", "web1", "host-b", "--api", agent.url]);
+  t.equal(ran.stderr.split(detail).length, 2, "once");
+  t.match(ran.stderr, /lead .* pass 2 {2}writes 90\.0 MB\/s, held back 20%$/m);
+  t.equal(ran.stdout, `web1 was not moved (timed-out); \`careof where web1\` says where it runs\nnot completed; ${detail}\n`);
 });
 
 t.test("migrate --no-wait returns at once", async (t) => {
