@@ -1,8 +1,8 @@
 #!/bin/bash
 # Builds the guest that the demo and the tests run: .cache/guest/vmlinuz and .cache/guest/initramfs.gz.
 #
-# Debian's cloud kernel (downloaded and unpacked, not installed), busybox, the virtio modules, and two static programs compiled
-# here: the heartbeat service and the traffic endpoint. Does nothing when no input has changed. The kernel is fetched once; delete
+# Debian's cloud kernel (downloaded and unpacked, not installed), busybox, the virtio modules, and three static programs compiled
+# here: the heartbeat service, the traffic endpoint, and one that dirties memory. Does nothing when no input has changed. The kernel is fetched once; delete
 # .cache/guest to get a newer one. What the guest reads from its kernel command line is in ./init.
 set -euo pipefail
 export LC_ALL=C
@@ -17,7 +17,7 @@ busybox=/bin/busybox
 modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio failover net_failover virtio_net virtio_blk)
 
 # program in the guest = source in the repository
-declare -A programs=([heartbeat]=guest/heartbeat.c [traffic]=deploy/lab/traffic.c)
+declare -A programs=([heartbeat]=guest/heartbeat.c [traffic]=deploy/lab/traffic.c [dirty]=deploy/guest-image/dirty.c)
 
 refuse() {
   echo "guest-image: $*" >&2

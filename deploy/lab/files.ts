@@ -32,6 +32,8 @@ export interface FilesOptions {
   readonly witnessed?: boolean;
   /** Guests beside the lab's own; they send no heartbeats. */
   readonly fleet?: readonly FleetGuest[];
+  /** The guest writes to so many MB of its memory all the time. */
+  readonly dirtyMb?: number;
 }
 
 /** The lab's VMs: the guest, and one that is listed for host A only, for refusals. */
@@ -68,7 +70,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
     keyId: PLAN.guest.keyId,
     hosts: [...on],
     driver: "qemu",
-    qemu: { memory, cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : "") },
+    qemu: { memory, cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : "", options.dirtyMb ?? 0) },
   });
   const homeAgent = at("home-agent.yaml");
   const content = {
@@ -112,7 +114,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
 }
 
 /** What deploy/guest-image/init reads; `panic=-1` with QEMU's -no-reboot: a guest that breaks ends, and does not come back as if nothing had happened. */
-function kernelCommandLine(vm: string, address: string, key: string): string {
+function kernelCommandLine(vm: string, address: string, key: string, dirtyMb: number): string {
   const heartbeat = key === "" ? [] : [`careof.vm=${vm}`, `careof.keyid=${String(PLAN.guest.keyId)}`, `careof.key=${key}`, `careof.hb=${PLAN.gateway}:${String(PLAN.ports.heartbeats)}`, "careof.interval=500"];
-  return ["console=ttyS0", "quiet", "panic=-1", `careof.ip=${address}/32`, `careof.gw=${PLAN.gateway}`, "careof.mtu=1480", ...heartbeat].join(" ");
+  return ["console=ttyS0", "quiet", "panic=-1", `careof.ip=${address}/32`, `careof.gw=${PLAN.gateway}`, "careof.mtu=1480", ...heartbeat, ...(dirtyMb > 0 ? [`careof.dirty=${String(dirtyMb)}`] : [])].join(" ");
 }

@@ -65,6 +65,8 @@ export interface LabOptions {
   readonly witnessed?: boolean;
   /** Guests beside the lab's own. */
   readonly fleet?: readonly FleetGuest[];
+  /** The guest writes to so many MB of its memory all the time. */
+  readonly dirtyMb?: number;
 }
 
 /**
