@@ -42,14 +42,7 @@ export class Control {
     try {
       const { c, h } = namespacesOf(run);
       await makeBridge(c, h);
-      const directory = join(labDirectory(run), "guests");
-      mkdirSync(directory, { mode: 0o700 });
-      const image = join(REPOSITORY, ".cache", "guest");
-      const append = ["console=ttyS0", "quiet", "panic=-1", `careof.ip=${PLAN.guest.address}/32`, `careof.gw=${PLAN.gateway}`].join(" ");
-      const program = fileURLToPath(new URL("control-host.js", import.meta.url));
-      const words = inNamespace(h, [process.execPath, program, directory, join(image, "vmlinuz"), join(image, "initramfs.gz"), PLAN.guest.mac, append]);
-      const host = spawn(words[0] ?? "", words.slice(1), { stdio: "pipe", detached: true });
-      host.stderr.pipe(process.stderr);
+      const host = spawnControlHost(run, []);
       const control = new Control(run, of, host);
       await control.#answered();
       return control;
@@ -94,8 +87,21 @@ export class Control {
   }
 }
 
-/** The correspondent has the gateway's address, so that the guest reaches it without a router. */
-async function makeBridge(correspondent: string, host: string): Promise<void> {
+/** control-host.ts, in the namespace of the bridge; `words` are added to the kernel's command line. */
+export function spawnControlHost(run: string, words: readonly string[]): ChildProcessWithoutNullStreams {
+  const directory = join(labDirectory(run), "guests");
+  mkdirSync(directory, { mode: 0o700 });
+  const image = join(REPOSITORY, ".cache", "guest");
+  const append = ["console=ttyS0", "quiet", "panic=-1", `careof.ip=${PLAN.guest.address}/32`, `careof.gw=${PLAN.gateway}`, ...words].join(" ");
+  const program = fileURLToPath(new URL("control-host.js", import.meta.url));
+  const command = inNamespace(namespacesOf(run).h, [process.execPath, program, directory, join(image, "vmlinuz"), join(image, "initramfs.gz"), PLAN.guest.mac, append]);
+  const host = spawn(command[0] ?? "", command.slice(1), { stdio: "pipe", detached: true });
+  host.stderr.pipe(process.stderr);
+  return host;
+}
+
+/** Two TAPs on one bridge, and a correspondent beside them. It has the gateway's address, so that the guest reaches it without a router. */
+export async function makeBridge(correspondent: string, host: string): Promise<void> {
   for (const name of [correspondent, host]) await must(["ip", "netns", "add", name]);
   await must(inNamespace(host, ["ip", "-batch", "-"]), {
     input: [
