@@ -1,7 +1,9 @@
 import type { Socket } from "node:net";
 import { CareofError } from "../../model/errors.js";
 import type { RelayFrame } from "../../proto/relay-framing.js";
+import { RELAY_LIMITS } from "./relay.js";
 import type { RelayConnection } from "./relay-connection.js";
+import { RelayWriter } from "./relay-writer.js";
 
 /**
  * One further channel, at either end: a hypervisor's connection ⇄ a connection of the relay of its own. Bytes in order both ways, a slow reader holds back its writer and
@@ -17,6 +19,7 @@ export class RelayPipe {
   /** Read of our hypervisor. */
   bytes = 0;
   readonly #hypervisor: Socket;
+  readonly #writer: RelayWriter;
   readonly #onOver: (cause: CareofError | null) => void;
   #connection: RelayConnection | null = null;
   /** Why our hypervisor's direction has ended; `null` while it has not. */
@@ -28,6 +31,7 @@ export class RelayPipe {
   /** Nothing of `hypervisor` is read before `start`. `onOver` is called once; `null`: an orderly end. */
   constructor(hypervisor: Socket, onOver: (cause: CareofError | null) => void) {
     this.#hypervisor = hypervisor;
+    this.#writer = new RelayWriter(hypervisor, RELAY_LIMITS.highWaterBytes);
     this.#onOver = onOver;
     hypervisor.pause();
     hypervisor.on("data", (chunk: Buffer) => {
@@ -70,7 +74,7 @@ export class RelayPipe {
   /** The connection's, as RelayConnection wants them. */
   receive(frame: RelayFrame): void {
     if (frame.type === "data") {
-      if (!this.#hypervisor.destroyed && !this.#hypervisor.write(frame.data)) this.#connection?.pause();
+      if (!this.#hypervisor.destroyed && !this.#writer.write(frame.data)) this.#connection?.pause();
     } else if (frame.type === "close") {
       this.#heardEnd = true;
       this.#hypervisor.end();

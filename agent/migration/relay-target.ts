@@ -8,6 +8,7 @@ import { RELAY_LIMITS, RELAY_SILENCE, RELAY_VERSION, type Release, type TargetRe
 import type { RelayClockReading } from "./relay-clock.js";
 import { RELAY_TLS, RelayConnection } from "./relay-connection.js";
 import { RelayPipe } from "./relay-pipe.js";
+import { RelayWriter } from "./relay-writer.js";
 
 export interface TargetRelayOptions {
   readonly migration: MigrationId;
@@ -55,6 +56,7 @@ class Relay implements TargetRelay {
   #give: (release: Release) => void = () => undefined;
   #connection: RelayConnection | null = null;
   #hypervisor: Socket | null = null;
+  #writer: RelayWriter | null = null;
   readonly #pipes = new Set<RelayPipe>();
   /** Authenticated, and has not said hello. */
   readonly #newcomers = new Set<RelayConnection>();
@@ -201,7 +203,7 @@ class Relay implements TargetRelay {
       case "hello":
         throw new CareofError("malformed-relay", "a second hello");
       case "data":
-        if (this.#hypervisor?.write(frame.data) === false) this.#connection?.pause();
+        if (this.#writer?.write(frame.data) === false) this.#connection?.pause();
         return;
       case "close":
         this.#hypervisor?.end();
@@ -222,6 +224,7 @@ class Relay implements TargetRelay {
   #connectHypervisor(connection: RelayConnection): void {
     const hypervisor = connect({ path: this.#options.socket, allowHalfOpen: true });
     this.#hypervisor = hypervisor;
+    this.#writer = new RelayWriter(hypervisor, RELAY_LIMITS.highWaterBytes);
     hypervisor.on("data", (chunk: Buffer) => {
       if (!connection.send({ type: "data", data: chunk })) hypervisor.pause();
     });
