@@ -9,7 +9,7 @@ const LEAD_REMAINING_BYTES = 64 * 1024;
 const LEAD_PASSES_ENOUGH = 8;
 const LEAD_REMAINING_ENOUGH_BYTES = 1024 * 1024;
 /** A busy guest leaves more behind each pass; another pass is worth its time while it leaves less than this share of what the last one left. */
-const WORTH_ANOTHER_PASS = 0.5;
+const WORTH_ANOTHER_PASS = 0.8;
 /** Passes beyond this one are not told (agent/hypervisor/qmp.ts): from there the hypervisor's own estimate is asked. */
 const TOLD_PASSES = 64;
 

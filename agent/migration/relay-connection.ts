@@ -39,6 +39,8 @@ export class RelayConnection {
   readonly #peerClock = new RelayClock();
   #timer: Timer | null = null;
   #pings = 0;
+  /** Who waits for the answer to a ping, oldest first. */
+  #awaited: { readonly sentAt: Millis; readonly resolve: () => void }[] = [];
   #heardAt: Millis;
   #lastSent = false;
   #over = false;
@@ -68,6 +70,16 @@ export class RelayConnection {
     for (const part of encodeRelay(frame)) socket.write(part);
     socket.uncork();
     return !socket.writableNeedDrain || socket.writableLength < this.#options.highWaterBytes;
+  }
+
+  /** Resolves when the peer has taken all that was sent before, or the connection is over. */
+  async taken(): Promise<void> {
+    if (this.#over || this.#lastSent) return;
+    const sentAt = this.#options.clock.monotonic();
+    await new Promise<void>((resolve) => {
+      this.#awaited.push({ sentAt, resolve });
+      this.send({ type: "ping", sentAt });
+    });
   }
 
   /** Sends the last frame and shuts our direction. @throws CareofError `relay-failed` when it could not be handed over. */
@@ -122,8 +134,19 @@ export class RelayConnection {
 
   #handle(frame: RelayFrame): void {
     if (frame.type === "ping") this.send({ type: "pong", sentAt: frame.sentAt, answeredAt: this.#options.clock.monotonic() });
-    else if (frame.type === "pong") this.#peerClock.answered(frame.sentAt, frame.answeredAt, this.#options.clock.monotonic());
+    else if (frame.type === "pong") this.#answered(frame.sentAt, frame.answeredAt);
     else this.#options.onFrame(frame);
+  }
+
+  #answered(sentAt: Millis, answeredAt: Millis): void {
+    this.#peerClock.answered(sentAt, answeredAt, this.#options.clock.monotonic());
+    this.#letGo((each) => each.sentAt <= sentAt);
+  }
+
+  #letGo(which: (each: { readonly sentAt: Millis }) => boolean): void {
+    const over = this.#awaited.filter(which);
+    this.#awaited = this.#awaited.filter((each) => !which(each));
+    for (const { resolve } of over) resolve();
   }
 
   #ping(): void {
@@ -140,6 +163,7 @@ export class RelayConnection {
   }
 
   #stopPings(): void {
+    this.#letGo(() => true);
     this.#timer?.cancel();
     this.#timer = null;
   }

@@ -59,6 +59,11 @@ export class RelayPipe {
     else this.drained();
   }
 
+  /** Resolves when the peer has taken all that was read so far, or the channel is over. */
+  async taken(): Promise<void> {
+    await this.#connection?.taken();
+  }
+
   /** Reads nothing more of our hypervisor. */
   stall(): void {
     this.#stalled = true;

@@ -132,6 +132,11 @@ class Relay implements SourceRelay {
     for (const pipe of this.#streams()) pipe.flow();
   }
 
+  async taken(): Promise<void> {
+    this.#sendRead();
+    await Promise.all([this.#connection?.taken(), ...this.#streams().map((pipe) => pipe.taken())]);
+  }
+
   /** The further connections of the hypervisor's stream. */
   #streams(): RelayPipe[] {
     return [...this.#pipes].filter(([, kind]) => kind === "stream").map(([pipe]) => pipe);

@@ -43,6 +43,8 @@ export interface SourceRelay {
   hold(): void;
   /** Reads nothing more of the hypervisor's stream, over all its connections; it soon stands still with its next write. Idempotent. */
   stall(): void;
+  /** Resolves when all that was read so far has come to the target, but for what waits there to be written (`highWaterBytes` at most), or the relay is closed. */
+  taken(): Promise<void>;
   /** Reads on. Idempotent. */
   flow(): void;
   /** Opens the gate for good, and reads on. Idempotent. Returns the number of bytes that had waited. */

@@ -18,6 +18,8 @@ const MARKER_LOOK_MS = millis(1);
 /** The guest is deaf from the marker on: while it must come any moment, it is looked for without a pause. */
 const MARKER_AT_ONCE_MS = 4;
 const LOOKS_AT_ONCE = 1000;
+/** How long the relay may take to carry what it has read before the lead is asked for. */
+const DRAIN_MS = 300;
 /** How long a marker that follows the stop is waited for, to be told with the release. */
 const LATE_MARKER_MS = 300;
 
@@ -161,7 +163,7 @@ export class SourceRun {
         this.#command("destroy-guest", async () => { await guest?.destroy(); this.#rim.destroyed(); });
         return;
       }
-      case "tell-lead-ready": { this.#rim.say({ kind: "leadReady", migration }); return; }
+      case "tell-lead-ready": { this.#tellLeadReady(); return; }
       case "tell-switch-over": {
         this.#lastPackets.begin();
         const { stopAt, markerAt, hold } = this.#state;
@@ -228,6 +230,19 @@ export class SourceRun {
       const stream = guest === null || status === "gone" ? "none" : (await guest.progress()).status;
       this.#later({ kind: "guest", status, stream });
     });
+  }
+
+  /** What is still on its way would be part of the pause: it arrives first, within limits. */
+  #tellLeadReady(): void {
+    const { migration } = this.#state.plan;
+    let told = false;
+    const tell = (): void => {
+      if (told || this.#closed || (this.#state.phase !== "leading" && this.#state.phase !== "awaiting")) return;
+      told = true;
+      this.#rim.say({ kind: "leadReady", migration });
+    };
+    this.#timer("drain", millis(Math.min(DRAIN_MS, this.#state.plan.holdMaxMs / 2)), tell);
+    (this.#relay?.taken() ?? Promise.resolve()).then(tell, tell);
   }
 
   #sendRelease(): void {

@@ -10,7 +10,7 @@ export interface Load {
 }
 
 export const LOADS: readonly Load[] = [
-  { name: "idle", dirtyMb: 0, downtimeLimitMs: 300 },
+  { name: "idle", dirtyMb: 0, downtimeLimitMs: 20 },
   { name: "busy", dirtyMb: 16, downtimeLimitMs: 1000 },
 ];
 export const CHANNELS: readonly number[] = [1, 2];

@@ -48,7 +48,7 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
     ["no less than that after many passes", LEAD, [...copying, { kind: "pass", passes: 8 }, { ...little, remaining: 500_000, passes: 8 }], "leading", ASKED],
     ["a busy guest, more than may be left", LEAD, [...copying, ...busy], "copying", ["flow"]],
     ["a busy guest, and it gets no better", { ...LEAD, downtimeLimitMs: millis(300) }, [...copying, ...busy], "leading", ASKED],
-    ["a busy guest, and it does", { ...LEAD, downtimeLimitMs: millis(300) }, [...copying, ...busy.slice(0, 3), { ...little, remaining: 1.4e7 }], "copying", ["flow"]],
+    ["a busy guest, and it does", { ...LEAD, downtimeLimitMs: millis(300) }, [...copying, ...busy.slice(0, 3), { ...little, remaining: 2e7 }], "copying", ["flow"]],
     ["passes that are not told: the hypervisor's estimate", LEAD, [...copying, { ...little, passes: 64, remaining: 1e9, expectedDowntimeMs: millis(20) }], "leading", ASKED],
     ["and more than may be", LEAD, [...copying, { ...little, passes: 64, expectedDowntimeMs: millis(21) }], "copying", []],
     ["the time is over: force it, at the gate", FORCE, [...copying, ...busy, late], "leading", ["timer", "stall", "force-switchover", "tell-lead-ready", "watch-marker", "timer"]],
