@@ -75,6 +75,7 @@ class LoadedGuest implements Guest {
   receive(): Promise<void> { return Promise.resolve(); }
   send(): Promise<void> { return Promise.resolve(); }
   preferSwitchover(): Promise<void> { return Promise.resolve(); }
+  forceSwitchover(): Promise<void> { return Promise.resolve(); }
   continueSwitchover(): Promise<void> { return Promise.resolve(); }
   cancelSend(): Promise<void> { return Promise.resolve(); }
   powerDown(): Promise<void> { return Promise.resolve(); }
