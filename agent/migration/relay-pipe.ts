@@ -111,6 +111,13 @@ export class RelayPipe {
     this.#hypervisor.destroy();
   }
 
+  /** An orderly end: what has come for our hypervisor still reaches it. Without `onOver`. */
+  close(): void {
+    this.#over = true;
+    this.#connection?.destroy();
+    this.#hypervisor.destroySoon();
+  }
+
   #sendEnd(connection: RelayConnection, reason: string): void {
     connection.send({ type: "close", reason: "unspecified", detail: reason });
     this.#settle();
@@ -122,7 +129,8 @@ export class RelayPipe {
 
   #finish(cause: CareofError | null): void {
     if (this.#over) return;
-    this.destroy();
+    if (cause === null) this.close();
+    else this.destroy();
     this.#onOver(cause);
   }
 }

@@ -99,13 +99,19 @@ class Relay implements TargetRelay {
     if (!this.#over) this.#finish(cause);
   }
 
+  /** After an orderly end, whatever has come still reaches the hypervisor. */
   #finish(cause: CareofError | null): void {
     this.#over = true;
     this.#server.close();
     this.#connection?.destroy();
-    this.#hypervisor?.destroy();
     for (const newcomer of this.#newcomers) newcomer.destroy();
-    for (const pipe of this.#pipes) pipe.destroy();
+    if (cause === null) {
+      this.#hypervisor?.destroySoon();
+      for (const pipe of this.#pipes) pipe.close();
+    } else {
+      this.#hypervisor?.destroy();
+      for (const pipe of this.#pipes) pipe.destroy();
+    }
     this.#settle(cause);
   }
 

@@ -182,6 +182,19 @@ void t.test("RELEASE is the last word, behind all data", async (test) => {
   test.notOk(existsSync(source.socket));
 });
 
+void t.test("what has come before RELEASE reaches a hypervisor that reads slowly", async (test) => {
+  const { source, target, from, to } = await bench(test).pair();
+  to.pause();
+  // More than a socket holds, less than what makes the relay wait.
+  const data = randomBytes(900 << 10);
+  from.write(data);
+  while (source.bytes < data.length) await pause(2);
+  await source.release({ migration, epoch: epoch(7), stopAt: millis(1) });
+  test.equal(await target.closed, null);
+  test.ok((await bytesFrom(to, data.length)).equals(data));
+  await ended(to);
+});
+
 void t.test("a hypervisor that dies is seen by the other one", async (test) => {
   const { target, from, to } = await bench(test).pair();
   from.destroy();
