@@ -1,9 +1,11 @@
 import { CareofError, toCareofError } from "../model/errors.js";
 import { BpfHomeTunnel } from "./tunnel-bpf-home.js";
 import { BpfHostTunnel } from "./tunnel-bpf-host.js";
+import { IpipHomeTunnel } from "./tunnel-ipip-home.js";
+import { IpipHostTunnel } from "./tunnel-ipip-host.js";
 import type { HomeTunnel, HomeTunnelOptions, HostTunnel, HostTunnelOptions } from "./tunnel.js";
 
-/** What a configuration may ask for. `ipip` is the kernel's own device; its driver takes its place in `drivers` below. */
+/** What a configuration may ask for. */
 export const DATA_PLANES = ["auto", "bpf", "ipip"] as const;
 export type DataPlane = (typeof DATA_PLANES)[number];
 
@@ -13,34 +15,41 @@ export interface Chosen<T> {
   readonly reason: string;
 }
 
-/** In the order in which `auto` tries them. */
-const drivers = {
-  bpf: {
-    home: (options: HomeTunnelOptions): HomeTunnel => new BpfHomeTunnel(options),
-    host: (options: HostTunnelOptions): HostTunnel => new BpfHostTunnel(options),
-  },
-} as const;
+interface Driver<Options, T> {
+  readonly bpf: (options: Options) => T;
+  readonly ipip: (options: Options) => T;
+}
 
-/** @throws CareofError `unsupported` (no driver of that name, or the kernel takes none), `no-link` */
+const homes: Driver<HomeTunnelOptions, HomeTunnel> = { bpf: (options) => new BpfHomeTunnel(options), ipip: (options) => new IpipHomeTunnel(options) };
+const hosts: Driver<HostTunnelOptions, HostTunnel> = { bpf: (options) => new BpfHostTunnel(options), ipip: (options) => new IpipHostTunnel(options) };
+
+/** What another driver may be able to do. */
+const ANOTHER_MAY = new Set(["kernel-refused", "unsupported"]);
+
+/** @throws CareofError `unsupported` (this kernel cannot do what is wanted, or neither), `no-link`, `not-ours`, `kernel-refused` */
 export function openHomeTunnel(wanted: DataPlane, options: HomeTunnelOptions): Chosen<HomeTunnel> {
-  return choose(wanted, (driver) => driver.home(options));
+  return choose(wanted, homes, options);
 }
 
 /** @throws as `openHomeTunnel` */
 export function openHostTunnel(wanted: DataPlane, options: HostTunnelOptions): Chosen<HostTunnel> {
-  return choose(wanted, (driver) => driver.host(options));
+  return choose(wanted, hosts, options);
 }
 
-type Driver = (typeof drivers)[keyof typeof drivers];
-
-function choose<T>(wanted: DataPlane, open: (driver: Driver) => T): Chosen<T> {
-  if (wanted === "ipip") throw new CareofError("unsupported", "this version has no ipip data plane; say bpf or auto");
-  if (wanted === "bpf") return { tunnel: open(drivers.bpf), reason: "configured" };
+/** `auto` prefers bpf, which costs less per packet, and takes ipip where the kernel (before Linux 5.10) or the uplink (not Ethernet) is not for it. */
+function choose<Options, T>(wanted: DataPlane, drivers: Driver<Options, T>, options: Options): Chosen<T> {
+  if (wanted !== "auto") return { tunnel: drivers[wanted](options), reason: "configured" };
+  let bpf: CareofError;
   try {
-    return { tunnel: open(drivers.bpf), reason: "this kernel takes the BPF programs" };
+    return { tunnel: drivers.bpf(options), reason: "this kernel takes the BPF programs" };
   } catch (thrown) {
-    const failure = toCareofError(thrown);
-    if (failure.code !== "kernel-refused") throw failure;
-    throw new CareofError("unsupported", `no data plane works here: bpf: ${failure.message}`, { cause: failure });
+    bpf = toCareofError(thrown);
+    if (!ANOTHER_MAY.has(bpf.code)) throw bpf;
+  }
+  try {
+    return { tunnel: drivers.ipip(options), reason: `bpf does not work here: ${bpf.message}` };
+  } catch (thrown) {
+    const ipip = toCareofError(thrown);
+    throw new CareofError("unsupported", `no data plane works here: bpf: ${bpf.message}; ipip: ${ipip.message}`, { cause: ipip });
   }
 }

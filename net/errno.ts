@@ -23,6 +23,7 @@ export const ENOMEM = 12;
 export const EEXIST = 17;
 export const ENODEV = 19;
 export const EINVAL = 22;
+export const EOPNOTSUPP = 95;
 export const EADDRNOTAVAIL = 99;
 
 /** Answers that the same call may not get again a moment later: EINTR, EAGAIN, ENOMEM, EBUSY, ENOBUFS. */

@@ -6,6 +6,7 @@ import { Ledger } from "./bpf/ledger.js";
 import { PinnedMaps } from "./bpf/loader.js";
 import type { BpfMap } from "./bpf/maps.js";
 import { decodeHomeEntry, encodeConfig, encodeHomeEntry, putHomeEntry } from "./bpf/records.js";
+import { removeIpipDevice } from "./ipip-device.js";
 import { checkHomeEntry, checkSet, requireV4 } from "./entry-checks.js";
 import { MarkerSocket } from "./marker.js";
 import { Netlink } from "./netlink/client.js";
@@ -15,6 +16,7 @@ import { settled } from "./settled.js";
 import { routeFor } from "./sysctl.js";
 import { deleteTunnelHop, putTunnelHop, TUNNEL_HOP } from "./tunnel-hop.js";
 import type { Counters, HomeEntry, HomeTunnel, HomeTunnelOptions, Stamps } from "./tunnel.js";
+import type { HomeWay, Workbench } from "./tunnel-way.js";
 import { requireEthernet } from "./uplink.js";
 
 /** Our place among the uplink's filters; a host's end on the same machine has another. */
@@ -22,13 +24,41 @@ const PREFERENCE = 202;
 /** A connected home network (proxy ARP) comes before "unreachable". */
 const UNREACHABLE_METRIC = 60_000;
 
+/** By tc-BPF on the uplink. The routes lead over a next hop that does not exist (tunnel-hop.ts), and are the same wherever the VM is. */
+const BPF_WAY: HomeWay = {
+  driver: "bpf",
+  uplink: requireEthernet,
+  programs: ["home_ingress", "home_egress"],
+  prepare: (_, uplink) => uplink.index,
+  decapFlags,
+  attach: ({ attachments, netlink }, uplink) => {
+    putTunnelHop(netlink, uplink.index);
+    attachments.ensure(uplink.index, "ingress", "home_ingress");
+    attachments.ensure(uplink.index, "egress", "home_egress");
+  },
+  retireOther: ({ netlink }) => { removeIpipDevice(netlink, "home"); },
+  clear: ({ attachments, netlink }, uplink) => {
+    attachments.remove(uplink.index, "ingress");
+    attachments.remove(uplink.index, "egress");
+    deleteTunnelHop(netlink, uplink.index);
+  },
+  routeWord: ({ mtu }) => String(mtu),
+  wordOf: ({ mtu, via }) => (via === TUNNEL_HOP.address ? String(mtu) : null),
+  route: ({ home, mtu }, device) => overTheHop(home, device, mtu),
+  routeRequests: (entries, device, address) => homeRouteRequests(overTheHop(address, device, 0), entries),
+};
+
+function overTheHop(home: Ipv4, device: number, mtu: number): Route {
+  return { destination: { address: home, length: 32 }, table: MAIN_TABLE, protocol: HOME_AGENT_PROTOCOL, device, via: TUNNEL_HOP.address, mtu, metric: 0 };
+}
+
 /**
- * The home agent's end by tc-BPF. Per home address: one entry of the map `homes`, which is all that a re-point writes, and one /32 route with the MTU of the path
- * over a next hop that does not exist (tunnel-hop.ts). New entries: map before route; dropped ones: route before map, so that no inner packet
- * ever leaves the uplink as it is.
+ * The home agent's end by tc-BPF; tunnel-ipip-home.ts has the other way. Per home address: one entry of the map `homes` and one /32 route with the MTU of the path.
+ * New entries: map before route; dropped ones: route before map, so that no inner packet ever leaves the uplink as it is. A re-point by tc-BPF writes the map alone.
  */
 export class BpfHomeTunnel implements HomeTunnel {
-  readonly driver = "bpf";
+  readonly driver: string;
+  readonly #way: HomeWay;
   readonly #options: HomeTunnelOptions;
   readonly #netlink: Netlink;
   readonly #maps: PinnedMaps;
@@ -37,9 +67,11 @@ export class BpfHomeTunnel implements HomeTunnel {
   readonly #attachments: Attachments;
   readonly #markers: MarkerSocket;
   readonly #decapFlags: bigint;
-  /** MTU of the route of every home address that has one, as far as we made it. */
-  #routed = new Map<string, number>();
+  /** `routeWord` of every home address that has a route, as far as we made it. */
+  #routed = new Map<string, string>();
   #uplink: Link;
+  /** Interface by which tunnelled packets leave. */
+  #device: number;
   #attached = false;
   #closed = false;
 
@@ -47,15 +79,19 @@ export class BpfHomeTunnel implements HomeTunnel {
    * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
    * @throws CareofError `no-link`, `unsupported` (the uplink is not Ethernet), `kernel-refused`
    */
-  constructor(options: HomeTunnelOptions) {
+  constructor(options: HomeTunnelOptions, way: HomeWay = BPF_WAY) {
+    this.driver = way.driver;
+    this.#way = way;
     this.#options = options;
     this.#netlink = new Netlink();
-    this.#uplink = requireEthernet(this.#netlink, options.uplink);
+    this.#uplink = way.uplink(this.#netlink, options.uplink);
+    this.#device = way.prepare(this.#netlink, this.#uplink);
     this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "homes"], options.maxEntries);
     this.#homes = this.#maps.get("homes");
     this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));
     this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCE);
-    this.#decapFlags = decapFlags(this.#maps);
+    for (const program of way.programs) this.#attachments.load(program);
+    this.#decapFlags = way.decapFlags(this.#maps);
     this.#markers = new MarkerSocket();
   }
 
@@ -68,14 +104,17 @@ export class BpfHomeTunnel implements HomeTunnel {
     if (!this.#attached) this.#attach();
     const key = addressKey(entry.home);
     this.#homes.update(key, encodeHomeEntry(entry));
-    if (this.#routed.get(entry.home) === entry.mtu) return;
-    this.#ledger.open(key);
-    this.#netlink.request(routeRequest(this.#route(requireV4(entry.home), entry.mtu)));
-    this.#routed.set(entry.home, entry.mtu);
+    const word = this.#way.routeWord(entry);
+    const before = this.#routed.get(entry.home);
+    if (before === word) return;
+    if (before === undefined) this.#ledger.open(key);
+    this.#netlink.request(routeRequest(this.#route(entry)));
+    this.#routed.set(entry.home, word);
   }
 
   drop(home: IpAddress): void {
-    deleteRoute(this.#netlink, this.#route(requireV4(home), 0));
+    requireV4(home);
+    deleteRoute(this.#netlink, this.#route({ home, active: null, mtu: 0 }));
     this.#routed.delete(home);
     this.#homes.delete(addressKey(home));
     this.#ledger.forget(addressKey(home));
@@ -121,7 +160,8 @@ export class BpfHomeTunnel implements HomeTunnel {
   #set(entries: readonly HomeEntry[]): void {
     entries.forEach(checkHomeEntry);
     checkSet(entries, this.#options.maxEntries);
-    this.#uplink = requireEthernet(this.#netlink, this.#options.uplink);
+    this.#uplink = this.#way.uplink(this.#netlink, this.#options.uplink);
+    this.#device = this.#way.prepare(this.#netlink, this.#uplink);
 
     const stale = readAll(this.#homes);
     const value = Buffer.alloc(this.#homes.valueBytes);
@@ -143,6 +183,7 @@ export class BpfHomeTunnel implements HomeTunnel {
       this.#homes.delete(key);
       this.#ledger.forget(key);
     }
+    this.#way.retireOther(this.#bench(), this.#uplink);
   }
 
   #setRoutes(entries: readonly HomeEntry[]): void {
@@ -150,13 +191,13 @@ export class BpfHomeTunnel implements HomeTunnel {
       const route: Route = { destination: prefix, table: MAIN_TABLE, protocol: HOME_AGENT_PROTOCOL, device: null, via: null, mtu: 0, metric: UNREACHABLE_METRIC };
       return [routeKey(route), route];
     }));
-    const wanted = new Map<string, number>(entries.map(({ home, mtu }) => [home, mtu]));
+    const wanted = new Map<string, string>(entries.map((entry) => [entry.home, this.#way.routeWord(entry)]));
     const right = new Set<string>();
     const obsolete: Route[] = [];
     for (const found of listRoutes(this.#netlink, HOME_AGENT_PROTOCOL)) {
-      const mtu = isHomeRoute(found) ? wanted.get(found.destination.address) : undefined;
-      if (mtu !== undefined) {
-        if (found.device === this.#uplink.index && found.via === TUNNEL_HOP.address && found.mtu === mtu) right.add(found.destination.address);
+      const word = isHomeRoute(found) ? wanted.get(found.destination.address) : undefined;
+      if (word !== undefined) {
+        if (found.device === this.#device && this.#way.wordOf(found, this.#options.address) === word) right.add(found.destination.address);
         continue;
       }
       const prefix = unreachable.get(routeKey(found));
@@ -164,7 +205,7 @@ export class BpfHomeTunnel implements HomeTunnel {
       else if (sameRoute(prefix, found)) unreachable.delete(routeKey(found));
     }
     const missing = right.size === 0 ? entries : entries.filter(({ home }) => !right.has(home));
-    this.#netlink.requestAll([...[...unreachable.values()].map(routeRequest), ...homeRouteRequests(this.#route(TUNNEL_HOP.address, 0), missing)]);
+    this.#netlink.requestAll([...[...unreachable.values()].map(routeRequest), ...this.#way.routeRequests(missing, this.#device, this.#options.address)]);
     for (const route of obsolete) deleteRoute(this.#netlink, route);
     this.#routed = wanted;
   }
@@ -173,25 +214,23 @@ export class BpfHomeTunnel implements HomeTunnel {
     const { address, uplink } = this.#options;
     routeFor([uplink]);
     this.#maps.get("config").update(new Uint8Array(4), encodeConfig({
-      self: address, homeAgents: [], uplink: this.#uplink.index, innerMtu: 0, gateway: address, decapFlags: this.#decapFlags, hopMac: TUNNEL_HOP.mac,
+      self: address, homeAgents: [], uplink: this.#device, innerMtu: 0, gateway: address, decapFlags: this.#decapFlags, hopMac: TUNNEL_HOP.mac,
     }));
-    putTunnelHop(this.#netlink, this.#uplink.index);
-    this.#attachments.ensure(this.#uplink.index, "ingress", "home_ingress");
-    this.#attachments.ensure(this.#uplink.index, "egress", "home_egress");
+    this.#way.attach(this.#bench(), this.#uplink, this.#device);
     this.#attached = true;
   }
 
   #clear(): void {
     for (const route of listRoutes(this.#netlink, HOME_AGENT_PROTOCOL)) deleteRoute(this.#netlink, route);
-    this.#attachments.remove(this.#uplink.index, "ingress");
-    this.#attachments.remove(this.#uplink.index, "egress");
-    deleteTunnelHop(this.#netlink, this.#uplink.index);
+    this.#way.clear(this.#bench(), this.#uplink);
   }
 
-  #route(home: Ipv4, mtu: number): Route {
-    return {
-      destination: { address: home, length: 32 }, table: MAIN_TABLE, protocol: HOME_AGENT_PROTOCOL, device: this.#uplink.index, via: TUNNEL_HOP.address, mtu, metric: 0,
-    };
+  #route(entry: Pick<HomeEntry, "home" | "active" | "mtu">): Route {
+    return this.#way.route({ ...entry, home: requireV4(entry.home) }, this.#device, this.#options.address);
+  }
+
+  #bench(): Workbench {
+    return { netlink: this.#netlink, maps: this.#maps, attachments: this.#attachments };
   }
 }
 
@@ -205,5 +244,6 @@ function routeKey({ destination, metric, table }: Route): string {
 }
 
 function sameRoute(a: Route, b: Route): boolean {
-  return (a.device === b.device || (a.device === null && a.via === null && b.via === null)) && a.via === b.via && a.mtu === b.mtu;
+  return (a.device === b.device || (a.device === null && a.via === null && b.via === null)) && a.via === b.via && a.mtu === b.mtu &&
+    a.encap?.destination === b.encap?.destination && a.encap?.source === b.encap?.source;
 }

@@ -6,6 +6,7 @@ import { Ledger } from "./bpf/ledger.js";
 import { PinnedMaps } from "./bpf/loader.js";
 import type { BpfMap } from "./bpf/maps.js";
 import { decodeHostRecord, encodeConfig, encodeHostRecord, MAX_HOME_AGENTS, type HostRecord } from "./bpf/records.js";
+import { removeIpipDevice } from "./ipip-device.js";
 import { checkHostEntry, checkSet, requireV4 } from "./entry-checks.js";
 import { MarkerSocket } from "./marker.js";
 import { Netlink } from "./netlink/client.js";
@@ -14,21 +15,44 @@ import { settled } from "./settled.js";
 import { routeFor } from "./sysctl.js";
 import { deleteTunnelHop, OUTER_HEADER, putTunnelHop, TUNNEL_HOP } from "./tunnel-hop.js";
 import type { Counters, HostEntry, HostTunnel, HostTunnelOptions, Stamps } from "./tunnel.js";
+import type { HostWay, Workbench } from "./tunnel-way.js";
 import { requireEthernet } from "./uplink.js";
 
 const PREFERENCE = 203;
 /** What a guest's gateway is unless the options say otherwise. */
 const DEFAULT_GATEWAY = ipv4("169.254.1.1");
 
+/** By tc-BPF on the uplink. */
+const BPF_WAY: HostWay = {
+  driver: "bpf",
+  portProgram: "port_ingress",
+  uplink: requireEthernet,
+  programs: ["host_ingress", "host_egress", "port_ingress"],
+  prepare: (_, uplink) => uplink.index,
+  decapFlags,
+  attach: ({ attachments, netlink }, uplink) => {
+    putTunnelHop(netlink, uplink.index);
+    attachments.ensure(uplink.index, "ingress", "host_ingress");
+    attachments.ensure(uplink.index, "egress", "host_egress");
+  },
+  retireOther: ({ netlink }) => { removeIpipDevice(netlink, "host"); },
+  clear: ({ attachments, netlink }, uplink) => {
+    attachments.remove(uplink.index, "ingress");
+    attachments.remove(uplink.index, "egress");
+    deleteTunnelHop(netlink, uplink.index);
+  },
+};
+
 /**
- * A host's end by tc-BPF: one entry of the map `guests` per home address, programs on the uplink and on every VM's port. What a port's program leaves to the stack
+ * A host's end by tc-BPF; tunnel-ipip-host.ts has the other way. One entry of the map `guests` per home address, programs on the uplink and on every VM's port. What a port's program leaves to the stack
  * (too big, TTL used up) comes back to the uplink's egress by the policy route that VmPorts makes.
  * Kernels up to 6.18 at least leave the marks of the tunnel on a large segment (SKB_GSO_IPXIP4) when a program takes the outer header off, and a TAP cannot take those:
  * the kernel cuts it into packets of the MTU just before the TAP. So its queue counts packets of the wire, and downward bulk TCP costs more than upward.
  * A port keeps its program while its VM's entry says `forward`: nothing that the guest might still send gets anywhere.
  */
 export class BpfHostTunnel implements HostTunnel {
-  readonly driver = "bpf";
+  readonly driver: string;
+  readonly #way: HostWay;
   readonly #options: HostTunnelOptions;
   readonly #homeAgent: Ipv4;
   readonly #netlink: Netlink;
@@ -42,6 +66,8 @@ export class BpfHostTunnel implements HostTunnel {
   readonly #decapFlags: bigint;
   #pathMtu: number;
   #uplink: Link;
+  /** Interface by which tunnelled packets leave. */
+  #device: number;
   #attached = false;
   #closed = false;
 
@@ -49,21 +75,25 @@ export class BpfHostTunnel implements HostTunnel {
    * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
    * @throws CareofError `no-link`, `unsupported`, `too-many` (home agents), `no-home-agent`, `kernel-refused`
    */
-  constructor(options: HostTunnelOptions) {
+  constructor(options: HostTunnelOptions, way: HostWay = BPF_WAY) {
     const [first] = options.homeAgents;
     if (first === undefined) throw new CareofError("no-home-agent", "a host's tunnel needs the address of a home agent");
     if (options.homeAgents.length > MAX_HOME_AGENTS) throw new CareofError("too-many", `a host listens to at most ${String(MAX_HOME_AGENTS)} home agents`);
+    this.driver = way.driver;
+    this.#way = way;
     this.#options = options;
     this.#homeAgent = first;
     this.#pathMtu = options.pathMtu;
     this.#netlink = new Netlink();
-    this.#uplink = requireEthernet(this.#netlink, options.uplink);
+    this.#uplink = way.uplink(this.#netlink, options.uplink);
+    this.#device = way.prepare(this.#netlink, this.#uplink);
     this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "guests", "ports"], options.maxEntries);
     this.#guests = this.#maps.get("guests");
     this.#ports = this.#maps.get("ports");
     this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));
     this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCE);
-    this.#decapFlags = decapFlags(this.#maps);
+    for (const program of way.programs) this.#attachments.load(program);
+    this.#decapFlags = way.decapFlags(this.#maps);
     this.#markers = new MarkerSocket();
   }
 
@@ -136,7 +166,8 @@ export class BpfHostTunnel implements HostTunnel {
     entries.forEach(checkHostEntry);
     checkSet(entries, this.#options.maxEntries);
     const wanted = entries.map((entry): [Uint8Array, HostRecord] => [addressKey(entry.home), this.#record(entry)]);
-    this.#uplink = requireEthernet(this.#netlink, this.#options.uplink);
+    this.#uplink = this.#way.uplink(this.#netlink, this.#options.uplink);
+    this.#device = this.#way.prepare(this.#netlink, this.#uplink);
 
     const stale = new Map(this.#guests.keys().map((key) => [key.toString("hex"), key]));
     for (const [key, record] of wanted) {
@@ -153,6 +184,7 @@ export class BpfHostTunnel implements HostTunnel {
       if (port !== null) this.#attachPort(port, key);
     }
     this.#releasePorts();
+    this.#way.retireOther(this.#bench(), this.#uplink);
   }
 
   #write(key: Uint8Array, record: HostRecord, justBefore?: () => void): void {
@@ -191,9 +223,7 @@ export class BpfHostTunnel implements HostTunnel {
   #attach(): void {
     routeFor([this.#options.uplink]);
     this.#configure();
-    putTunnelHop(this.#netlink, this.#uplink.index);
-    this.#attachments.ensure(this.#uplink.index, "ingress", "host_ingress");
-    this.#attachments.ensure(this.#uplink.index, "egress", "host_egress");
+    this.#way.attach(this.#bench(), this.#uplink, this.#device);
     this.#attached = true;
   }
 
@@ -203,7 +233,7 @@ export class BpfHostTunnel implements HostTunnel {
     this.#maps.get("config").update(new Uint8Array(4), encodeConfig({
       self: careOf,
       homeAgents,
-      uplink: this.#uplink.index,
+      uplink: this.#device,
       innerMtu: (pathMtu === 0 ? this.#uplink.mtu : pathMtu) - OUTER_HEADER,
       gateway: gateway?.address ?? DEFAULT_GATEWAY,
       decapFlags: this.#decapFlags,
@@ -213,7 +243,7 @@ export class BpfHostTunnel implements HostTunnel {
 
   #attachPort(port: number, home: Uint8Array): void {
     this.#ports.update(indexKey(port), home);
-    this.#attachments.ensure(port, "ingress", "port_ingress");
+    this.#attachments.ensure(port, "ingress", this.#way.portProgram);
   }
 
   /** Takes the programs off the ports that no VM is behind any more. */
@@ -237,9 +267,11 @@ export class BpfHostTunnel implements HostTunnel {
 
   #clear(): void {
     for (const port of this.#ports.keys()) this.#attachments.remove(port.readUInt32LE(0), "ingress");
-    this.#attachments.remove(this.#uplink.index, "ingress");
-    this.#attachments.remove(this.#uplink.index, "egress");
-    deleteTunnelHop(this.#netlink, this.#uplink.index);
+    this.#way.clear(this.#bench(), this.#uplink);
+  }
+
+  #bench(): Workbench {
+    return { netlink: this.#netlink, maps: this.#maps, attachments: this.#attachments };
   }
 }
 

@@ -22,13 +22,15 @@ export class Attachments {
   ensure(device: number, direction: Direction, program: string): void {
     const id = this.#find(device, direction);
     if (id !== undefined && id === this.#attached.get(place(device, direction))) return;
-    let descriptor = this.#programs.get(program);
-    if (descriptor === undefined) {
-      descriptor = loadProgram(program, this.#maps);
-      this.#programs.set(program, descriptor);
-    }
-    putFilter(this.#netlink, { device, direction, preference: this.#preference, name: `careof_${program}` }, descriptor);
+    putFilter(this.#netlink, { device, direction, preference: this.#preference, name: `careof_${program}` }, this.load(program));
     this.#attached.set(place(device, direction), this.#find(device, direction) ?? 0);
+  }
+
+  /** The program's descriptor, which stays this object's. @throws CareofError `kernel-refused` */
+  load(program: string): number {
+    const descriptor = this.#programs.get(program) ?? loadProgram(program, this.#maps);
+    this.#programs.set(program, descriptor);
+    return descriptor;
   }
 
   /** Idempotent; the device may be gone. */

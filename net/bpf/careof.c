@@ -1,5 +1,6 @@
 /*
- * The two ends of the tunnels as tc programs (clsact, direct action). Plain protocol 4 on the wire (RFC 2003).
+ * The two ends of the tunnels as tc programs (clsact, direct action). Plain protocol 4 on the wire (RFC 2003). Those of the bpf driver are here, those of the ipip
+ * driver, where the kernel's device does the header's work, in ipip-programs.h.
  *
  *   home agent                                      host
  *   uplink egress   home_egress   encapsulate       uplink ingress  host_ingress  check, deliver or pass on
@@ -9,6 +10,7 @@
  * An encapsulated packet that leaves by bpf_redirect_neigh passes the uplink's egress hook again: it is known there by
  * its outer source and protocol.
  */
+#include "ipip.h"
 #include "state.h"
 
 /* Reserved as a whole: a re-point must not fail for want of memory. */
@@ -222,8 +224,22 @@ static __always_inline const struct host_entry *owner(struct __sk_buff *skb, con
 	return entry;
 }
 
-SEC("tc")
-int port_ingress(struct __sk_buff *skb)
+/* Who puts the outer header on. */
+enum way {
+	BY_PROGRAM,
+	BY_DEVICE,
+};
+
+static __always_inline int to_home_agent(struct __sk_buff *skb, const struct config *me, const struct address *home, const struct ip4 *ip, enum way way)
+{
+	if (way == BY_DEVICE)
+		return send_by_device(skb, me, me->home_agents[0].word[3], OUTER_TTL);
+	if (push_outer(skb, ip, me->self.word[3], me->home_agents[0].word[3]))
+		return drop(home, REFUSED);
+	return send_outer(me);
+}
+
+static __always_inline int from_port(struct __sk_buff *skb, enum way way)
 {
 	const struct config *me = instance();
 	const struct host_entry *peer;
@@ -262,13 +278,12 @@ int port_ingress(struct __sk_buff *skb)
 	if (bpf_ntohs(ip.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
 	count_up(skb, &home, &ip);
-	if (decrement_ttl(skb, ETH, &ip) || push_outer(skb, &ip, me->self.word[3], me->home_agents[0].word[3]))
+	if (decrement_ttl(skb, ETH, &ip))
 		return drop(&home, REFUSED);
-	return send_outer(me);
+	return to_home_agent(skb, me, &home, &ip, way);
 }
 
-SEC("tc")
-int host_egress(struct __sk_buff *skb)
+static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
 {
 	const struct config *me = instance();
 	const struct host_entry *entry;
@@ -284,10 +299,22 @@ int host_egress(struct __sk_buff *skb)
 	if (bpf_ntohs(ip.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
 	count_up(skb, &home, &ip);
-	if (push_outer(skb, &ip, me->self.word[3], me->home_agents[0].word[3]))
-		return drop(&home, REFUSED);
-	return send_outer(me);
+	return to_home_agent(skb, me, &home, &ip, way);
 }
+
+SEC("tc")
+int port_ingress(struct __sk_buff *skb)
+{
+	return from_port(skb, BY_PROGRAM);
+}
+
+SEC("tc")
+int host_egress(struct __sk_buff *skb)
+{
+	return from_stack(skb, BY_PROGRAM);
+}
+
+#include "ipip-programs.h"
 
 /* Run once at start by BPF_PROG_TEST_RUN: does this kernel take the flag that says "IPv4 is what remains"? */
 SEC("tc")

@@ -24,7 +24,7 @@ struct config {
 	struct address self; /* outer source, and the only outer destination */
 	struct address home_agents[MAX_HOME_AGENTS];
 	__u32 home_agent_count;
-	__u32 uplink;     /* ifindex */
+	__u32 uplink;     /* ifindex; the ipip driver's is its device, which finds the way by itself */
 	__u32 inner_mtu;  /* largest inner packet towards the home agent */
 	__u32 gateway;    /* network order; what guests know as theirs */
 	__u64 decap_flags;

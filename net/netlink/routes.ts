@@ -1,6 +1,6 @@
 import { addressBytes, addressFromBytes, ipv4, isV4, type IpAddress, type Ipv4, type Prefix } from "../../model/address.js";
 import { ENODEV, ENOENT, errnoOf, ESRCH } from "../errno.js";
-import { decodeAttributes, encodeAttributes, nested, raw, readU32, u32, type Attribute } from "./attributes.js";
+import { decodeAttributes, encodeAttributes, nested, raw, readU32, u32, u8, type Attribute } from "./attributes.js";
 import { NLM_F_CREATE, NLM_F_REPLACE, type Netlink, type Request } from "./client.js";
 
 /** Who made a route: rtm_protocol, so that our own are told from others', after a crash too. 202 and 203 are assigned to nobody. */
@@ -21,6 +21,16 @@ export interface Route {
   readonly mtu: number;
   /** Smaller wins. */
   readonly metric: number;
+  /** Outer addresses, where `device` is a tunnel that takes them from the route. */
+  readonly encap?: Encap | null;
+  /** Address of this machine's that what it says itself on this route shall come from. */
+  readonly source?: Ipv4 | null;
+}
+
+/** `encap ip`: the outer TTL is 64, DSCP, ECN and DF are the inner header's. */
+export interface Encap {
+  readonly source: Ipv4;
+  readonly destination: Ipv4;
 }
 
 const RTM_NEWROUTE = 24;
@@ -31,8 +41,19 @@ const RTA_DST = 1;
 const RTA_OIF = 4;
 const RTA_GATEWAY = 5;
 const RTA_PRIORITY = 6;
+const RTA_PREFSRC = 7;
 const RTA_METRICS = 8;
 const RTA_TABLE = 15;
+const RTA_ENCAP_TYPE = 21;
+const RTA_ENCAP = 22;
+const LWTUNNEL_ENCAP_IP = 2;
+const LWTUNNEL_IP_ID = 1;
+const LWTUNNEL_IP_DST = 2;
+const LWTUNNEL_IP_SRC = 3;
+const LWTUNNEL_IP_TTL = 4;
+const LWTUNNEL_IP_TOS = 5;
+const OUTER_TTL = 64;
+const INHERIT = 1;
 const RTAX_MTU = 2;
 const RTNH_F_ONLINK = 4;
 const RTN_UNICAST = 1;
@@ -53,13 +74,26 @@ function body(route: Route): Buffer {
   header.writeUInt8(route.device !== null && route.via === null ? SCOPE_LINK : SCOPE_UNIVERSE, 6);
   header.writeUInt8(route.device === null ? RTN_UNREACHABLE : RTN_UNICAST, 7);
   header.writeUInt32LE(route.via === null ? 0 : RTNH_F_ONLINK, 8);
+  const { encap = null, source = null } = route;
   const attributes: Attribute[] = [u32(RTA_TABLE, route.table)];
   if (route.destination.length > 0) attributes.push(raw(RTA_DST, addressBytes(route.destination.address)));
   if (route.device !== null) attributes.push(u32(RTA_OIF, route.device));
   if (route.via !== null) attributes.push(raw(RTA_GATEWAY, addressBytes(route.via)));
+  if (source !== null) attributes.push(raw(RTA_PREFSRC, addressBytes(source)));
+  if (encap !== null) attributes.push(...encapsulation(encap));
   if (route.metric > 0) attributes.push(u32(RTA_PRIORITY, route.metric));
   if (route.mtu > 0) attributes.push(nested(RTA_METRICS, [u32(RTAX_MTU, route.mtu)]));
   return Buffer.concat([header, encodeAttributes(attributes)]);
+}
+
+function encapsulation({ destination, source }: Encap): Attribute[] {
+  const type = Buffer.alloc(2);
+  type.writeUInt16LE(LWTUNNEL_ENCAP_IP);
+  const inner = [
+    raw(LWTUNNEL_IP_ID, new Uint8Array(8)), raw(LWTUNNEL_IP_DST, addressBytes(destination)), raw(LWTUNNEL_IP_SRC, addressBytes(source)),
+    u8(LWTUNNEL_IP_TTL, OUTER_TTL), u8(LWTUNNEL_IP_TOS, INHERIT),
+  ];
+  return [raw(RTA_ENCAP_TYPE, type), nested(RTA_ENCAP, inner)];
 }
 
 /** Adds it, or replaces the route with the same destination, table and metric. */
@@ -119,9 +153,20 @@ export function listRoutes(netlink: Netlink, protocol: number): Route[] {
       via: v4(attributes.get(RTA_GATEWAY)),
       mtu: metrics === undefined ? 0 : (readU32(decodeAttributes(metrics), RTAX_MTU) ?? 0),
       metric: readU32(attributes, RTA_PRIORITY) ?? 0,
+      encap: encapOf(attributes),
+      source: v4(attributes.get(RTA_PREFSRC)),
     });
   }
   return found;
+}
+
+function encapOf(attributes: ReadonlyMap<number, Buffer>): Encap | null {
+  const bytes = attributes.get(RTA_ENCAP);
+  if (bytes === undefined || attributes.get(RTA_ENCAP_TYPE)?.[0] !== LWTUNNEL_ENCAP_IP) return null;
+  const inner = decodeAttributes(bytes);
+  const source = v4(inner.get(LWTUNNEL_IP_SRC));
+  const destination = v4(inner.get(LWTUNNEL_IP_DST));
+  return source === null || destination === null ? null : { source, destination };
 }
 
 function v4(bytes: Buffer | undefined): Ipv4 | null {

@@ -66,7 +66,9 @@ t.test("whatever bytes claim to be netlink, the answer is a list or malformed-ne
 
 t.test("the committed object has what the drivers load", (t) => {
   const object = careofObject();
-  t.same(object.programs.map(({ name }) => name).sort(), ["home_egress", "home_ingress", "host_egress", "host_ingress", "port_ingress", "probe_decap"]);
+  t.same(object.programs.map(({ name }) => name).sort(), [
+    "home_egress", "home_ingress", "host_egress", "host_ingress", "ipip_home_egress", "ipip_home_ingress", "ipip_host_egress", "ipip_host_ingress", "ipip_port_ingress", "port_ingress", "probe_decap",
+  ]);
   const sizes = Object.fromEntries(object.maps.map(({ keySize, name, valueSize }) => [name, [keySize, valueSize]]));
   const home = encodeHomeEntry({ home: ipv4("198.51.100.7"), active: null, accept: [], mtu: 1480 });
   const host = encodeHostRecord({ role: "forward", to: ipv4("10.0.1.1"), sender: null, hold: null });

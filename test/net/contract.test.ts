@@ -8,7 +8,7 @@ import type { HomeTunnel, HostTunnel } from "../../net/tunnel.js";
 import { FakeVmPorts } from "../../net/vm-port-fake.js";
 import type { VmPort, VmPorts } from "../../net/vm-port.js";
 import { TEST_PROTOCOL } from "./lab/packets.js";
-import { CORRESPONDENT, deliver, GATEWAY, HOME_AGENT, MTU, Topology, type Guest, type Host } from "./lab/topology.js";
+import { CORRESPONDENT, deliver, DRIVERS, GATEWAY, HOME_AGENT, MTU, Topology, type Guest, type Host } from "./lab/topology.js";
 import { Wire } from "./lab/wire.js";
 
 /** Both ends on two hosts, and packets through them, whatever they are made of. */
@@ -60,7 +60,7 @@ async function real(): Promise<{ ends: Ends; guests: readonly Guest[]; close: ()
   const router = new Wire(topology.homeAgent, "lan").mac;
   let sequence = 0;
   const ends: Ends = {
-    driver: "bpf",
+    driver: DRIVERS.home,
     home: topology.home,
     hosts: placed.map(({ careOf, net, tunnel }) => ({ careOf, tunnel, within: (work) => net.within(work) })),
     inHome: (work) => topology.homeAgent.within(work),
@@ -218,7 +218,7 @@ t.test("tunnels: the fake", async (t) => {
   await made.close();
 });
 
-t.test("tunnels: tc-BPF in network namespaces", async (t) => {
+t.test(`tunnels: home agent ${DRIVERS.home}, hosts ${DRIVERS.hosts}, in network namespaces`, async (t) => {
   const made = await real();
   t.teardown(() => made.close());
   await tunnels(t, made);

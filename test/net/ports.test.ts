@@ -15,7 +15,7 @@ import { BpfHomeTunnel } from "../../net/tunnel-bpf-home.js";
 import { LinuxVmPorts } from "../../net/vm-port-linux.js";
 import type { VmPort } from "../../net/vm-port.js";
 import { GATEWAY } from "./lab/topology.js";
-import { Namespaces } from "./lab/namespaces.js";
+import { kernelHasIpip, Namespaces } from "./lab/namespaces.js";
 
 const TABLE = 77;
 const all = new Namespaces();
@@ -161,22 +161,33 @@ t.test("an uplink that disappears: what is left can still be taken down", async 
 t.test("the data plane is chosen with a reason, or refused with one", async (t) => {
   const home = { uplink: "uplink", address: ipv4("10.0.1.1"), homePrefixes: [prefix("198.51.100.0/24")], runDir: join(all.folder, "choice"), maxEntries: 10 };
   const hosts = { uplink: "uplink", careOf: ipv4("10.0.1.1"), homeAgents: [ipv4("192.0.2.1")], pathMtu: 0, runDir: join(all.folder, "choice-host"), maxEntries: 10 };
+  const hasIpip = kernelHasIpip(host);
   for (const wanted of DATA_PLANES) {
-    if (wanted === "ipip") {
-      t.throws(() => host.within(() => openHomeTunnel(wanted, home)), { code: "unsupported" });
-      t.throws(() => host.within(() => openHostTunnel(wanted, hosts)), { code: "unsupported" });
+    if (wanted === "ipip" && !hasIpip) {
+      t.throws(() => host.within(() => openHomeTunnel(wanted, home)), { code: "unsupported", message: /no ipip device/ });
+      t.throws(() => host.within(() => openHostTunnel(wanted, hosts)), { code: "unsupported", message: /no ipip device/ });
       continue;
     }
     const { reason, tunnel } = host.within(() => openHomeTunnel(wanted, home));
-    t.equal(tunnel.driver, "bpf");
-    t.not(reason, "");
+    t.equal(tunnel.driver, wanted === "ipip" ? "ipip" : "bpf");
+    t.match(reason, wanted === "auto" ? /takes the BPF programs/ : /^configured$/);
     await host.within(() => tunnel.close({ keep: false }));
     await host.within(() => tunnel.close({ keep: false }));
     const other = host.within(() => openHostTunnel(wanted, hosts));
+    t.equal(other.tunnel.driver, tunnel.driver);
     await host.within(() => other.tunnel.close({ keep: false }));
   }
   t.throws(() => host.within(() => openHomeTunnel("auto", { ...home, uplink: "nowhere0" })), { code: "no-link" });
-  t.throws(() => host.within(() => openHomeTunnel("auto", { ...home, uplink: "lo" })), { code: "unsupported", message: /not an Ethernet/ });
+  t.throws(() => host.within(() => openHostTunnel("auto", { ...hosts, uplink: "lo" })), { code: "unsupported", message: /bpf: .*not an Ethernet.*ipip: / });
+  if (hasIpip) {
+    const { reason, tunnel } = host.within(() => openHomeTunnel("auto", { ...home, uplink: "lo" }));
+    t.equal(tunnel.driver, "ipip", "a home agent's uplink of another kind");
+    t.match(reason, /bpf does not work here: .*not an Ethernet/);
+    await host.within(() => tunnel.close({ keep: false }));
+  } else {
+    t.throws(() => host.within(() => openHomeTunnel("auto", { ...home, uplink: "lo" })), { code: "unsupported", message: /bpf: .*not an Ethernet.*ipip: .*no ipip device/ });
+  }
+  t.notMatch(show("link"), /careof-ipip/);
   t.throws(() => host.within(() => openHostTunnel("bpf", { ...hosts, homeAgents: [] })), { code: "no-home-agent" });
   t.throws(() => host.within(() => openHostTunnel("bpf", { ...hosts, homeAgents: Array.from({ length: 9 }, () => ipv4("192.0.2.1")) })), { code: "too-many" });
 });

@@ -76,3 +76,14 @@ export class Namespaces {
     rmSync(this.folder, { recursive: true, force: true });
   }
 }
+
+/** Asked by making one. */
+export function kernelHasIpip(net: Namespace): boolean {
+  try {
+    net.exec("ip", "link", "add", "coprobe", "type", "ipip", "external");
+  } catch {
+    return false;
+  }
+  net.exec("ip", "link", "del", "coprobe");
+  return true;
+}

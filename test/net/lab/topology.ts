@@ -2,6 +2,8 @@ import { join } from "node:path";
 import { ipv4, mac, prefix, type Ipv4 } from "../../../model/address.js";
 import { BpfHomeTunnel } from "../../../net/tunnel-bpf-home.js";
 import { BpfHostTunnel } from "../../../net/tunnel-bpf-host.js";
+import { IpipHomeTunnel } from "../../../net/tunnel-ipip-home.js";
+import { IpipHostTunnel } from "../../../net/tunnel-ipip-host.js";
 import type { HomeEntry, HostDeliver } from "../../../net/tunnel.js";
 import { writeSysctlIfThere } from "../../../net/sysctl.js";
 import { LinuxVmPorts } from "../../../net/vm-port-linux.js";
@@ -13,6 +15,18 @@ export const CORRESPONDENT = ipv4("203.0.113.2");
 export const GATEWAY = { address: ipv4("169.254.1.1"), mac: mac("02:ca:4e:0f:00:01") };
 export const MTU = 1480;
 const TABLE = 1234;
+
+/** Which driver each end has. */
+export interface Drivers {
+  readonly home: "bpf" | "ipip";
+  readonly hosts: "bpf" | "ipip";
+}
+
+/** `CAREOF_TEST_DRIVERS=ipip,bpf`: of the home agent, of the hosts. The kernel must have an ipip device for it; test/uml/suite.ts runs where it has. */
+export const DRIVERS: Drivers = (() => {
+  const [home = "bpf", hosts = home] = (process.env["CAREOF_TEST_DRIVERS"] ?? "bpf").split(",").map((name) => (name === "ipip" ? "ipip" : "bpf"));
+  return { home, hosts };
+})();
 
 /** A host with the namespaces of the guests on it. */
 export interface Host {
@@ -65,11 +79,13 @@ export class Topology {
 
   homeTunnel(): BpfHomeTunnel {
     const runDir = join(this.all.folder, "home");
-    return new BpfHomeTunnel({ uplink: "uplink", address: HOME_AGENT, homePrefixes: [prefix("198.51.100.0/24")], runDir, maxEntries: 1000 });
+    const options = { uplink: "uplink", address: HOME_AGENT, homePrefixes: [prefix("198.51.100.0/24")], runDir, maxEntries: 1000 };
+    return DRIVERS.home === "ipip" ? new IpipHomeTunnel(options) : new BpfHomeTunnel(options);
   }
 
   hostTunnel(label: string, careOf: Ipv4): BpfHostTunnel {
-    return new BpfHostTunnel({ uplink: "uplink", careOf, homeAgents: [HOME_AGENT], pathMtu: 0, runDir: join(this.all.folder, label), maxEntries: 1000 });
+    const options = { uplink: "uplink", careOf, homeAgents: [HOME_AGENT], pathMtu: 0, runDir: join(this.all.folder, label), maxEntries: 1000 };
+    return DRIVERS.hosts === "ipip" ? new IpipHostTunnel(options) : new BpfHostTunnel(options);
   }
 
   port(guest: Guest): VmPort {
