@@ -12,6 +12,7 @@ import { Netlink } from "./netlink/client.js";
 import { deleteFilter, putFilter } from "./netlink/filters.js";
 import { deleteLink, ETHERNET, findLink, listLinks, requireLink } from "./netlink/links.js";
 import { probeHomeLan } from "./probe-home-lan.js";
+import { probeIpip } from "./probe-ipip.js";
 import { readSysctl, sysctlText, type Setting } from "./sysctl.js";
 import { clockIsSynchronised, close } from "./syscall.js";
 import { createTap } from "./tap.js";
@@ -207,6 +208,6 @@ export async function probeNetwork(uplink: string, home: HomeSide | null = null)
   const lan = home?.interface ?? null;
   return [
     ...probeKernel(), ...probeJit(), probeUplink(uplink), ...(home === null || lan === null ? [] : [probeHomeLan(lan, home.prefixes)]),
-    probeForwarding(lan === null ? [uplink] : [uplink, lan]), probeReversePath(uplink, home), await probeNetfilter(home?.prefixes), probeClock(),
+    probeForwarding(lan === null ? [uplink] : [uplink, lan]), probeReversePath(uplink, home), await probeNetfilter(home?.prefixes), probeClock(), probeIpip(),
   ];
 }

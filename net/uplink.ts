@@ -5,6 +5,6 @@ import { ETHERNET, requireLink, type Link } from "./netlink/links.js";
 /** The uplink as it is now. @throws CareofError `no-link`, `unsupported` (not Ethernet) */
 export function requireEthernet(netlink: Netlink, name: string): Link {
   const link = requireLink(netlink, name);
-  if (link.hardware !== ETHERNET) throw new CareofError("unsupported", `the uplink ${name} is not an Ethernet interface, which the bpf driver needs`);
+  if (link.hardware !== ETHERNET) throw new CareofError("unsupported", `the uplink ${name} is not an Ethernet interface, which this data plane needs`);
   return link;
 }

@@ -6,6 +6,7 @@ import { dirname, join } from "node:path";
 import { chooseAccelerator } from "../../agent/hypervisor/accelerator.js";
 import { SystemClock } from "../../model/clock.js";
 import { probeClock, probeForwarding, probeJit, probeKernel, probeNetfilter, probeNetwork, type HomeSide, type Probe } from "../../net/probe.js";
+import { probeIpip } from "../../net/probe-ipip.js";
 import { readSysctl, writeSysctl } from "../../net/sysctl.js";
 import { must } from "../lab/command.js";
 import type { Machine } from "./checks.js";
@@ -45,7 +46,7 @@ export class ThisMachine implements Machine {
 
   async network(uplink: string | null, home: HomeSide | null): Promise<readonly Probe[]> {
     if (uplink !== null) return probeNetwork(uplink, home);
-    return [...probeKernel(), ...probeJit(), probeForwarding(), await probeNetfilter(), probeClock()];
+    return [...probeKernel(), ...probeJit(), probeForwarding(), await probeNetfilter(), probeClock(), probeIpip()];
   }
 }
 

@@ -9,7 +9,7 @@
 
 #include "packet.h"
 
-#define INHERIT_TOS 1 /* the device copies DSCP and ECN (RFC 6040), and DF */
+#define INHERIT_TOS 1 /* the device copies DSCP and ECN (RFC 6040) */
 /* Before Linux 6.0 the helpers know no local address. */
 #define OLD_KEY offsetof(struct bpf_tunnel_key, local_ipv4)
 
@@ -42,7 +42,7 @@ static __always_inline int send_by_device(struct __sk_buff *skb, const struct co
 		.tunnel_ttl = ttl,
 	};
 
-	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), 0) && bpf_skb_set_tunnel_key(skb, &key, OLD_KEY, 0))
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_DONT_FRAGMENT) && bpf_skb_set_tunnel_key(skb, &key, OLD_KEY, BPF_F_DONT_FRAGMENT))
 		return TC_ACT_SHOT;
 	return bpf_redirect(me->uplink, 0);
 }

@@ -27,7 +27,7 @@ export interface Route {
   readonly source?: Ipv4 | null;
 }
 
-/** `encap ip`: the outer TTL is 64, DSCP, ECN and DF are the inner header's. */
+/** `encap ip`: the outer TTL is 64, DSCP and ECN are the inner header's, DF is set always (RFC 2003 §5.1; a packet that may be cut is cut before). */
 export interface Encap {
   readonly source: Ipv4;
   readonly destination: Ipv4;
@@ -52,6 +52,9 @@ const LWTUNNEL_IP_DST = 2;
 const LWTUNNEL_IP_SRC = 3;
 const LWTUNNEL_IP_TTL = 4;
 const LWTUNNEL_IP_TOS = 5;
+const LWTUNNEL_IP_FLAGS = 6;
+/** TUNNEL_DONT_FRAGMENT, in network order. */
+const DONT_FRAGMENT = Uint8Array.of(1, 0);
 const OUTER_TTL = 64;
 const INHERIT = 1;
 const RTAX_MTU = 2;
@@ -91,7 +94,7 @@ function encapsulation({ destination, source }: Encap): Attribute[] {
   type.writeUInt16LE(LWTUNNEL_ENCAP_IP);
   const inner = [
     raw(LWTUNNEL_IP_ID, new Uint8Array(8)), raw(LWTUNNEL_IP_DST, addressBytes(destination)), raw(LWTUNNEL_IP_SRC, addressBytes(source)),
-    u8(LWTUNNEL_IP_TTL, OUTER_TTL), u8(LWTUNNEL_IP_TOS, INHERIT),
+    u8(LWTUNNEL_IP_TTL, OUTER_TTL), u8(LWTUNNEL_IP_TOS, INHERIT), raw(LWTUNNEL_IP_FLAGS, DONT_FRAGMENT),
   ];
   return [raw(RTA_ENCAP_TYPE, type), nested(RTA_ENCAP, inner)];
 }
@@ -128,7 +131,8 @@ export function putRoute(netlink: Netlink, route: Route): void {
 /** Idempotent; the interface may be gone. */
 export function deleteRoute(netlink: Netlink, route: Route): void {
   try {
-    netlink.request({ type: RTM_DELROUTE, flags: 0, body: body(route), what: `to remove the route to ${route.destination.address}` });
+    // Destination, table, metric and device name it well enough; outer addresses would have to be the same to the flag.
+    netlink.request({ type: RTM_DELROUTE, flags: 0, body: body({ ...route, encap: null }), what: `to remove the route to ${route.destination.address}` });
   } catch (thrown) {
     const errno = errnoOf(thrown);
     if (errno !== ESRCH && errno !== ENOENT && errno !== ENODEV) throw thrown;

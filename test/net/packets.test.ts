@@ -7,7 +7,7 @@ import { Netlink } from "../../net/netlink/client.js";
 import { deleteFilter, putFilter, type Filter } from "../../net/netlink/filters.js";
 import { requireLink } from "../../net/netlink/links.js";
 import { arpRequest, encode, ETHERTYPE, frame, ICMP, IPIP, TEST_PROTOCOL, type Packet, type Sketch } from "./lab/packets.js";
-import { bound, CORRESPONDENT, deliver, GATEWAY, HOME_AGENT, MTU, Topology, type Guest } from "./lab/topology.js";
+import { bound, CORRESPONDENT, deliver, DRIVERS, GATEWAY, HOME_AGENT, MTU, Topology, type Guest } from "./lab/topology.js";
 import { Wire } from "./lab/wire.js";
 
 const topology = new Topology();
@@ -61,8 +61,8 @@ t.test("down: the outer header, and what the guest gets", async (t) => {
     const payload = payloadOf("down");
     down({ payload, dontFragment, tos: 0xb9, id: 77 });
     const outer = await towardsHome.packet(({ protocol }) => protocol === IPIP);
-    t.match(outer, { source: HOME_AGENT, destination: a.careOf, ttl: 64, tos: 0xb9, dontFragment, fragment: 0 });
-    t.equal(outer?.id === 0, dontFragment, "only what may be fragmented needs an identification");
+    t.match(outer, { source: HOME_AGENT, destination: a.careOf, ttl: 64, tos: 0xb9, dontFragment: dontFragment || DRIVERS.home === "ipip", fragment: 0 });
+    if (DRIVERS.home === "bpf") t.equal(outer?.id === 0, dontFragment, "only what may be fragmented needs an identification");
     t.same(outer?.payload, encode({ source: CORRESPONDENT, destination: one.home, payload, dontFragment, tos: 0xb9, id: 77, ttl: 63 }), "one hop less, else untouched");
     const seen = await oneOnA.frame((bytes) => (bytes.includes(payload) ? bytes : null));
     t.same(seen?.subarray(0, 14), frame(one.mac, GATEWAY.mac, ETHERTYPE.ipv4, Buffer.alloc(0)), "from the gateway's MAC to the VM's");
@@ -110,24 +110,27 @@ t.test("what a tunnel's mouth refuses", async (t) => {
   const stranger = ipv4("10.0.9.9");
   const toHome = (outer: Partial<Sketch>): void => { towardsHome.sendIp(homeUplink, { source: a.careOf, destination: HOME_AGENT, protocol: IPIP, payload: inner, ...outer }); };
   const toA = (outer: Partial<Sketch>): void => { towardsA.sendIp(uplinkOfA, { source: HOME_AGENT, destination: a.careOf, protocol: IPIP, payload: innerDown, ...outer }); };
-  const table: readonly [string, "home" | "a", string, ReturnType<typeof ipAddress>, () => void][] = [
+  // `null`: the kernel's device drops it before careof could count it; `ip -s link` counts it there.
+  const table: readonly [string, "home" | "a", string | null, ReturnType<typeof ipAddress>, () => void][] = [
     ["home agent: an outer source that is not listed", "home", "not-listed", one.home, () => { toHome({ source: stranger }); }],
     ["home agent: an inner source without a binding", "home", "no-binding", nobody, () => { toHome({ payload: encode({ source: two.home, destination: CORRESPONDENT }) }); }],
-    ["home agent: an outer fragment", "home", "fragment", nobody, () => { toHome({ dontFragment: false, fragment: 0x2000 }); }],
+    ["home agent: an outer fragment", "home", DRIVERS.home === "ipip" ? null : "fragment", nobody, () => { toHome({ dontFragment: false, fragment: 0x2000 }); }],
     ["home agent: no IPv4 inside", "home", "malformed", nobody, () => { toHome({ payload: Buffer.alloc(40, 0x60) }); }],
-    ["home agent: nothing inside", "home", "malformed", nobody, () => { toHome({ payload: Buffer.alloc(0) }); }],
+    ["home agent: nothing inside", "home", DRIVERS.home === "ipip" ? null : "malformed", nobody, () => { toHome({ payload: Buffer.alloc(0) }); }],
     ["home agent: an inner length that lies", "home", "malformed", nobody, () => { toHome({ payload: Buffer.concat([inner.subarray(0, 2), Buffer.from([1, 0]), inner.subarray(4)]) }); }],
     ["host: an outer source that is no home agent", "a", "not-listed", one.home, () => { toA({ source: stranger }); }],
     ["host: another host, not listed", "a", "not-listed", one.home, () => { toA({ source: b.careOf }); }],
     ["host: a VM that is not here", "a", "no-binding", nobody, () => { toA({ payload: encode({ source: CORRESPONDENT, destination: two.home }) }); }],
-    ["host: congestion on a packet that cannot say so", "a", "refused", one.home, () => { toA({ tos: 3 }); }],
+    ["host: congestion on a packet that cannot say so", "a", DRIVERS.hosts === "ipip" ? null : "refused", one.home, () => { toA({ tos: 3 }); }],
   ];
   for (const [what, where, reason, home, send] of table) {
     await t.test(what, async (t) => {
-      await counts(t, where, reason, async () => {
+      const work = async (): Promise<void> => {
         send();
         t.ok(await (where === "home" ? lan : oneOnA).silent(anyTest));
-      }, home);
+      };
+      if (reason === null) await work();
+      else await counts(t, where, reason, work, home);
     });
   }
   await t.test("protocol 4 for somebody else passes", async (t) => {

@@ -10,6 +10,7 @@ import { Netlink } from "../../net/netlink/client.js";
 import { requireLink } from "../../net/netlink/links.js";
 import { deleteRoute, listRoutes, MAIN_TABLE, putRoute, type Route } from "../../net/netlink/routes.js";
 import { probeForwarding, probeNetfilter, probeNetwork, probeReversePath, probeUplink } from "../../net/probe.js";
+import { probeIpip } from "../../net/probe-ipip.js";
 import { close, ioctl, open, requireInterface } from "../../net/syscall.js";
 import { BpfHomeTunnel } from "../../net/tunnel-bpf-home.js";
 import { LinuxVmPorts } from "../../net/vm-port-linux.js";
@@ -215,7 +216,8 @@ t.test("a program that the verifier refuses says why; pins of another shape are 
 t.test("probes find what is wrong, and say how to mend it", async (t) => {
   const names = (await host.within(() => probeNetwork("uplink"))).map(({ name, ok }) => [name, ok]);
   t.same(names.slice(0, 4), [["bpf", true], ["tun", true], ["clsact", true], ["uplink", true]]);
-  t.notMatch(show("link"), /coprobe/);
+  t.match(host.within(() => probeIpip()), { ok: true, found: kernelHasIpip(host) ? /has the ipip device/ : /no ipip device/ });
+  t.notMatch(show("link"), /coprobe|coipip/);
   host.sysctl("net.ipv4.ip_forward", "0");
   t.match(host.within(() => probeForwarding()), { ok: "warn", mend: /ip_forward=1/ });
   host.sysctl("net.ipv4.ip_forward", "1");

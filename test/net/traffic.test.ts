@@ -1,11 +1,7 @@
-import { once } from "node:events";
-import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
-import { z } from "zod";
-import type { Namespace } from "./lab/namespaces.js";
 import { bound, deliver, Topology, type Guest } from "./lab/topology.js";
+import { exchanged, ready, received, sent, Worker } from "./lab/workers.js";
 
 const topology = new Topology();
 const { a, b, correspondent, homeAgent } = topology;
@@ -16,46 +12,6 @@ for (const host of [a, b]) {
 }
 t.teardown(() => topology.close());
 t.setTimeout(120_000); // a busy machine
-
-const worker = join(import.meta.dirname, "lab", "worker.js");
-
-/** A worker in a namespace: its lines, one after another. */
-class Worker {
-  readonly #child;
-  readonly #lines;
-
-  constructor(net: Namespace, ...given: readonly (string | number)[]) {
-    this.#child = net.spawn(process.execPath, worker, ...given.map(String));
-    this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]();
-    this.#child.stderr.pipe(process.stderr);
-  }
-
-  /** To ask, between other things, whether something still goes on. */
-  static running(work: Promise<unknown>): { readonly on: () => boolean; readonly end: Promise<void> } {
-    let running = true;
-    const end = work.then(() => { running = false; });
-    return { on: () => running, end };
-  }
-
-  async line<T>(schema: z.ZodType<T>): Promise<T> {
-    const next = await this.#lines.next();
-    if (next.done === true) throw new Error("the worker ended without an answer");
-    return schema.parse(JSON.parse(next.value));
-  }
-
-  stop(): void {
-    this.#child.kill("SIGTERM");
-  }
-
-  async ended(): Promise<void> {
-    if (this.#child.exitCode === null && this.#child.signalCode === null) await once(this.#child, "exit");
-  }
-}
-
-const ready = z.object({ ready: z.literal(true) });
-const sent = z.object({ sent: z.number() });
-const received = z.object({ received: z.number(), overflowed: z.number(), duplicated: z.number(), reordered: z.number() });
-const exchanged = z.object({ sent: z.number(), received: z.number(), same: z.boolean(), seconds: z.number() });
 
 function drops(counters: { readonly dropped: Readonly<Record<string, number>> }): number {
   return Object.entries(counters.dropped).reduce((sum, [reason, count]) => sum + (reason === "not-ipv4" || reason === "multicast" ? 0 : count), 0);

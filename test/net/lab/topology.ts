@@ -60,7 +60,10 @@ export class Topology {
   readonly b: Host;
   readonly guests: readonly Guest[];
 
-  constructor() {
+  readonly #maxEntries: number;
+
+  constructor({ maxEntries = 1000 }: { readonly maxEntries?: number } = {}) {
+    this.#maxEntries = maxEntries;
     const { all } = this;
     this.correspondent = all.make("c");
     this.homeAgent = all.make("h");
@@ -79,12 +82,12 @@ export class Topology {
 
   homeTunnel(): BpfHomeTunnel {
     const runDir = join(this.all.folder, "home");
-    const options = { uplink: "uplink", address: HOME_AGENT, homePrefixes: [prefix("198.51.100.0/24")], runDir, maxEntries: 1000 };
+    const options = { uplink: "uplink", address: HOME_AGENT, homePrefixes: [prefix("198.51.100.0/24")], runDir, maxEntries: this.#maxEntries };
     return DRIVERS.home === "ipip" ? new IpipHomeTunnel(options) : new BpfHomeTunnel(options);
   }
 
   hostTunnel(label: string, careOf: Ipv4): BpfHostTunnel {
-    const options = { uplink: "uplink", careOf, homeAgents: [HOME_AGENT], pathMtu: 0, runDir: join(this.all.folder, label), maxEntries: 1000 };
+    const options = { uplink: "uplink", careOf, homeAgents: [HOME_AGENT], pathMtu: 0, runDir: join(this.all.folder, label), maxEntries: this.#maxEntries };
     return DRIVERS.hosts === "ipip" ? new IpipHostTunnel(options) : new BpfHostTunnel(options);
   }
 
