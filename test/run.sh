@@ -1,9 +1,9 @@
 #!/bin/bash
-# Every test of careof: set-up, types, lint, the BPF object, unit and contract tests, then the lab with real guests, one file after another, then every fault at some
-# of the moments of a move.
+# Every test of careof: set-up, types, lint, the BPF object, unit and contract tests, those of the ipip data plane in user-mode-linux, then the lab with real guests, one
+# file after another, then every fault at some of the moments of a move.
 #
 #   npm test                        everything
-#   npm test -- --only unit|lab|faults|lint
+#   npm test -- --only unit|uml|lab|faults|lint
 #   npm test -- test/cli/api.test.ts ...    these files (built first)
 #   npm test -- --no-setup ...      on a machine that is set up already
 #
@@ -12,6 +12,8 @@
 set -uo pipefail
 export LC_ALL=C
 
+# User-mode-linux, which is slow.
+UML_LIMIT_S=600
 # Thirty cells take about four minutes; a machine twice as slow gets through as well.
 FAULTS_LIMIT_S=900
 
@@ -19,7 +21,7 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$repo" || exit 1
 
 usage() {
-  echo "usage: npm test [-- [--no-setup] [--only unit|lab|faults|lint | FILE.test.ts ...]]" >&2
+  echo "usage: npm test [-- [--no-setup] [--only unit|uml|lab|faults|lint | FILE.test.ts ...]]" >&2
   exit 2
 }
 
@@ -40,7 +42,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-case $only in all | unit | lab | faults | lint) ;; *) usage ;; esac
+case $only in all | unit | uml | lab | faults | lint) ;; *) usage ;; esac
 
 # built SOURCE: the compiled file that stands for test/x.test.ts. Made from the source's name, so that what is left of a deleted test never runs.
 built() {
@@ -98,7 +100,7 @@ check() {
 
 # run_tap OPTION... -- SOURCE...: the tests through tap and the reader, whose counts go into the totals.
 run_tap() {
-  local options=() compiled=() before reader status source
+  local options=() compiled=() source
   while [ "$1" != -- ]; do
     options+=("$1")
     shift
@@ -110,10 +112,16 @@ run_tap() {
     failed
     return
   fi
+  read_tap node_modules/.bin/tap --reporter=tap "${options[@]}" "${compiled[@]}"
+}
+
+# read_tap COMMAND...: a command that speaks TAP, and the reader.
+read_tap() {
+  local before reader status
   before=$(wc -l <"$totals")
   node test/closing-line.mjs "$totals" <"$work/tap" &
   reader=$!
-  node_modules/.bin/tap --reporter=tap "${options[@]}" "${compiled[@]}" >"$work/tap" 2>"$work/stderr" &
+  "$@" >"$work/tap" 2>"$work/stderr" &
   running=$!
   wait "$running"
   status=$?
@@ -161,6 +169,16 @@ if [ "$only" = all ] || [ "$only" = unit ]; then
   stage "unit and contract tests"
   mapfile -t unit < <(find test -name '*.test.ts' -not -path 'test/lab/*' | sort)
   run_tap -- "${unit[@]}"
+fi
+
+if [ "$only" = all ] || [ "$only" = uml ]; then
+  stage "ipip: the kernel's own tunnel device, in user-mode-linux"
+  if timeout --kill-after=10 120 bash test/uml/boot.sh true >"$work/uml.log" 2>&1; then
+    read_tap timeout --kill-after=60 "$UML_LIMIT_S" bash test/uml/boot.sh node dist/test/uml/suite.js
+  else
+    echo "  SKIP user-mode-linux does not boot here: $(tail -n 1 "$work/uml.log")"
+    skipped
+  fi
 fi
 
 if [ "$only" = all ] || [ "$only" = lab ]; then

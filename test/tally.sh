@@ -9,6 +9,7 @@ running=
 
 passed() { echo "1 0 0" >>"$totals"; }
 failed() { echo "0 1 0" >>"$totals"; }
+skipped() { echo "0 0 1" >>"$totals"; }
 
 # Shows the lines of a command as they come, and keeps its last count. Not awk: mawk, which is Debian's, reads a pipe by blocks.
 pass_on() {

@@ -6,9 +6,12 @@ import type { Readable } from "node:stream";
 import { inNamespace } from "../../../net/netns.js";
 import { unmount } from "../../../net/syscall.js";
 
+/** Ten thousand routes are more than a megabyte. */
+const MAX_OUTPUT = 32 * 1024 * 1024;
+
 /** What a command printed; throws with its standard error when it fails. */
 function run(command: string, given: readonly string[], input = ""): string {
-  return execFileSync(command, given, { input, encoding: "utf8", stdio: ["pipe", "pipe", "pipe"], timeout: 20_000 });
+  return execFileSync(command, given, { input, encoding: "utf8", stdio: ["pipe", "pipe", "pipe"], timeout: 60_000, maxBuffer: MAX_OUTPUT });
 }
 
 /** One network namespace of a test. Never entered by `ip netns exec`, which would remount /sys. */

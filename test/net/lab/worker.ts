@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 /*
  * Traffic from inside a namespace, one process each:
- *   udp-send ADDRESS PORT COUNT PER_MS [BYTES]   numbered datagrams of 100 bytes or so many, then {"sent"}
+ *   udp-send ADDRESS PORT COUNT PER_MS [BYTES,...]   numbered datagrams of 100 bytes, or of these sizes by turns, then {"sent"}
  *   udp-receive PORT                     {"ready"}, and on SIGTERM {"received","overflowed","duplicated","reordered"}
  *   tcp-serve PORT                       {"ready"}; whoever connects sends BYTES and gets as many back
  *   tcp-exchange ADDRESS PORT BYTES      sends a pattern, reads it back: {"sent","received","same","seconds"}
@@ -16,7 +16,7 @@ function say(line: object): void {
   process.stdout.write(`${JSON.stringify(line)}\n`);
 }
 
-async function udpSend(address: string, port: number, count: number, perMillisecond: number, bytes: number): Promise<void> {
+async function udpSend(address: string, port: number, count: number, perMillisecond: number, sizes: readonly number[]): Promise<void> {
   const socket = createSocket("udp4");
   await new Promise<void>((resolve) => { socket.bind(0, resolve); });
   const begun = performance.now();
@@ -24,7 +24,7 @@ async function udpSend(address: string, port: number, count: number, perMillisec
     // After a stall it falls behind instead of catching up in one burst, which no queue on the way would hold.
     const due = Math.min(count, sent + 10 * perMillisecond, Math.ceil((performance.now() - begun) * perMillisecond));
     for (; sent < due; sent++) {
-      const datagram = Buffer.alloc(bytes);
+      const datagram = Buffer.alloc(sizes[sent % sizes.length] ?? 0);
       datagram.writeUInt32BE(sent);
       await new Promise<void>((resolve, reject) => { socket.send(datagram, port, address, (failure) => { if (failure === null) resolve(); else reject(failure); }); });
     }
@@ -90,7 +90,7 @@ const [mode = "", ...given] = process.argv.slice(2);
 const number = (index: number): number => Number(given[index]);
 switch (mode) {
   case "udp-send":
-    await udpSend(given[0] ?? "", number(1), number(2), number(3), given.length > 4 ? number(4) : 100);
+    await udpSend(given[0] ?? "", number(1), number(2), number(3), (given[4] ?? "100").split(",").map(Number));
     break;
   case "udp-receive":
     udpReceive(number(0));

@@ -1,0 +1,33 @@
+import t from "tap";
+import { inNamespace, must } from "../../deploy/lab/command.js";
+import { ExternalLab } from "../../deploy/lab/external.js";
+import { flipsUnderTraffic } from "../../deploy/lab/flips.js";
+import { PLAN } from "../../deploy/lab/plan.js";
+import { DRIVERS } from "../net/lab/topology.js";
+
+/*
+ * The whole path on the ipip data plane: home agent and two host agents as processes of their own from ordinary configuration, a VM that is a namespace, and its moves
+ * under traffic. User-mode-linux has one slow CPU, so nothing here is about time.
+ */
+t.setTimeout(200_000);
+const FLIPS = 4;
+
+await t.test("a VM moves between two hosts", async (t) => {
+  const lab = await ExternalLab.start({
+    homeAgent: { tunnel: { uplink: "core0", address: PLAN.homeAgent.core, dataPlane: DRIVERS.home } },
+    agent: { tunnel: { dataPlane: DRIVERS.hosts }, qemu: { accel: "tcg" } },
+  });
+  t.teardown(() => lab.close());
+  const hosts = JSON.parse((await lab.lab.careof(["hosts", "--output", "json"])).stdout) as { readonly capabilities: { readonly dataPlane: string } }[];
+  t.same(hosts.map(({ capabilities }) => capabilities.dataPlane), [DRIVERS.hosts, DRIVERS.hosts]);
+  const homeRoutes = (): Promise<string> => must(inNamespace(lab.lab.namespace("h"), ["ip", "route", "show", "proto", "202"]));
+  t.match(await homeRoutes(), new RegExp(`${PLAN.guest.address} +encap ip .* dst ${PLAN.hosts["host-a"].careOf} `));
+
+  const { windows, survived } = await flipsUnderTraffic(lab, { order: "plug", hooks: true, flips: FLIPS, pps: 200, marginMs: 800 });
+  t.ok(survived, "no session broke");
+  const lost = windows.map((window) => window.sentDown - window.receivedDown + window.sentUp - window.receivedUp);
+  t.comment(`lost ${lost.join(" ")} of ${String(windows.reduce((sum, { sentDown, sentUp }) => sum + sentDown + sentUp, 0))}`);
+  t.equal(lost.reduce((sum, each) => sum + each, 0), 0, "nothing was lost");
+  t.match(await homeRoutes(), new RegExp(`${PLAN.guest.address} +encap ip .* dst ${PLAN.hosts[lab.at ?? "host-a"].careOf} `));
+  t.same(await lab.close(), [], "nothing is left");
+});
