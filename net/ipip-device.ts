@@ -8,6 +8,9 @@ import { routeFor, writeSysctlIfThere } from "./sysctl.js";
 /** There is one of its kind per namespace, so one name will do. */
 export const IPIP_DEVICE = "careof-ipip";
 
+/** Below what the kernel allows such a device (65,515 bytes, earlier kernels a little less); an uplink such as `lo` may have more. */
+const LARGEST_MTU = 65_000;
+
 /** Whose end it is: they check different things on the same hooks. */
 export type End = "home" | "host";
 
@@ -19,7 +22,8 @@ function alias(end: End): string {
  * The device, down if it is new: no packet takes it yet. Idempotent.
  * @throws CareofError `unsupported` (this kernel has no ipip), `not-ours` (another program's external device is here, or the other end's), `kernel-refused`
  */
-export function ensureIpipDevice(netlink: Netlink, end: End, mtu: number): Link {
+export function ensureIpipDevice(netlink: Netlink, end: End, wantedMtu: number): Link {
+  const mtu = Math.min(wantedMtu, LARGEST_MTU);
   const found = findLink(netlink, IPIP_DEVICE);
   if (found === null) create(netlink, mtu);
   const link = found ?? requireLink(netlink, IPIP_DEVICE);

@@ -161,7 +161,7 @@ function defaultDevices(): string[] {
 
 /**
  * What is inside the tunnels passes netfilter's forward hook on the home agent, both ways; a chain that drops by policy there swallows the VMs' traffic. `prefixes`:
- * the home prefixes of a home agent; none on a host, where only the ipip data plane's packets pass it.
+ * the home prefixes of a home agent; none on a host, where neither data plane's packets pass it.
  */
 export async function probeNetfilter(prefixes: readonly Prefix[] = []): Promise<Probe> {
   const name = "netfilter";
@@ -183,7 +183,7 @@ export async function probeNetfilter(prefixes: readonly Prefix[] = []): Promise<
   return {
     name, ok: "warn", found: `${deaf.join(", ")} drops forwarded packets by policy`,
     mend: prefixes.length === 0
-      ? "on a home agent accept traffic from and to the home prefixes there (for Docker: in the chain DOCKER-USER); on a host too if its data plane is ipip, which bpf is not seen by"
+      ? "on a home agent accept traffic from and to the home prefixes there (for Docker: in the chain DOCKER-USER); on a host nothing of the VMs passes there"
       : `accept traffic from and to ${traffic} there (for Docker: in the chain DOCKER-USER)`,
   };
 }

@@ -22,7 +22,7 @@ const seen = (net: typeof homeAgent): string => [net.exec("ip", "-d", "link", "s
 
 t.test("the device, in the kernel's own words", async (t) => {
   await homeAgent.within(() => topology.home.set([bound(one, a), { home: ipv4("198.51.100.8"), active: null, accept: [], mtu: 1300 }]));
-  t.match(homeAgent.exec("ip", "-d", "link", "show", "careof-ipip"), /<NOARP,UP,LOWER_UP> mtu 1480.*alias careof:home.*ipip external/s);
+  t.match(homeAgent.exec("ip", "-d", "link", "show", "careof-ipip"), /<NOARP,UP,LOWER_UP> mtu 1480.*ipip external.*alias careof:home/s);
   const routes = homeAgent.exec("ip", "route", "show", "proto", "202");
   t.match(routes, new RegExp(`^${one.home} +encap ip id 0 src ${HOME_AGENT} dst ${a.careOf} ttl 64 tos 1.* dev careof-ipip scope link src ${HOME_AGENT} mtu 1480`, "m"));
   t.match(routes, /^198\.51\.100\.8 dev careof-ipip scope link src \S+ mtu 1300/m);
