@@ -144,12 +144,22 @@ function valueOf({ ceiling, learned }: Path): number {
 const AF_INET = 2;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
 const IPPROTO_RAW = 255;
+const IPPROTO_IP = 0;
+const IP_MTU_DISCOVER = 10;
+const IP_PMTUDISC_PROBE = 3;
 
 /** Raw sockets of the network namespace in which it was made. */
 export class LinuxPathWire implements PathWire {
   readonly #errors = new FragNeededSocket();
   readonly #probes = sys.socket(AF_INET, SOCK_RAW_CLOEXEC, IPPROTO_RAW);
   #readiness: Readiness | null = null;
+
+  constructor() {
+    // Where the kernel has a tunnel device it learns of the path too, and would answer a probe itself.
+    const probe = Buffer.alloc(4);
+    probe.writeUInt32LE(IP_PMTUDISC_PROBE);
+    sys.setSocketOption(this.#probes, IPPROTO_IP, IP_MTU_DISCOVER, probe);
+  }
 
   listen(heard: (said: FragNeeded) => void, failed: (error: CareofError) => void): void {
     const readiness = new Readiness(failed);

@@ -106,6 +106,19 @@ t.test("up: the host finds it in the same way, and the guest hears it from its g
   paths.close();
 });
 
+t.test("a path that became wider carries a larger probe, whatever the kernel itself has learned", async (t) => {
+  await homeAgent.within(() => topology.home.set([bound(one, b)]));
+  const wire = homeAgent.within(() => new LinuxPathWire());
+  const uplink = new Wire(b.net, "uplink");
+  const outer = (bytes: number) => ({ payload, protocol }: Packet): boolean => protocol === IPIP && payload.length === bytes - 20;
+  wire.probe(HOME_AGENT, b.careOf, LINK);
+  t.ok(await uplink.silent(outer(LINK)));
+  router.ip("route replace 10.0.2.0/24 dev tob");
+  wire.probe(HOME_AGENT, b.careOf, LINK);
+  t.ok(await uplink.packet(outer(LINK)));
+  wire.close();
+});
+
 t.test("forged: of an address that no tunnel goes to, of a packet that we did not send, and below the floor", async (t) => {
   const changes: number[] = [];
   const paths = watch("home", (_to, mtu) => { changes.push(mtu); });

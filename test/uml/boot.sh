@@ -32,7 +32,7 @@ trap end EXIT
 trap 'exit 130' INT TERM
 
 sed -u 's/\r$//' <"$work/console" | awk -v status="$work/status" '
-  /^careof-uml: ended / { print $3 > status; close(status); next }
+  /^careof-uml: ended / { print $3 > status; close(status); running = 0; next }
   /^careof-uml: running$/ { running = 1; next }
   running { print; fflush() }' &
 reader=$!

@@ -22,7 +22,7 @@ export interface Drivers {
   readonly hosts: "bpf" | "ipip";
 }
 
-/** `CAREOF_TEST_DRIVERS=ipip,bpf`: of the home agent, of the hosts. The kernel must have an ipip device for it; test/uml/suite.ts runs where it has. */
+/** `CAREOF_TEST_DRIVERS=ipip,bpf`: of the home agent, of the hosts. The kernel must have an ipip device for it; test/uml/main.ts runs where it has. */
 export const DRIVERS: Drivers = (() => {
   const [home = "bpf", hosts = home] = (process.env["CAREOF_TEST_DRIVERS"] ?? "bpf").split(",").map((name) => (name === "ipip" ? "ipip" : "bpf"));
   return { home, hosts };
