@@ -14,7 +14,8 @@ const USAGE = `usage: npm run bench -- handover --json FILE [--quick] [--only CA
               --quick 5. Cases: udp-1k udp-10k long-pause delay-20ms asymmetric external
   migrate     moves an idle guest and one that writes to its memory as fast as it can, over 1 and 2 channels, in turns with a bare QEMU that does
               the same without careof: total time, pause and bytes; 20 moves a case, with --quick 5
-  dataplane   our tunnels beside plain forwarding, VXLAN and wireguard-go: TCP and 64-byte packets both ways, 15 rounds of each in turn, with --quick 8
+  dataplane   our tunnels beside plain forwarding, VXLAN and wireguard-go: TCP and 64-byte packets both ways, 15 rounds of each in turn,
+              with --quick 8; without --quick also the ipip data plane beside the bare kernel device, in user-mode-linux
   repoint     how long the kernel takes to send a VM's packets elsewhere, how long a start with 100,000 bindings takes, and whether
               1,000 re-points under traffic lose a packet
 

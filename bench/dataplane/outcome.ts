@@ -2,7 +2,8 @@ import { estimate, quantile, ratios, type Interval } from "../statistics.js";
 import type { Metric, Round, Sample } from "./measure.js";
 
 export const VARIANTS = ["plain", "bpf", "ipip", "vxlan", "wireguard-go"] as const;
-export type VariantName = (typeof VARIANTS)[number];
+/** `device`: the bare kernel ipip device, beside which our driver for it is measured. */
+export type VariantName = (typeof VARIANTS)[number] | "device";
 
 /** The ratios of one way to another, each the median of the rounds' ratios. */
 export interface Ratios {
@@ -37,6 +38,8 @@ export interface VariantResult extends Compared {
   readonly cpuNsPerPacket: number | null;
   /** Why there are no figures. */
   readonly notMeasured?: string;
+  /** Another machine than the other variants': only the ratios, which are to its own plain forwarding, can be compared. */
+  readonly measuredIn?: string;
 }
 
 /** What ten thousand bindings cost: the same driver with so many at both ends beside one. */

@@ -5,8 +5,8 @@ import type { RatioName, VariantResult } from "./outcome.js";
 /** The text of RESULTS.md. */
 export function report(result: DataplaneResult): string {
   const measured = result.variants.filter((each) => each.notMeasured === undefined);
-  const rows = measured.map((each) => [
-    each.name, `${number(each.tcpDownGbps, 1)} / ${number(each.tcpUpGbps, 1)}`, ratio(each, "tcpDownRatio"), ratio(each, "tcpUpRatio"),
+  const rows = (result.ipip === null ? measured : [...measured, result.ipip.device]).map((each) => [
+    `${each.name}${each.measuredIn === undefined ? "" : " ¹"}`, `${number(each.tcpDownGbps, 1)} / ${number(each.tcpUpGbps, 1)}`, ratio(each, "tcpDownRatio"), ratio(each, "tcpUpRatio"),
     `${number(each.tcp8DownGbps, 1)} / ${number(each.tcp8UpGbps, 1)}`, ratio(each, "tcp8DownRatio"), ratio(each, "tcp8UpRatio"),
     `${thousands(each.pps)} / ${thousands(each.ppsUp)}`, ratio(each, "ppsRatio"), ratio(each, "ppsUpRatio"), number(each.cpuNsPerPacket === null ? null : each.cpuNsPerPacket / 1000, 1),
   ]);
@@ -15,8 +15,18 @@ export function report(result: DataplaneResult): string {
     `${String(result.rounds)} rounds, one variant after the other. Ratios to plain forwarding: median of the rounds' ratios, in brackets its 95 % interval. Five namespaces on veth, MTU 1500, sender and receiver on one processor each.`,
     "", ...table(head, rows), "",
     ...result.variants.flatMap(({ name, notMeasured }) => (notMeasured === undefined ? [] : [`\`${name}\` is not measured: ${notMeasured}`, ""])),
-    ...bindings(result), ...verdicts(result), ...programs(result),
+    ...ipip(result), ...bindings(result), ...verdicts(result), ...programs(result),
   ].join("\n").trimEnd();
+}
+
+function ipip({ ipip }: DataplaneResult): string[] {
+  if (ipip === null) return [];
+  const { besideDevice: of } = ipip;
+  return [
+    `¹ In user-mode-linux (Linux ${ipip.kernel}, one processor), ${String(ipip.rounds)} rounds; the ratios are to plain forwarding there. \`ipip\` beside \`device\`, the bare kernel device: TCP down ${ratio(of, "tcpDownRatio")}, up ${ratio(of, "tcpUpRatio")}, ` +
+      `eight streams down ${ratio(of, "tcp8DownRatio")}, up ${ratio(of, "tcp8UpRatio")}, packets down ${ratio(of, "ppsRatio")}, up ${ratio(of, "ppsUpRatio")}, CPU per packet ${ratio(of, "cpuPerPacketRatio")}.`,
+    "",
+  ];
 }
 
 function bindings({ bindings }: DataplaneResult): string[] {

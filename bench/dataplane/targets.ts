@@ -1,3 +1,4 @@
+import type { IpipResult } from "./ipip.js";
 import type { Interval } from "../statistics.js";
 import type { BindingsResult, RatioName, VariantName, VariantResult } from "./outcome.js";
 
@@ -16,7 +17,7 @@ const TCP_RATIOS: readonly RatioName[] = ["tcpDownRatio", "tcpUpRatio", "tcp8Dow
 const PPS_RATIOS: readonly RatioName[] = ["ppsRatio", "ppsUpRatio"];
 
 /** A target is met when the measured median is not below it; the interval stands beside it for those who want to know how sure that is. */
-export function targets(variants: readonly VariantResult[], bindings: BindingsResult | null): Target[] {
+export function targets(variants: readonly VariantResult[], bindings: BindingsResult | null, ipip: IpipResult | null): Target[] {
   const of = (name: VariantName): VariantResult | undefined => variants.find((each) => each.name === name);
   const [bpf, vxlan] = [of("bpf"), of("vxlan")];
   const found: Target[] = [];
@@ -26,6 +27,12 @@ export function targets(variants: readonly VariantResult[], bindings: BindingsRe
     for (const name of [...TCP_RATIOS, ...PPS_RATIOS]) {
       const floor = vxlan?.[name] ?? null;
       found.push(atLeast(`bpf ${name} not below VXLAN's ${floor === null ? "(not measured)" : String(floor)}`, bpf[name], bpf.ci95[name], floor));
+    }
+  }
+  if (ipip !== null) {
+    for (const name of [...TCP_RATIOS, ...PPS_RATIOS]) {
+      const interval = ipip.besideDevice.ci95[name];
+      found.push({ target: `ipip beside the bare device: ${name} not below 1 within the interval`, measured: ipip.besideDevice[name], ci95: interval, met: interval === null ? null : interval[1] >= 1 });
     }
   }
   if (bindings !== null) {

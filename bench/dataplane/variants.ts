@@ -1,14 +1,12 @@
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { release } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inNamespace, must } from "../../deploy/lab/command.js";
 import { PLAN, type Node } from "../../deploy/lab/plan.js";
 import { addressFromBytes, ipv4, isV4, mac, prefix, type Ipv4 } from "../../model/address.js";
 import { CareofError } from "../../model/errors.js";
+import { openHomeTunnel, openHostTunnel } from "../../net/data-plane.js";
 import { inNamespace as within } from "../../net/netns.js";
-import { BpfHomeTunnel } from "../../net/tunnel-bpf-home.js";
-import { BpfHostTunnel } from "../../net/tunnel-bpf-host.js";
 import { LinuxVmPorts } from "../../net/vm-port-linux.js";
 import { FIRST_HOME, GUEST_MAC, HOME_PREFIX, Network, PORT } from "./network.js";
 
@@ -50,7 +48,7 @@ export async function plain(): Promise<Path> {
 }
 
 /** Our driver as home agent and host agent use it, with so many bindings at both ends; the guest has the first of them. */
-export async function bpf(bindings: number): Promise<Path> {
+export async function ours(driver: "bpf" | "ipip", bindings: number): Promise<Path> {
   const network = await Network.make(MTU.ipip);
   const open: { close(options: { readonly keep: boolean }): Promise<void> }[] = [];
   return ready(network, async () => {
@@ -62,13 +60,25 @@ export async function bpf(bindings: number): Promise<Path> {
     const ports = within(a, () => new LinuxVmPorts({ uplink: "uplink0", gateway, table: TABLE, pathMtu: 0 }));
     open.push(ports);
     await within(a, () => ports.set([{ name: PORT, kind: "external", mac: guest, homeAddresses: [first], queueLength: 1000, mtu: MTU.ipip }]));
-    const host = within(a, () => new BpfHostTunnel({ uplink: "uplink0", careOf: ipv4(CARE_OF), homeAgents: [ipv4(HOME_AGENT)], pathMtu: 0, runDir: network.directory("a"), maxEntries: bindings }));
+    const host = within(a, () => openHostTunnel(driver, { uplink: "uplink0", careOf: ipv4(CARE_OF), homeAgents: [ipv4(HOME_AGENT)], pathMtu: 0, runDir: network.directory("a"), maxEntries: bindings }).tunnel);
     open.push(host);
     await within(a, () => host.set(addresses.map((home) => ({ role: "deliver", home, port: PORT, mac: guest, stragglersFrom: [] }))));
-    const home = within(h, () => new BpfHomeTunnel({ uplink: "core0", address: ipv4(HOME_AGENT), homePrefixes: [prefix(HOME_PREFIX)], runDir: network.directory("h"), maxEntries: bindings }));
+    const home = within(h, () => openHomeTunnel(driver, { uplink: "core0", address: ipv4(HOME_AGENT), homePrefixes: [prefix(HOME_PREFIX)], runDir: network.directory("h"), maxEntries: bindings }).tunnel);
     open.push(home);
     await within(h, () => home.set(addresses.map((address) => ({ home: address, active: ipv4(CARE_OF), accept: [ipv4(CARE_OF)], mtu: MTU.ipip }))));
   }, async () => { for (const each of open) await each.close({ keep: false }); });
+}
+
+/** The kernel's ipip device with one fixed route at either end, and nothing that checks or counts. */
+export async function device(): Promise<Path> {
+  const network = await Network.make(MTU.ipip);
+  return ready(network, async () => {
+    const link = `link add ipip0 mtu ${String(MTU.ipip)} type ipip external`;
+    const encap = (to: string): string => `encap ip id 0 dst ${to} ttl 64 dev ipip0`;
+    await network.plainPort();
+    await network.ip("h", link, "link set ipip0 up", `route add ${HOME_PREFIX} ${encap(CARE_OF)}`);
+    await network.ip("a", link, "link set ipip0 up", `route add default ${encap(HOME_AGENT)} table ${String(TABLE)}`, `rule add iif ${PORT} lookup ${String(TABLE)}`);
+  });
 }
 
 /** The kernel's VXLAN, one device with one fixed peer: its best case. */
@@ -138,9 +148,4 @@ async function ready(network: Network, configure: () => Promise<void>, before: (
     await close();
     throw thrown;
   }
-}
-
-/** Why there is no path with the kernel's ipip device among these. */
-export function ipipReason(): string {
-  return `Linux ${release()} has no ipip device that takes its destination from the route (ip link add type ipip external)`;
 }

@@ -13,7 +13,7 @@ packages_for() {
   echo iproute2 gcc libc6-dev busybox-static cpio gzip util-linux
   case $1 in test | bench) echo clang-14 llvm-14 libbpf-dev linux-libc-dev nftables ;; esac
   if [ "$1" = test ]; then echo iptables user-mode-linux; fi
-  if [ "$1" = bench ]; then echo wireguard-go wireguard-tools; fi
+  if [ "$1" = bench ]; then echo wireguard-go wireguard-tools user-mode-linux; fi
 }
 
 # missing_packages NAME...: those not fully installed.

@@ -1,4 +1,5 @@
 import t from "tap";
+import { outcome } from "../../bench/dataplane/ipip.js";
 import { rated, type Round } from "../../bench/dataplane/measure.js";
 import { bindingsResult, notMeasured, variantResult, VARIANTS } from "../../bench/dataplane/outcome.js";
 import { report } from "../../bench/dataplane/report.js";
@@ -44,23 +45,38 @@ t.test("a flood that did not arrive is missing and not 0", (t) => {
 t.test("targets: met, missed, and not measured", (t) => {
   const variants = [variantResult("plain", plain, plain), variantResult("bpf", slower, plain), notMeasured("ipip", "none"), variantResult("vxlan", plain, plain)];
   const bindings = bindingsResult(10_000, slower, plain, slower.map((each) => each.ppsDown), plain.map((each) => each.ppsDown));
-  const found = targets(variants, bindings);
+  const found = targets(variants, bindings, null);
   const met = (text: string): boolean | null | undefined => found.find(({ target }) => target.startsWith(text))?.met;
   t.equal(met("bpf tcpDownRatio ≥ 0.95"), false);
   t.equal(met("bpf ppsRatio ≥ 0.9"), true);
   t.equal(met("bpf tcpDownRatio not below VXLAN"), false);
   t.equal(met("10000 bindings beside 1: tcpDownRatio"), false, "the interval excludes that it costs nothing");
   t.same(bindings.all, { pps: 90_000, ppsRatio: 0.9, ci95: [0.9, 0.9] });
-  t.ok(targets([variantResult("bpf", slower, plain)], null).filter(({ target }) => target.includes("VXLAN")).every((each) => each.met === null), "without VXLAN nothing is said of it");
+  t.ok(targets([variantResult("bpf", slower, plain)], null, null).filter(({ target }) => target.includes("VXLAN")).every((each) => each.met === null), "without VXLAN nothing is said of it");
   t.end();
 });
 
 t.test("the report names every variant, and where the time goes", (t) => {
   const variants = VARIANTS.map((name) => (name === "ipip" ? notMeasured(name, "no such device") : variantResult(name, slower, plain)));
-  const text = report({ rounds: 6, variants, bindings: null, targets: targets(variants, null), programTimes: [{ traffic: "tcpUp", share: 0.12, programs: [{ program: "home_ingress", runs: 20_000, nsPerRun: 700 }] }] });
+  const text = report({ rounds: 6, variants, bindings: null, ipip: null, targets: targets(variants, null, null), programTimes: [{ traffic: "tcpUp", share: 0.12, programs: [{ program: "home_ingress", runs: 20_000, nsPerRun: 700 }] }] });
   for (const name of VARIANTS) t.ok(text.includes(name), name);
   t.match(text, /home_ingress 700 ns × 20 k/);
   t.match(text, /0\.90 \(0\.90–0\.90\)/);
+  t.notMatch(text, /NaN|undefined/);
+  t.end();
+});
+
+t.test("the ipip driver beside the bare device, from another kernel", (t) => {
+  const ipip = outcome("6.1.0", { plain, device: slower, ipip: slower });
+  t.match(ipip, { rounds: 6, ipip: { name: "ipip", tcpDownRatio: 0.9, measuredIn: /6\.1\.0/ }, device: { name: "device", ppsRatio: 0.9 }, besideDevice: { tcpDownRatio: 1, ppsRatio: 1 } });
+  const variants = VARIANTS.map((name) => (name === "ipip" ? ipip.ipip : variantResult(name, plain, plain)));
+  const found = targets(variants, null, ipip).filter(({ target }) => target.startsWith("ipip beside the bare device"));
+  t.equal(found.length, 6);
+  t.ok(found.every(({ met }) => met === true));
+  t.ok(targets(variants, null, outcome("6.1.0", { plain, device: plain, ipip: slower })).some(({ met, target }) => target.startsWith("ipip beside the bare device: tcpDownRatio") && met === false));
+  const text = report({ rounds: 6, variants, bindings: null, ipip, targets: [], programTimes: [] });
+  t.match(text, /\| ipip ¹ \|.*\| device ¹ \|/s);
+  t.match(text, /Linux 6\.1\.0, one processor/);
   t.notMatch(text, /NaN|undefined/);
   t.end();
 });

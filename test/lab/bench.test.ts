@@ -1,7 +1,7 @@
 import t from "tap";
 import { METRICS, sample } from "../../bench/dataplane/measure.js";
 import { programTimes } from "../../bench/dataplane/program-times.js";
-import { bpf, plain, vxlan, type Path } from "../../bench/dataplane/variants.js";
+import { ours, plain, vxlan, type Path } from "../../bench/dataplane/variants.js";
 import { measureRepoint } from "../../bench/repoint/main.js";
 import { leftOver } from "../../deploy/lab/registry.js";
 
@@ -9,7 +9,7 @@ import { leftOver } from "../../deploy/lab/registry.js";
 
 const TIMES = { warmMs: 20, windowMs: 60 };
 
-for (const [name, open] of [["plain", plain], ["bpf", () => bpf(20)], ["vxlan", vxlan]] as const) {
+for (const [name, open] of [["plain", plain], ["bpf", () => ours("bpf", 20)], ["vxlan", vxlan]] as const) {
   await t.test(`dataplane, ${name}: every kind of traffic arrives`, { timeout: 120_000 }, async (t) => {
     const path: Path = await open();
     try {
