@@ -5,6 +5,7 @@ import { promisify } from "node:util";
 import type { Prefix } from "../model/address.js";
 import { toCareofError } from "../model/errors.js";
 import { loadProgram } from "./bpf/loader.js";
+import type { DataPlane } from "./data-plane.js";
 import { errnoOf } from "./errno.js";
 import { droppingForwardChains } from "./forward-chains.js";
 import { listAddresses } from "./netlink/addresses.js";
@@ -12,7 +13,7 @@ import { Netlink } from "./netlink/client.js";
 import { deleteFilter, putFilter } from "./netlink/filters.js";
 import { deleteLink, ETHERNET, findLink, listLinks, requireLink } from "./netlink/links.js";
 import { probeHomeLan } from "./probe-home-lan.js";
-import { probeIpip } from "./probe-ipip.js";
+import { probeDataPlane } from "./probe-ipip.js";
 import { readSysctl, sysctlText, type Setting } from "./sysctl.js";
 import { clockIsSynchronised, close } from "./syscall.js";
 import { createTap } from "./tap.js";
@@ -87,12 +88,13 @@ function probeTap(program: number, needRoot: string): Probe[] {
   }
 }
 
-export function probeUplink(name: string): Probe {
+/** `anyKind`: a home agent whose data plane may be ipip. */
+export function probeUplink(name: string, anyKind = false): Probe {
   const netlink = new Netlink();
   try {
     const link = findLink(netlink, name);
     if (link === null) return { name: "uplink", ok: false, found: `there is no interface ${name}`, mend: "name the interface towards the other hosts as uplink in the configuration" };
-    if (link.hardware !== ETHERNET) return { name: "uplink", ok: false, found: `${name} is not Ethernet`, mend: "name an Ethernet interface as uplink" };
+    if (link.hardware !== ETHERNET && !anyKind) return { name: "uplink", ok: false, found: `${name} is not Ethernet`, mend: "name an Ethernet interface as uplink" };
     if (!link.up) return { name: "uplink", ok: false, found: `${name} is down`, mend: `ip link set ${name} up` };
     return fine("uplink", `${name}, ${link.mac}, MTU ${String(link.mtu)}`);
   } finally {
@@ -204,10 +206,10 @@ export function probeClock(): Probe {
 }
 
 /** All of them; `home` on a home agent. */
-export async function probeNetwork(uplink: string, home: HomeSide | null = null): Promise<Probe[]> {
+export async function probeNetwork(uplink: string, home: HomeSide | null = null, dataPlane: DataPlane = "auto"): Promise<Probe[]> {
   const lan = home?.interface ?? null;
   return [
-    ...probeKernel(), ...probeJit(), probeUplink(uplink), ...(home === null || lan === null ? [] : [probeHomeLan(lan, home.prefixes)]),
-    probeForwarding(lan === null ? [uplink] : [uplink, lan]), probeReversePath(uplink, home), await probeNetfilter(home?.prefixes), probeClock(), probeIpip(),
+    ...probeKernel(), ...probeJit(), probeUplink(uplink, home !== null && dataPlane !== "bpf"), probeDataPlane(dataPlane, home === null ? "host" : "home", uplink), ...(home === null || lan === null ? [] : [probeHomeLan(lan, home.prefixes)]),
+    probeForwarding(lan === null ? [uplink] : [uplink, lan]), probeReversePath(uplink, home), await probeNetfilter(home?.prefixes), probeClock(),
   ];
 }

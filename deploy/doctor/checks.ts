@@ -1,3 +1,4 @@
+import type { DataPlane } from "../../net/data-plane.js";
 import type { HomeSide, Probe } from "../../net/probe.js";
 import type { Settings } from "./fix.js";
 
@@ -12,8 +13,8 @@ export interface Machine {
   accelerator(binary: string, kernel: string | null): Promise<{ readonly accelerator: "kvm" | "tcg"; readonly reason: string }>;
   /** Binds for a moment. Resolves to null when the port can be had, else why not. */
   bind(kind: "tcp" | "udp", address: string, port: number): Promise<string | null>;
-  /** Kernel, uplink, home LAN, forwarding, reverse path, netfilter, clock; the uplink may be null where none is named, `home` where it is no home agent. */
-  network(uplink: string | null, home: HomeSide | null): Promise<readonly Probe[]>;
+  /** Kernel, uplink, data plane, home LAN, forwarding, reverse path, netfilter, clock; the uplink may be null where none is named, `home` where it is no home agent. */
+  network(uplink: string | null, home: HomeSide | null, dataPlane: DataPlane): Promise<readonly Probe[]>;
   readonly settings: Settings;
 }
 

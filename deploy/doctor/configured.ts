@@ -5,6 +5,7 @@ import { readAgentConfig } from "../../agent/config.js";
 import { readHomeAgentConfig } from "../../home-agent/config.js";
 import { readConfig } from "../../model/config.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
+import type { DataPlane } from "../../net/data-plane.js";
 import type { HomeSide, Probe } from "../../net/probe.js";
 import { checkApi, fine, type Hypervisor, type Port } from "./checks.js";
 
@@ -13,6 +14,7 @@ export interface Configured {
   readonly part: "home-agent" | "agent" | null;
   readonly uplink: string | null;
   readonly home: HomeSide | null;
+  readonly dataPlane: DataPlane;
   readonly qemu: Hypervisor;
   readonly ports: readonly Port[];
   readonly rows: readonly Probe[];
@@ -28,11 +30,11 @@ const DEFAULT_PORTS: readonly Port[] = [
 
 /** Reads the file as what it is, told by the keys that only one of the two has. A file that does not fit is a row, not an exception. */
 export function configured(file: string | null): Configured {
-  if (file === null) return { part: null, uplink: null, home: null, qemu: ANY_QEMU, ports: DEFAULT_PORTS, rows: [] };
+  if (file === null) return { part: null, uplink: null, home: null, dataPlane: "auto", qemu: ANY_QEMU, ports: DEFAULT_PORTS, rows: [] };
   try {
     return isAgents(file) ? ofAgent(file) : ofHomeAgent(file);
   } catch (thrown) {
-    return { part: null, uplink: null, home: null, qemu: ANY_QEMU, ports: [], rows: [{ name: "configuration", ok: false, found: toCareofError(thrown).message, mend: "mend the file; the README has the reference" }] };
+    return { part: null, uplink: null, home: null, dataPlane: "auto", qemu: ANY_QEMU, ports: [], rows: [{ name: "configuration", ok: false, found: toCareofError(thrown).message, mend: "mend the file; the README has the reference" }] };
   }
 }
 
@@ -53,6 +55,7 @@ function ofAgent(file: string): Configured {
     part: "agent",
     uplink: config.uplink,
     home: null,
+    dataPlane: config.tunnel.dataPlane,
     qemu: { binary: config.qemu.binary, accelerator: config.qemu.accel, kernel: config.qemu.probeKernel ?? null, needed: true },
     // Heartbeats are taken on each VM's port, which does not exist before the VM does.
     ports: [],
@@ -66,6 +69,7 @@ function ofHomeAgent(file: string): Configured {
     part: "home-agent",
     uplink: tunnel.uplink,
     home,
+    dataPlane: tunnel.dataPlane,
     qemu: ANY_QEMU,
     ports: [
       { kind: "tcp", ...listen.agents, what: "host agents", key: "listen.agents" },

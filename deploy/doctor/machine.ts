@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { chooseAccelerator } from "../../agent/hypervisor/accelerator.js";
 import { SystemClock } from "../../model/clock.js";
+import type { DataPlane } from "../../net/data-plane.js";
 import { probeClock, probeForwarding, probeJit, probeKernel, probeNetfilter, probeNetwork, type HomeSide, type Probe } from "../../net/probe.js";
 import { probeIpip } from "../../net/probe-ipip.js";
 import { readSysctl, writeSysctl } from "../../net/sysctl.js";
@@ -44,8 +45,8 @@ export class ThisMachine implements Machine {
     return kind === "tcp" ? bindTcp(address, port) : bindUdp(address, port);
   }
 
-  async network(uplink: string | null, home: HomeSide | null): Promise<readonly Probe[]> {
-    if (uplink !== null) return probeNetwork(uplink, home);
+  async network(uplink: string | null, home: HomeSide | null, dataPlane: DataPlane): Promise<readonly Probe[]> {
+    if (uplink !== null) return probeNetwork(uplink, home, dataPlane);
     return [...probeKernel(), ...probeJit(), probeForwarding(), await probeNetfilter(), probeClock(), probeIpip()];
   }
 }

@@ -28,7 +28,7 @@ export async function runDoctor(options: DoctorOptions, machine: Machine = new T
   };
   const config = configured(options.configFile);
   add([checkNode(machine), checkUser(machine), ...config.rows]);
-  const look = (): Promise<readonly Probe[]> => guarded("network", () => machine.network(config.uplink, config.home));
+  const look = (): Promise<readonly Probe[]> => guarded("network", () => machine.network(config.uplink, config.home, config.dataPlane));
   let network = await look();
   const mended = options.fix ? mendBySysctl(network, machine, options.persist) : null;
   for (const each of mended?.fixes ?? []) say(fixLine(each));

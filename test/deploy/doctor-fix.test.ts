@@ -76,7 +76,7 @@ t.test("a home agent's machine as it came, for real", async (t) => {
   const machine: Machine = {
     nodeVersion: here.nodeVersion, userId: here.userId, settings: here.settings,
     qemuVersion: () => Promise.resolve("QEMU emulator version 10.0.2"), accelerator: () => Promise.resolve({ accelerator: "kvm", reason: "booted" }), bind: () => Promise.resolve(null),
-    network: (uplink, home) => here.network(uplink, home),
+    network: (uplink, home, dataPlane) => here.network(uplink, home, dataPlane),
   };
   const doctor = async (output: "text" | "json", fix: boolean, persist: boolean): Promise<{ readonly code: number; readonly said: string }> => {
     let said = "";

@@ -9,8 +9,8 @@ import { DATA_PLANES, openHomeTunnel, openHostTunnel } from "../../net/data-plan
 import { Netlink } from "../../net/netlink/client.js";
 import { requireLink } from "../../net/netlink/links.js";
 import { deleteRoute, listRoutes, MAIN_TABLE, putRoute, type Route } from "../../net/netlink/routes.js";
-import { probeForwarding, probeNetfilter, probeNetwork, probeReversePath, probeUplink } from "../../net/probe.js";
-import { probeIpip } from "../../net/probe-ipip.js";
+import { probeForwarding, probeNetfilter, probeNetwork, probeReversePath, probeUplink, type Probe } from "../../net/probe.js";
+import { probeDataPlane, probeIpip } from "../../net/probe-ipip.js";
 import { close, ioctl, open, requireInterface } from "../../net/syscall.js";
 import { BpfHomeTunnel } from "../../net/tunnel-bpf-home.js";
 import { LinuxVmPorts } from "../../net/vm-port-linux.js";
@@ -217,6 +217,13 @@ t.test("probes find what is wrong, and say how to mend it", async (t) => {
   const names = (await host.within(() => probeNetwork("uplink"))).map(({ name, ok }) => [name, ok]);
   t.same(names.slice(0, 4), [["bpf", true], ["tun", true], ["clsact", true], ["uplink", true]]);
   t.match(host.within(() => probeIpip()), { ok: true, found: kernelHasIpip(host) ? /has the ipip device/ : /no ipip device/ });
+  const plane = (...given: Parameters<typeof probeDataPlane>): Probe => host.within(() => probeDataPlane(...given));
+  t.match(plane("auto", "host", "uplink"), { ok: true, found: /^bpf \(auto\): this kernel takes/ });
+  t.match(plane("bpf", "home", "uplink"), { ok: true, found: "bpf, as configured" });
+  t.match(plane("bpf", "home", "lo"), { ok: false, found: /does not work here: the uplink lo is not Ethernet/, mend: /auto/ });
+  t.match(plane("ipip", "home", "uplink"), kernelHasIpip(host) ? { ok: true, found: "ipip, as configured" } : { ok: false, found: /no ipip device/ });
+  t.match(plane("auto", "home", "lo"), kernelHasIpip(host) ? { ok: true, found: /^ipip \(auto\): bpf does not work here: the uplink lo/ } : { ok: false, found: /bpf: the uplink lo.*ipip: this kernel/ });
+  t.match(plane("auto", "host", "lo"), { ok: false, found: /bpf: the uplink lo.*ipip: the uplink lo/ });
   t.notMatch(show("link"), /coprobe|coipip/);
   host.sysctl("net.ipv4.ip_forward", "0");
   t.match(host.within(() => probeForwarding()), { ok: "warn", mend: /ip_forward=1/ });
