@@ -6,7 +6,7 @@ import { benchRepoint } from "./repoint/main.js";
 
 const USAGE = `usage: npm run bench -- handover --json FILE [--quick] [--only CASE[,CASE…]]
        npm run bench -- migrate --json FILE [--quick]
-       npm run bench -- dataplane --json FILE [--quick]
+       npm run bench -- dataplane --json FILE [--quick] [--only ipip]
        npm run bench -- repoint --json FILE [--quick]
 
   handover    moves a guest again and again under numbered traffic and counts what is lost, and how long nothing was heard, beside
@@ -16,6 +16,7 @@ const USAGE = `usage: npm run bench -- handover --json FILE [--quick] [--only CA
               the same without careof: total time, pause and bytes; 20 moves a case, with --quick 5
   dataplane   our tunnels beside plain forwarding, VXLAN and wireguard-go: TCP and 64-byte packets both ways, 15 rounds of each in turn,
               with --quick 8; without --quick also the ipip data plane beside the bare kernel device, in user-mode-linux
+              (--only ipip: that alone)
   repoint     how long the kernel takes to send a VM's packets elsewhere, how long a start with 100,000 bindings takes, and whether
               1,000 re-points under traffic lose a packet
 

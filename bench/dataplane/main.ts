@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { cleanAbandoned } from "../../deploy/lab/lab.js";
-import { toCareofError } from "../../model/errors.js";
+import { CareofError, toCareofError } from "../../model/errors.js";
 import { record } from "../results.js";
 import { measureIpip, type IpipResult } from "./ipip.js";
 import { METRICS, sample, spreadSample, type Metric, type Round, type Sample, type Times } from "./measure.js";
@@ -47,20 +47,24 @@ interface Yield {
 
 /** `npm run bench -- dataplane`. Returns the exit code: 1 when a variant yields nothing at all. */
 export async function benchDataplane(args: readonly string[]): Promise<number> {
-  let options: { readonly json: string | undefined; readonly quick: boolean };
+  let options: { readonly json: string | undefined; readonly quick: boolean; readonly ipipOnly: boolean };
   try {
-    const { values } = parseArgs({ args: [...args], options: { json: { type: "string" }, quick: { type: "boolean", default: false } } });
-    options = { json: values.json, quick: values.quick };
+    const { values } = parseArgs({ args: [...args], options: { json: { type: "string" }, quick: { type: "boolean", default: false }, only: { type: "string" } } });
+    if (values.only !== undefined && values.only !== "ipip") throw new CareofError("unknown-case", `--only takes ipip, not "${values.only}"`);
+    options = { json: values.json, quick: values.quick, ipipOnly: values.only === "ipip" };
   } catch (thrown) {
     process.stderr.write(`bench dataplane: ${toCareofError(thrown).message}\n`);
     return 2;
   }
   await cleanAbandoned();
-  const result = await measure(options.quick ? QUICK : FULL, (line) => { process.stderr.write(`${line}\n`); });
+  const say = (line: string): void => { process.stderr.write(`${line}\n`); };
+  const extent = options.quick ? QUICK : FULL;
+  const result = options.ipipOnly ? await ipipOnly(extent, say) : await measure(extent, say);
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result, null, 2)}\n`);
   const body = report(result);
   process.stdout.write(`\n${body}\n`);
   record({ title: `dataplane${options.quick ? " (quick)" : ""}`, command: `npm run bench -- dataplane ${args.join(" ")}`, body, raw: result });
+  if (options.ipipOnly && result.ipip === null) return 1;
   return result.variants.every((each) => each.notMeasured !== undefined || each.tcpDownGbps !== null) ? 0 : 1;
 }
 
@@ -90,6 +94,14 @@ export async function measure(extent: Extent, say: (line: string) => void): Prom
   } finally {
     for (const path of paths.values()) await path.close();
   }
+}
+
+/** What user-mode-linux is for, without the rest. */
+async function ipipOnly(extent: Extent, say: (line: string) => void): Promise<DataplaneResult> {
+  const found = await measureIpip(extent.rounds, extent, say);
+  const ipip = typeof found === "string" ? null : found;
+  const variants = VARIANTS.map((name) => (name === "ipip" && ipip !== null ? ipip.ipip : notMeasured(name, name === "ipip" && typeof found === "string" ? found : "left out by --only ipip")));
+  return { rounds: extent.rounds, variants, bindings: null, ipip, targets: targets([], null, ipip), programTimes: [] };
 }
 
 async function round(paths: ReadonlyMap<string, Path>, extent: Times): Promise<Yield> {

@@ -44,8 +44,9 @@ function verdicts({ targets }: DataplaneResult): string[] {
   return [...table(["target", "measured", "met"], targets.map((each) => [each.target, `${number(each.measured, 3)}${brackets(each.ci95)}`, word(each.met)])), ""];
 }
 
-/** Where the time goes, said whether or not a target was missed. */
+/** Where the time goes, said whether or not a target was missed; nothing where bpf was not measured. */
 function programs({ programTimes, variants }: DataplaneResult): string[] {
+  if (programTimes.length === 0) return [];
   const rows = programTimes.map(({ traffic, share, programs }) => [
     traffic, `${(share * 100).toFixed(0)} %`, programs.map((each) => `${each.program} ${String(each.nsPerRun)} ns × ${thousands(each.runs)}`).join(", "),
   ]);
