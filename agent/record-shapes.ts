@@ -18,6 +18,7 @@ const spec: z.ZodType<VmSpec> = z.strictObject({
   driver: z.enum(["qemu", "external"]),
   qemu: z.strictObject({
     memoryBytes: z.number(), cpus: z.number(), kernel: z.string(), initrd: z.string(), append: z.string(), disks: z.array(z.string()), extraArgs: z.array(z.string()),
+    diskOptions: z.array(z.strictObject({ path: z.string(), shared: z.boolean(), format: z.enum(["raw", "qcow2"]) })).default([]),
   }).nullable(),
   externalPort: z.string(),
   listsHost: z.boolean(),

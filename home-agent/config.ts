@@ -8,7 +8,7 @@ import { CareofError } from "../model/errors.js";
 import { millis, type HostId, type KeyId, type Millis, type VmId } from "../model/ids.js";
 import type { LogLevel } from "../model/log.js";
 import { DATA_PLANES, type DataPlane } from "../net/data-plane.js";
-import { MAX_CHANNELS, type Adopt, type OnTimeout, type QemuSpec } from "../proto/messages.js";
+import { MAX_CHANNELS, type Adopt, type DiskOptions, type OnTimeout, type QemuSpec } from "../proto/messages.js";
 
 /**
  * How the home network finds the home agent. `routed`: its routers send it the home prefixes. `proxy-arp`: it stands on the VMs' LAN and answers there for those
@@ -36,7 +36,10 @@ const qemu = z.strictObject({
   kernel: z.string().default(""),
   initrd: z.string().default(""),
   append: z.string().default(""),
-  disks: z.array(z.string()).max(16).default([]),
+  disks: z.array(z.union([
+    z.string(),
+    z.strictObject({ path: z.string().startsWith("/", "an absolute path"), shared: z.boolean().default(true), format: z.enum(["raw", "qcow2"]).optional() }),
+  ])).max(16).default([]),
   extraArgs: z.array(z.string()).max(64).default([]),
   adopt: z.record(z.string(), z.strictObject({ qmp: z.string().startsWith("/", "an absolute path on that host").max(107), port: z.string().min(1).max(15) })).default({}),
 });
@@ -245,11 +248,14 @@ export function readHomeAgentConfig(file: string): HomeAgentConfig {
     if (each.driver === "external" && each.qemu !== undefined) wrong(["qemu"], "driver external has no use for qemu");
     if (each.driver === "qemu" && each.external !== undefined) wrong(["external"], "driver qemu has no use for external");
     const machine = each.qemu ?? qemu.parse({});
-    const { memory: memoryBytes, adopt: adoptOn, ...rest } = machine;
+    const { memory: memoryBytes, adopt: adoptOn, disks: given, ...rest } = machine;
     const adopt = new Map(Object.entries(adoptOn).map(([on, { qmp, port }]): [HostId, Adopt] => {
       const name = each.hosts.find((listed) => listed === on);
       return [name ?? wrong(["qemu", "adopt", on], `it is adopted on "${on}", which is not among its hosts`), { control: qmp, port }];
     }));
+    const disks = given.map((disk) => (typeof disk === "string" ? disk : disk.path));
+    for (const [j, path] of disks.entries()) if (disks.indexOf(path) < j) wrong(["qemu", "disks", j], `a disk is listed twice: ${path}`);
+    const diskOptions = given.flatMap((disk): DiskOptions[] => (typeof disk === "string" ? [] : [{ path: disk.path, shared: disk.shared, format: disk.format ?? formatOf(disk.path) }]));
     const keyFile = resolve(from, each.keyFile);
     const key = readKey(keyFile, at(["vms", i, "keyFile"]));
     if (key.exposed) exposedKeys.add(keyFile);
@@ -261,12 +267,16 @@ export function readHomeAgentConfig(file: string): HomeAgentConfig {
       key: key.bytes,
       hosts: each.hosts,
       driver: each.driver,
-      qemu: each.driver === "qemu" ? { ...rest, memoryBytes } : null,
+      qemu: each.driver === "qemu" ? { ...rest, memoryBytes, disks, diskOptions } : null,
       externalPort: each.external?.port ?? "",
       adopt,
     };
   });
   return { ...read, home: { ...read.home, interface: lan ?? null }, stateDir: resolve(from, read.stateDir), runDir: resolve(from, read.runDir), hosts: read.hosts, vms, exposedKeys: [...exposedKeys] };
+}
+
+function formatOf(path: string): DiskOptions["format"] {
+  return path.endsWith(".qcow2") ? "qcow2" : "raw";
 }
 
 /** RFC 1122 §3.2.1.3, RFC 4291 §2.5.3. */

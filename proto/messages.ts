@@ -34,8 +34,28 @@ export interface QemuSpec {
   readonly kernel: string;
   readonly initrd: string;
   readonly append: string;
+  /** Paths, in the guest's order. */
   readonly disks: readonly string[];
   readonly extraArgs: readonly string[];
+  /** Of the disks that are not simply shared, by path. */
+  readonly diskOptions: readonly DiskOptions[];
+}
+
+export type DiskFormat = "raw" | "qcow2";
+
+export interface DiskOptions {
+  readonly path: string;
+  /** False: the host's own, and moves with the guest. */
+  readonly shared: boolean;
+  readonly format: DiskFormat;
+}
+
+/** A disk that moves with its guest. Sizes in bytes: what the guest sees, and what it takes of the file system. */
+export interface DiskImage {
+  readonly path: string;
+  readonly format: DiskFormat;
+  readonly virtualBytes: number;
+  readonly allocatedBytes: number;
 }
 
 export interface VmSpec {

@@ -1,6 +1,7 @@
 import type { Mac } from "../../model/address.js";
 import type { Epoch, Millis, VmId } from "../../model/ids.js";
 import type { QemuSpec } from "../../proto/messages.js";
+import type { GuestDisks } from "./disks.js";
 
 /** What this driver can do on this machine; goes to the home agent at registration. */
 export interface DriverFacts {
@@ -88,6 +89,8 @@ export type GuestEvent =
   | { readonly kind: "stopped"; readonly at: Millis }
   | { readonly kind: "resumed"; readonly at: Millis }
   | { readonly kind: "stream"; readonly status: StreamStatus }
+  /** The copy of the disks (`GuestDisks.mirror`). */
+  | { readonly kind: "disks"; readonly status: "ready" | "failed"; readonly detail: string }
   /** The whole memory has been looked through again; only the first few dozen of a copy are told. */
   | { readonly kind: "pass"; readonly passes: number }
   | { readonly kind: "gone"; readonly detail: string };
@@ -100,6 +103,7 @@ export type GuestEvent =
 export interface Guest {
   readonly vm: VmId;
   readonly identity: GuestIdentity;
+  readonly disks: GuestDisks;
   /** Returns the function that ends the subscription. */
   subscribe(listener: (event: GuestEvent) => void): () => void;
   /** Never rejects for a guest that is gone. */

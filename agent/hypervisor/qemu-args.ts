@@ -1,4 +1,5 @@
 import { CareofError } from "../../model/errors.js";
+import { disksOf, type Disk } from "./disks.js";
 import type { GuestSpec } from "./driver.js";
 
 /**
@@ -51,7 +52,7 @@ export function qemuArgs(spec: GuestSpec, files: QemuFiles, mode: QemuMode): str
   if (qemu.kernel !== "") args.push("-kernel", qemu.kernel);
   if (qemu.initrd !== "") args.push("-initrd", qemu.initrd);
   if (qemu.append !== "") args.push("-append", qemu.append);
-  qemu.disks.forEach((disk, index) => { args.push("-drive", `file=${comma(disk)},if=virtio,format=${diskFormat(disk)},id=disk${String(index)}`); });
+  args.push(...diskArgs(disksOf(qemu)));
   if (spec.port !== null) {
     args.push("-netdev", `tap,id=net0,ifname=${comma(spec.port)},script=no,downscript=no,vhost=off`, "-device", `virtio-net-pci,netdev=net0,mac=${spec.mac},romfile=`);
   }
@@ -62,8 +63,19 @@ export function qemuArgs(spec: GuestSpec, files: QemuFiles, mode: QemuMode): str
 
 const RESERVED = new Set(["-S", "-incoming", "-daemonize", "-pidfile", "-qmp", "-mon", "-no-shutdown", "-action", "-accel", "-enable-kvm", "-m", "-preconfig", "-loadvm", "-readconfig"]);
 
-function diskFormat(path: string): string {
-  return path.endsWith(".qcow2") ? "qcow2" : "raw";
+/**
+ * A disk that moves with its guest needs a node with a name, by which it is exported and copied (`LOCAL_NODE`), and -device gives the disks their order. Where all are shared they stay
+ * -drive: a guest that runs already has its devices in that order, and may come from an agent that knew no other.
+ */
+function diskArgs(disks: readonly Disk[]): string[] {
+  if (!disks.some(({ local }) => local)) {
+    return disks.flatMap(({ path, format }, index) => ["-drive", `file=${comma(path)},if=virtio,format=${format},id=disk${String(index)}`]);
+  }
+  return disks.flatMap(({ path, format, local }, index) => {
+    const node = `${local ? "disk" : "shared"}${String(index)}`;
+    const blockdev = { driver: format, "node-name": node, ...(local ? { discard: "unmap" } : {}), file: { driver: "file", filename: path } };
+    return ["-blockdev", JSON.stringify(blockdev), "-device", `virtio-blk-pci,drive=${node},id=virtio-${node}`];
+  });
 }
 
 /** QEMU's option parser takes a doubled comma for one in a value. */

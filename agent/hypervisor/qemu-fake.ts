@@ -3,7 +3,9 @@ import { rmSync } from "node:fs";
 import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import { millis, type VmId } from "../../model/ids.js";
+import { disksOf } from "./disks.js";
 import type { DriverFacts, Guest, GuestEvent, GuestIdentity, GuestSpec, GuestStatus, HypervisorDriver, StreamOptions, StreamProgress, StreamStatus } from "./driver.js";
+import { FakeDisks } from "./qemu-fake-disks.js";
 
 /** A whole pass over the fake guest's memory. */
 const PASS_BYTES = 64 * 1024;
@@ -26,6 +28,7 @@ interface Machine {
   continueSwitchover: (() => void) | null;
   socket: Socket | null;
   server: Server | null;
+  readonly disks: FakeDisks;
   readonly listeners: Set<(event: GuestEvent) => void>;
 }
 
@@ -100,9 +103,10 @@ export class FakeHypervisor implements HypervisorDriver {
   #make(spec: GuestSpec, incoming: boolean): Promise<Guest> {
     const pid = this.#nextPid++;
     if (spec.qemu.extraArgs.includes("-fail")) return Promise.reject(new CareofError("start-failed", "told to fail"));
+    const disks = new FakeDisks({ disks: disksOf(spec.qemu), clock: this.#clock, emit: (event) => { for (const listener of [...machine.listeners]) listener(event); }, status: () => machine.status });
     const machine: Machine = {
       identity: { pid, startTicks: String(pid), bootId: "fake", control: `fake-${String(pid)}`, console: "" }, incoming, status: incoming ? "incoming" : "running", stream: "none",
-      passes: 0, transferred: 0, cancelled: false, continueSwitchover: null, socket: null, server: null, listeners: new Set(),
+      passes: 0, transferred: 0, cancelled: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(),
     };
     this.#machines.set(pid, machine);
     return Promise.resolve(new FakeGuest(spec.vm, machine, this.#clock, () => { this.kill(pid); }));
@@ -114,12 +118,14 @@ function die(machine: Machine, detail: string): void {
   machine.status = "gone";
   machine.socket?.destroy();
   machine.server?.close();
+  machine.disks.die();
   for (const listener of [...machine.listeners]) listener({ kind: "gone", detail });
 }
 
 class FakeGuest implements Guest {
   readonly vm: VmId;
   readonly identity: GuestIdentity;
+  readonly disks: FakeDisks;
   readonly #machine: Machine;
   readonly #clock: Clock;
   readonly #kill: () => void;
@@ -128,6 +134,7 @@ class FakeGuest implements Guest {
   constructor(vm: VmId, machine: Machine, clock: Clock, kill: () => void) {
     this.vm = vm;
     this.identity = machine.identity;
+    this.disks = machine.disks;
     this.#machine = machine;
     this.#clock = clock;
     this.#kill = kill;
@@ -276,7 +283,8 @@ class FakeGuest implements Guest {
       this.#stream("pre-switchover");
       machine.continueSwitchover = () => {
         machine.continueSwitchover = null;
-        if (socket.destroyed) {
+        // QEMU's permissions collide when a disk still has a second user.
+        if (socket.destroyed || machine.disks.busy) {
           this.#fail();
           return;
         }

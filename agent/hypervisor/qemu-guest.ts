@@ -6,6 +6,7 @@ import { millis, type VmId } from "../../model/ids.js";
 import type { Logger } from "../../model/log.js";
 import type { Guest, GuestEvent, GuestIdentity, GuestStatus, StreamOptions, StreamProgress, StreamStatus } from "./driver.js";
 import { endProcess, isAlive, pause } from "./process.js";
+import { QemuDisks } from "./qemu-disks.js";
 import type { Qmp, QmpEvent } from "./qmp.js";
 
 const COMMAND_LIMIT = millis(3000);
@@ -54,6 +55,7 @@ export interface QemuGuestOptions {
 export class QemuGuest implements Guest {
   readonly vm: VmId;
   readonly identity: GuestIdentity;
+  readonly disks: QemuDisks;
   readonly #options: QemuGuestOptions;
   readonly #qmp: Qmp;
   readonly #listeners = new Set<(event: GuestEvent) => void>();
@@ -67,6 +69,9 @@ export class QemuGuest implements Guest {
     this.identity = options.identity;
     this.#options = options;
     this.#qmp = options.qmp;
+    this.disks = new QemuDisks({
+      clock: options.clock, emit: (event) => { this.#emit(event); }, execute: (command, parameters, limit) => this.#execute(command, parameters, limit),
+    });
     this.#qmp.subscribe((event) => { this.#take(event); });
     this.#gone = this.#watch();
     this.#boundConsole();
@@ -184,9 +189,9 @@ export class QemuGuest implements Guest {
     return ours < major || (ours === major && oursMinor < minor);
   }
 
-  async #execute(command: string, parameters: Readonly<Record<string, unknown>>): Promise<unknown> {
+  async #execute(command: string, parameters: Readonly<Record<string, unknown>>, limit = COMMAND_LIMIT): Promise<unknown> {
     try {
-      return await this.#qmp.execute(command, parameters, COMMAND_LIMIT);
+      return await this.#qmp.execute(command, parameters, limit);
     } catch (cause) {
       if (this.#isGone || !isAlive(this.identity)) throw new CareofError("guest-gone", `${this.vm} has no QEMU any more`, { cause });
       throw cause;
@@ -194,6 +199,7 @@ export class QemuGuest implements Guest {
   }
 
   #take(event: QmpEvent): void {
+    this.disks.take(event);
     if (event.name === "STOP") this.#emit({ kind: "stopped", at: event.at });
     else if (event.name === "RESUME") this.#emit({ kind: "resumed", at: event.at });
     else if (event.name === "MIGRATION") {

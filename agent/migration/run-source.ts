@@ -295,6 +295,8 @@ export class SourceRun {
       case "resumed": this.#later({ kind: "resumed" }); return;
       case "stream": this.#later({ kind: "stream", status: event.status }); return;
       case "pass": this.#later({ kind: "pass", passes: event.passes }); return;
+      // Nobody asks for that yet.
+      case "disks": return;
       case "gone": this.#later({ kind: "guest", status: "gone", stream: "none" }); return;
     }
   }

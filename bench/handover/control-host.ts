@@ -16,7 +16,7 @@ import { createLogger } from "../../model/log.js";
 const [directory = "", kernel = "", initrd = "", address = "", append = ""] = process.argv.slice(2);
 const clock = new SystemClock({ keepAlive: true });
 const driver = new QemuDriver({ binary: "qemu-system-x86_64", accel: "auto", probeKernel: kernel, directory, clock, log: createLogger("control", "silent") });
-const qemu = { memoryBytes: 128 * 2 ** 20, cpus: 1, kernel, initrd, append, disks: [], extraArgs: [] };
+const qemu = { memoryBytes: 128 * 2 ** 20, cpus: 1, kernel, initrd, append, disks: [], extraArgs: [], diskOptions: [] };
 let life = 1;
 
 function spec(port: string): Parameters<QemuDriver["start"]>[0] {

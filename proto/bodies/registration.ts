@@ -5,7 +5,7 @@ import {
   reason, text, uint32, uint53, vm, word, type Field,
 } from "../fields.js";
 import { careof } from "../gen/careof.js";
-import type { Adopt, BindingUpdate, BodyByKind, Capabilities, Decision, MigrationRecord, Peer, QemuSpec, VmReport, VmSpec } from "../messages.js";
+import type { Adopt, BindingUpdate, BodyByKind, Capabilities, Decision, DiskOptions, MigrationRecord, Peer, QemuSpec, VmReport, VmSpec } from "../messages.js";
 import v1 = careof.v1;
 
 /** A frame's size is the limit that matters; these only keep nonsense out. */
@@ -70,6 +70,8 @@ export const register = message<BodyByKind["register"], v1.Register.$Properties>
   migrations: list(migrationRecord, MANY),
 });
 
+export const diskFormat = word("raw", "qcow2");
+
 const qemuSpec = message<QemuSpec, v1.QemuSpec.$Properties>({
   memoryBytes: uint53,
   cpus: integer(1, 4096),
@@ -78,6 +80,7 @@ const qemuSpec = message<QemuSpec, v1.QemuSpec.$Properties>({
   append: text(4096),
   disks: list(text(4096), 64),
   extraArgs: list(text(4096), 256),
+  diskOptions: list(message<DiskOptions, v1.DiskOptions.$Properties>({ path: text(4096), shared: flag, format: diskFormat }), 64),
 });
 
 export const vmSpec = message<VmSpec, v1.VmSpec.$Properties>({

@@ -36,7 +36,7 @@ export const log = createLogger("test", process.env["CAREOF_TEST_LOG"] === undef
 export function specOf(qemu: Partial<NonNullable<VmSpec["qemu"]>> = {}): VmSpec {
   return {
     vm: VM, homeAddresses: [HOME], mac: mac("02:00:00:00:00:07"), driver: "qemu", externalPort: "", listsHost: true,
-    qemu: { memoryBytes: 128 * 1024 * 1024, cpus: 1, kernel: "", initrd: "", append: "", disks: [], extraArgs: [], ...qemu },
+    qemu: { memoryBytes: 128 * 1024 * 1024, cpus: 1, kernel: "", initrd: "", append: "", disks: [], extraArgs: [], diskOptions: [], ...qemu },
   };
 }
 

@@ -43,9 +43,11 @@ const reports: Arbitrary<VmReport> = record({
   locator: fc.option(locators),
   evidence: fc.constantFrom("running", "stopped", "resync", "refresh", "guest-gone", "port-gone"),
 });
+const diskFormats = fc.constantFrom("raw" as const, "qcow2" as const);
 const qemuSpecs: Arbitrary<QemuSpec> = record({
   memoryBytes: counts, cpus: fc.integer({ min: 1, max: 4096 }), kernel: text, initrd: text, append: text,
   disks: fc.array(text, { maxLength: 3 }), extraArgs: fc.array(text, { maxLength: 3 }),
+  diskOptions: fc.array(record({ path: text, shared: fc.boolean(), format: diskFormats }), { maxLength: 3 }),
 });
 const specs: Arbitrary<VmSpec> = record({
   vm: vms, homeAddresses: fc.array(addresses, { maxLength: 3 }), mac: macs, driver: fc.constantFrom("qemu", "external"), qemu: fc.option(qemuSpecs),

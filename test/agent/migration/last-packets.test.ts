@@ -68,6 +68,7 @@ class LoadedGuest implements Guest {
   readonly vm = PLAN.vm;
   readonly identity = { pid: 1, startTicks: "1", bootId: "", control: "", console: "" };
   resumed = 0;
+  get disks(): never { throw new Error("it has none"); }
   subscribe(): () => void { return () => undefined; }
   status(): Promise<"running" | "loaded"> { return Promise.resolve(this.resumed > 0 ? "running" : "loaded"); }
   resume(): Promise<void> { this.resumed++; return Promise.resolve(); }
