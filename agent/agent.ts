@@ -147,6 +147,7 @@ export class HostAgent {
         this.#decide(body, answer, body.spec.vm, () => migrations.prepare(body));
         return;
       }
+      case "describeDisks": { this.#decide(body, answer, body.vm, () => migrations.describeDisks(body.vm)); return; }
       case "migrate": { this.#decide(body, answer, body.vm, async () => { await migrations.migrate(body); return decision("accepted", "", body.epoch); }); return; }
       case "lead": { this.#answer(answer, migrations.lead(body)); return; }
       case "abort": { this.#answer(answer, migrations.abort(body)); return; }
@@ -292,4 +293,4 @@ export class HostAgent {
 }
 
 /** The reason of a failure that has no better one. */
-const WORD: Readonly<Partial<Record<Body["kind"], Reason>>> = { startVm: "start-failed", stopVm: "stop-failed", prepare: "prepare-failed", migrate: "migrate-failed" };
+const WORD: Readonly<Partial<Record<Body["kind"], Reason>>> = { startVm: "start-failed", stopVm: "stop-failed", prepare: "prepare-failed", describeDisks: "disk-failed", migrate: "migrate-failed" };

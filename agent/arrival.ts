@@ -1,13 +1,15 @@
-import { rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { CareofError } from "../model/errors.js";
 import { millis, type Epoch } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
 import type { Body, VmReport } from "../proto/messages.js";
 import type { MigrationContext } from "./departure.js";
+import { removeDisks } from "./disk-files.js";
 import { guestSpec } from "./guests.js";
 import { NO_HOLD } from "./hold.js";
 import type { Guest, GuestIdentity, HypervisorDriver } from "./hypervisor/driver.js";
+import { makeImage } from "./hypervisor/image.js";
 import { openTargetRelay } from "./migration/relay-target.js";
 import type { TargetRelay } from "./migration/relay.js";
 import { TargetRun } from "./migration/run-target.js";
@@ -67,6 +69,9 @@ export class Arrival {
       undo: async () => {
         // A hypervisor that was killed while it listened leaves its socket.
         rmSync(this.#socket, { force: true });
+        rmSync(this.#diskSocket, { force: true });
+        // One that has run here has the only true ones.
+        if (this.#file.state === "prepared") removeDisks(this.#file.madeDisks);
         await network.detach(vm);
       },
     }, guest);
@@ -76,7 +81,7 @@ export class Arrival {
   static begin(context: ArrivalContext, body: Body<"prepare">, canLead: boolean, settled: () => void): Arrival {
     const file: MigrationFile = {
       migration: body.migration, side: "target", state: "prepared", epoch: body.epoch, peer: body.source, peerLocator: body.sourceLocator, spec: body.spec,
-      identity: null, stopAt: null, markerAt: null, bytes: 0,
+      identity: null, stopAt: null, markerAt: null, bytes: 0, madeDisks: [],
     };
     context.records.write(body.spec.vm, file);
     return new Arrival(context, file, beginTarget({ migration: body.migration, vm: body.spec.vm, epoch: body.epoch }), null, body, canLead, settled);
@@ -137,6 +142,11 @@ export class Arrival {
     return this.#run.abandon();
   }
 
+  /** Of the hypervisor's NBD server. */
+  get #diskSocket(): string {
+    return join(this.#context.runDir, `nbd-${this.#file.spec.vm}.sock`);
+  }
+
   get #socket(): string {
     return join(this.#context.runDir, `in-${this.#file.spec.vm}.sock`);
   }
@@ -147,22 +157,41 @@ export class Arrival {
     const port = await network.attach(body.spec, [body.sourceLocator.address]);
     network.clearStamps(vm);
     this.#overflowedBefore = network.overflowed(vm);
+    if (body.disks.length > 0) this.#makeDisks(body);
     const guest = await driver.incoming(guestSpec(body.spec, body.epoch, port));
     owned({ guest });
     this.#write({ identity: guest.identity });
     const socket = this.#socket;
+    const diskSocket = this.#diskSocket;
+    if (body.disks.length > 0) await guest.disks.exportTo(diskSocket);
     const { lead, downtimeLimitMs, channels } = body.parameters;
     await guest.receive({ socket, lead: lead && canLead, maxBandwidth: 0, downtimeLimitMs, autoConverge: false, channels });
     network.prime(vm);
     const relay = await openTargetRelay({
-      migration: body.migration, secret: body.secret, address: relayListen.address, port: relayListen.port, socket, clock,
+      migration: body.migration, secret: body.secret, address: relayListen.address, port: relayListen.port, socket, ...(body.disks.length > 0 ? { diskSocket } : {}), clock,
       onIntruder: (detail) => { log.warn({ migration: body.migration, reason: "bad-token", detail }, "somebody without the move's secret knocked at the relay"); },
     });
     this.#relayPort = relay.port;
     owned({ relay });
   }
 
-  #write(change: { readonly state?: "continued" | "never-ran"; readonly identity?: GuestIdentity }): void {
+  /** What is about to be made is on disk before, so that it goes with a guest that never ran, whatever is killed. */
+  #makeDisks({ disks }: Body<"prepare">): void {
+    rmSync(this.#diskSocket, { force: true });
+    for (const [index, image] of disks.entries()) {
+      if (existsSync(image.path)) throw new CareofError("disk-exists", `${image.path} is there already`);
+      this.#write({ madeDisks: disks.slice(0, index + 1).map(({ path }) => path) });
+      try {
+        makeImage(image);
+      } catch (thrown) {
+        // It has left nothing behind, and what is there now is somebody else's.
+        this.#write({ madeDisks: disks.slice(0, index).map(({ path }) => path) });
+        throw thrown;
+      }
+    }
+  }
+
+  #write(change: { readonly state?: "continued" | "never-ran"; readonly identity?: GuestIdentity; readonly madeDisks?: readonly string[] }): void {
     const next = { ...this.#file, ...change };
     this.#context.records.write(this.#file.spec.vm, next);
     this.#file = next;

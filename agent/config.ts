@@ -20,6 +20,8 @@ export interface AgentConfig {
   readonly homeAgents?: readonly Ipv4[] | undefined;
   readonly relay: { readonly listen?: Endpoint | undefined };
   readonly qemu: { readonly binary: string; readonly accel: "auto" | "kvm" | "tcg"; readonly probeKernel?: string | undefined };
+  /** Of a guest that has moved away with its disks. */
+  readonly disks: { readonly keepMoved: boolean };
   readonly heartbeats: { readonly port: number; readonly perVmPerSecond: number };
   readonly ports: {
     /** Packets that wait for a halted guest: rate × longest hold. */
@@ -63,6 +65,7 @@ export const agentSchema: z.ZodType<AgentConfig> = z.strictObject({
   homeAgents: z.array(fields.ipv4).min(1).optional(),
   relay: z.strictObject({ listen: fields.endpoint.optional() }).default({}),
   qemu: qemu.default(qemu.parse({})),
+  disks: z.strictObject({ keepMoved: z.boolean().default(false) }).default({ keepMoved: false }),
   heartbeats: heartbeats.default(heartbeats.parse({})),
   ports: ports.default(ports.parse({})),
   tunnel: tunnel.default(tunnel.parse({})),

@@ -1,17 +1,20 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Clock, Timer } from "../model/clock.js";
-import { CareofError } from "../model/errors.js";
+import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, type Epoch, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { Reason } from "../model/reasons.js";
 import type { Body, MigrationParameters, VmReport } from "../proto/messages.js";
+import { retireDisks } from "./disk-files.js";
 import type { Guests } from "./guests.js";
 import { NO_HOLD, type Hold } from "./hold.js";
+import { localDisks } from "./hypervisor/disks.js";
 import type { Guest, StreamOptions } from "./hypervisor/driver.js";
 import { openSourceRelay } from "./migration/relay-source.js";
 import { SourceRun } from "./migration/run-source.js";
-import { beginSource, ended, recoverSource, type SourcePlan, type SourceStep } from "./migration/source.js";
+import { beginSource, ended, recoverSource } from "./migration/source.js";
+import type { SourcePlan, SourceStep } from "./migration/source-shapes.js";
 import type { Outbox } from "./outbox.js";
 import type { MigrationFile } from "./record-shapes.js";
 import type { Records } from "./records.js";
@@ -27,6 +30,8 @@ export interface MigrationContext {
   readonly clock: Clock;
   readonly log: Logger;
   readonly hold?: Hold;
+  /** Disks of a guest that has moved away are set aside instead of removed. */
+  readonly keepMovedDisks: boolean;
 }
 
 /** A guest that leaves this host: the source machine with this host's disk, network and home agent around it. */
@@ -40,6 +45,7 @@ export class Departure {
   #epochAfter: Epoch | null = null;
   readonly #guest: Guest | null;
   #grace: Timer | null = null;
+  #disksRetired = false;
 
   /** `settled`: the home agent has heard the last word, or everything has been removed; the record may go. */
   constructor(context: MigrationContext, file: MigrationFile, first: SourceStep, guest: Guest | null, body: Body<"migrate"> | null, settled: () => void) {
@@ -67,19 +73,23 @@ export class Departure {
       forward: () => { network.forward(vm, file.peerLocator.address); },
       deliver: () => { network.deliver(vm); },
       report: (event) => { this.#report(event); },
-      destroyed: () => { this.#bury(); },
+      destroyed: () => { this.#bury(); this.#retireDisks(); },
     });
   }
 
   static begin(context: MigrationContext, file: MigrationFile, guest: Guest, body: Body<"migrate">, lead: boolean, settled: () => void): Departure {
     const { holdMaxMs, timeoutMs, downtimeLimitMs, onTimeout, forceMs } = body.parameters;
-    const first = beginSource({ migration: body.migration, vm: body.vm, epoch: body.epoch, lead, holdMaxMs, timeoutMs, downtimeLimitMs, onTimeout, forceMs });
+    const disks = localDisks(file.spec.qemu).length > 0;
+    const first = beginSource({ migration: body.migration, vm: body.vm, epoch: body.epoch, lead, holdMaxMs, timeoutMs, downtimeLimitMs, onTimeout, forceMs, disks });
     return new Departure(context, file, first, guest, body, settled);
   }
 
   static recover(context: MigrationContext, file: MigrationFile, guest: Guest | null, settled: () => void): Departure {
     const never = millis(0);
-    const plan: SourcePlan = { migration: file.migration, vm: file.spec.vm, epoch: file.epoch, lead: false, holdMaxMs: never, timeoutMs: never, downtimeLimitMs: never, onTimeout: "abort", forceMs: never };
+    const plan: SourcePlan = {
+      migration: file.migration, vm: file.spec.vm, epoch: file.epoch, lead: false, holdMaxMs: never, timeoutMs: never, downtimeLimitMs: never, onTimeout: "abort", forceMs: never,
+      disks: localDisks(file.spec.qemu).length > 0,
+    };
     const state = file.state === "released" || file.state === "resumed" ? file.state : "active";
     // The relay's, that died with the agent's earlier life.
     for (const path of Object.values(relaySockets(context.runDir, file.spec.vm))) rmSync(path, { force: true });
@@ -154,6 +164,7 @@ export class Departure {
     if (this.#run.state.phase !== "revoked") return;
     await this.#guest?.destroy();
     this.#bury();
+    this.#retireDisks();
     await this.#detach();
     this.#settled();
   }
@@ -177,6 +188,20 @@ export class Departure {
 
   #bury(): void {
     if (this.#mine) this.#context.guests.bury(this.#file.spec, this.#file.epoch);
+  }
+
+  /** The home agent has said that the binding of this host is over: the guest runs elsewhere, with the disks that it took along. */
+  #retireDisks(): void {
+    const { keepMovedDisks, log } = this.#context;
+    const { spec, epoch } = this.#file;
+    // Once: what has these names later may be the disks of the guest that came back.
+    if (this.#disksRetired || !this.#mine) return;
+    this.#disksRetired = true;
+    try {
+      retireDisks(spec, epoch, keepMovedDisks);
+    } catch (thrown) {
+      log.error({ vm: spec.vm, reason: "disk-failed", err: toCareofError(thrown) }, "a disk of a guest that has moved away could not be removed");
+    }
   }
 
   async #detach(): Promise<void> {
@@ -218,6 +243,6 @@ export function departureFile(body: Body<"migrate">, spec: MigrationFile["spec"]
   const unknown: Millis | null = null;
   return {
     migration: body.migration, side: "source", state: "active", epoch: body.epoch, peer: body.target, peerLocator: body.targetLocator, spec, identity: guest.identity,
-    stopAt: unknown, markerAt: unknown, bytes: 0,
+    stopAt: unknown, markerAt: unknown, bytes: 0, madeDisks: [],
   };
 }

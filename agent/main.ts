@@ -69,7 +69,7 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   const migrations = new Migrations({
     host: config.name, careOf: config.careOf, relayListen: relayEndpoint(config), runDir: config.runDir, driver, guests, network, outbox, clock, log,
     records: new Records(join(config.stateDir, "migrations"), migrationFile), say: (body) => { session.tell(body); },
-    hold: holdOf(process.env["CAREOF_HOLD"], clock, log),
+    keepMovedDisks: config.disks.keepMoved, hold: holdOf(process.env["CAREOF_HOLD"], clock, log),
   });
   const { queueLength } = config.ports;
   const outside = new OutsideVms({

@@ -5,6 +5,7 @@ import type { Reason } from "../model/reasons.js";
 import type { Body, BindingUpdate, MigrationRecord, VmReport } from "../proto/messages.js";
 import { Arrival, type ArrivalContext } from "./arrival.js";
 import { Departure, departureFile } from "./departure.js";
+import { checkDisks, describeDisks } from "./disk-files.js";
 import { guestSpec } from "./guests.js";
 import type { Guest, GuestIdentity } from "./hypervisor/driver.js";
 
@@ -83,10 +84,18 @@ export class Migrations {
     await this.#clearWay(vm, body.epoch);
     if (guests.get(vm) !== undefined) throw new CareofError("already-here", `${vm} is here already`);
     if (body.epoch <= guests.lastEpoch(vm)) throw new CareofError("stale-epoch", `epoch ${String(body.epoch)} of ${vm} is over here`);
+    checkDisks(body.spec, body.disks);
     const arrival = Arrival.begin(this.#options, body, canLead, () => { this.#settled(vm, arrival); });
     this.#open.set(vm, arrival);
     const relayPort = await arrival.prepare();
     return { kind: "prepared", decision: { reason: "accepted", epoch: body.epoch, detail: "" }, relayAddress: careOf, relayPort, canLead };
+  }
+
+  /** The disks that would move with the guest. @throws CareofError */
+  async describeDisks(vm: VmId): Promise<Body<"disksDescribed">> {
+    const resident = this.#options.guests.get(vm);
+    if (resident?.state !== "runs" || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here`);
+    return { kind: "disksDescribed", disks: describeDisks(resident.spec, await resident.guest.disks.sizes()) };
   }
 
   /** @throws CareofError with the reason of the refusal; nothing has changed then */

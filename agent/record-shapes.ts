@@ -68,6 +68,8 @@ export interface MigrationFile {
   readonly stopAt: Millis | null;
   readonly markerAt: Millis | null;
   readonly bytes: number;
+  /** Files that the target has made, or was about to, and that go with a guest which never ran. */
+  readonly madeDisks: readonly string[];
 }
 
 export const migrationFile: z.ZodType<MigrationFile> = z.strictObject({
@@ -82,4 +84,5 @@ export const migrationFile: z.ZodType<MigrationFile> = z.strictObject({
   stopAt: millisField.nullable(),
   markerAt: millisField.nullable(),
   bytes: z.number(),
+  madeDisks: z.array(z.string()).default([]),
 });

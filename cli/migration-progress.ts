@@ -60,6 +60,13 @@ export class MigrationProgress {
 export function progressLine(view: MigrationReply): string {
   const parts = [`${view.vm} ${view.from} → ${view.to}`, view.result ?? view.phase];
   const { progress } = view;
+  // The disks come first; while they are copied nothing of the memory is.
+  if (progress !== null && progress.total === 0 && progress.diskTotal > 0 && view.result === null) {
+    const left = Math.max(0, progress.diskTotal - progress.diskCopied);
+    parts.push(`disks ${((1 - left / progress.diskTotal) * 100).toFixed(0)}%`, `${bytes(left)} left`);
+    if (progress.diskBytesPerSecond > 0) parts.push(`${bytes(progress.diskBytesPerSecond)}/s`);
+    if (progress.diskBytesPerSecond > 0 && left > 0) parts.push(duration((left / progress.diskBytesPerSecond) * 1000));
+  }
   if (progress !== null && progress.total > 0 && view.result === null) {
     // Pages that the guest dirties are sent again: what remains says how far it is, what was sent does not.
     const share = Math.min(1, Math.max(0, 1 - progress.remaining / progress.total));

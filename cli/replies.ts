@@ -65,6 +65,7 @@ export const migrationReply = z.object({
   progress: z.object({
     transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number(),
     dirtyBytesPerSecond: z.number().default(0), throttlePercent: z.number().default(0),
+    diskCopied: z.number().default(0), diskTotal: z.number().default(0), diskBytesPerSecond: z.number().default(0),
   }).nullable(),
   /** While it lasts: why it does not converge and what would help. At the end: why it failed. */
   detail: z.string().nullable().default(null),

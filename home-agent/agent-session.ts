@@ -162,6 +162,7 @@ export class AgentSession implements HostSession {
       }
       case "progress": {
         const view = this.#context.book.progress(body);
+        if (body.phase === "disks") this.#decide(this.#context.cache.dispatch(parseMigrationId(body.migration).vm, { type: "disks-copied", migration: body.migration }), answer);
         if (view !== null) this.#context.events.publish({ event: "migration", data: view });
         break;
       }

@@ -27,8 +27,8 @@ export class MigrationBook {
   }
 
   progress(body: Body<"progress">): MigrationView | null {
-    const { migration, transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent } = body;
-    const progress = { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent };
+    const { migration, transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent, diskCopied, diskTotal, diskBytesPerSecond } = body;
+    const progress = { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent, diskCopied, diskTotal, diskBytesPerSecond };
     const known = this.#views.get(migration);
     const plan = this.#plans.get(migration);
     if (known === undefined) return null;

@@ -72,9 +72,11 @@ export class Questioner {
         });
       case "prepare": {
         const { id, from, epoch, lead, plan } = open(migration);
+        const disks = hasLocalDisks(vm) ? (await hosts.require(from).ask({ kind: "describeDisks", vm: vm.name }, "disksDescribed", WORD_MS)).disks : [];
         const secret = Uint8Array.from(randomBytes(SECRET_BYTES));
         this.#secrets.set(id, secret);
-        const body: Body = { kind: "prepare", migration: id, spec: specFor(vm, host), epoch, source: from, sourceLocator: requireLocator(hosts, from), secret, parameters: parametersOf(plan, handover, lead) };
+        const parameters = parametersOf(plan, handover, lead);
+        const body: Body = { kind: "prepare", migration: id, spec: specFor(vm, host), epoch, source: from, sourceLocator: requireLocator(hosts, from), secret, parameters, disks };
         const answer = await session.ask(body, "prepared", handover.prepareMs);
         if (answer.decision.reason !== "accepted") throw new Refused({ kind: "decision", ...answer.decision });
         return done({ type: "prepared", migration: id, relayAddress: answer.relayAddress, relayPort: answer.relayPort, canLead: answer.canLead });
@@ -108,8 +110,8 @@ export class Questioner {
       case "start": return { type: "start-failed", host, epoch: what.epoch, reason: reason === "unspecified" ? "start-failed" : reason, detail, answered };
       case "stop": return { type: "stop-failed", reason: reason === "unspecified" ? "stop-failed" : reason, detail };
       case "prepare":
-      case "migrate": return migration === null ? null : { type: "refused", migration: migration.id, ask: what.ask, reason, answered };
-      case "abort": return host === migration?.from && migration.id === what.migration ? { type: "refused", migration: what.migration, ask: "abort", reason, answered } : null;
+      case "migrate": return migration === null ? null : { type: "refused", migration: migration.id, ask: what.ask, reason, detail, answered };
+      case "abort": return host === migration?.from && migration.id === what.migration ? { type: "refused", migration: what.migration, ask: "abort", reason, detail, answered } : null;
       case "lead":
       case "resume":
       case "revoke": return null;
@@ -120,6 +122,10 @@ export class Questioner {
 /** A host must have stopped a guest within this. */
 export function stopLimit(timing: Timing): Millis {
   return millis(timing.stopPatienceMs + BEGIN_MS);
+}
+
+function hasLocalDisks({ qemu }: VmConfig): boolean {
+  return qemu?.diskOptions.some(({ shared }) => !shared) ?? false;
 }
 
 function done(event: VmEvent | null): { readonly event: VmEvent | null; readonly reason: Reason; readonly detail: string } {

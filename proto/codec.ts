@@ -58,6 +58,8 @@ const BODIES: { readonly [K in Kind]: BodyCodec<K> } = {
   uplinkSeen: body("uplinkSeen", migration.uplinkSeen),
   heartbeatAnswer: body("heartbeatAnswer", registration.heartbeatAnswer),
   prepared: body("prepared", migration.prepared),
+  describeDisks: body("describeDisks", migration.describeDisks),
+  disksDescribed: body("disksDescribed", migration.disksDescribed),
   keepAlive: body("keepAlive", registration.keepAlive),
   announcement: body("announcement", registration.announcement),
   leaving: body("leaving", registration.leaving),

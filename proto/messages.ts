@@ -125,7 +125,7 @@ export type OnTimeout = "abort" | "force";
 /** Streams side by side; QEMU's own limit is 255, and more than the processors of a host are of no use. */
 export const MAX_CHANNELS = 16;
 
-export type MigrationPhase = "prepare" | "setup" | "copy" | "lead" | "stop" | "released" | "settle";
+export type MigrationPhase = "prepare" | "setup" | "disks" | "copy" | "lead" | "stop" | "released" | "settle";
 export type HoldOutcome = "led" | "hold-expired" | "no-gate" | "stopped-early";
 
 export interface BodyByKind {
@@ -156,6 +156,9 @@ export interface BodyByKind {
     readonly expectedDowntimeMs: Millis | null;
     /** 0 to 100. */
     readonly throttlePercent: number;
+    readonly diskCopied: number;
+    readonly diskTotal: number;
+    readonly diskBytesPerSecond: number;
   };
   readonly leadReady: { readonly migration: MigrationId };
   readonly switchOver: { readonly migration: MigrationId; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly hold: HoldOutcome };
@@ -197,7 +200,10 @@ export interface BodyByKind {
     readonly sourceLocator: Locator;
     readonly secret: Uint8Array;
     readonly parameters: MigrationParameters;
+    readonly disks: readonly DiskImage[];
   };
+  readonly describeDisks: { readonly vm: VmId };
+  readonly disksDescribed: { readonly disks: readonly DiskImage[] };
   readonly migrate: {
     readonly migration: MigrationId;
     readonly vm: VmId;

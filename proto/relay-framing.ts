@@ -21,6 +21,7 @@ export interface RelayPing { readonly sentAt: Millis }
 export interface RelayPong { readonly sentAt: Millis; readonly answeredAt: Millis }
 export interface RelayRelease { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis }
 export interface RelayDrained { readonly packets: number }
+export interface RelayDisks { readonly disks: number }
 export interface RelayClose { readonly reason: Reason; readonly detail: string }
 
 export type RelayFrame =
@@ -30,7 +31,9 @@ export type RelayFrame =
   | ({ readonly type: "pong" } & RelayPong)
   | ({ readonly type: "release" } & RelayRelease)
   | ({ readonly type: "drained" } & RelayDrained)
-  | ({ readonly type: "close" } & RelayClose);
+  | ({ readonly type: "close" } & RelayClose)
+  | ({ readonly type: "endDisks" } & RelayDisks)
+  | ({ readonly type: "disksEnded" } & RelayDisks);
 
 type ControlFrame = Exclude<RelayFrame, { readonly type: "data" }>;
 
@@ -50,6 +53,8 @@ type ControlFrame = Exclude<RelayFrame, { readonly type: "data" }>;
  *    5    release  0 to 4096    RelayRelease, after the source's last byte of any channel; main only
  *    6    drained  0 to 4096    RelayDrained
  *    7    close    0 to 4096    RelayClose, the last frame; of a further channel: its hypervisor has ended this direction
+ *    8    endDisks   0 to 4096  RelayDisks, by the source: end the exports; main only
+ *    9    disksEnded 0 to 4096  RelayDisks, the answer; main only
  * ```
  * Any other type, and any other length, ends the connection.
  */
@@ -97,6 +102,8 @@ const CONTROL: { readonly [F in ControlFrame as F["type"]]: Control<F> } = {
   release: control(5, "release", message<RelayRelease, v1.RelayRelease.$Properties>({ migration, epoch: epochField, stopAt: instant }), v1.RelayRelease),
   drained: control(6, "drained", message<RelayDrained, v1.RelayDrained.$Properties>({ packets: uint53 }), v1.RelayDrained),
   close: control(7, "close", message<RelayClose, v1.RelayClose.$Properties>({ reason, detail: shortDetail }), v1.RelayClose),
+  endDisks: control(8, "endDisks", message<RelayDisks, v1.RelayDisks.$Properties>({ disks: uint32 }), v1.RelayDisks),
+  disksEnded: control(9, "disksEnded", message<RelayDisks, v1.RelayDisks.$Properties>({ disks: uint32 }), v1.RelayDisks),
 };
 
 const CONTROL_BY_CODE = new Map(Object.values(CONTROL).map((entry) => [entry.code, entry]));
@@ -123,6 +130,8 @@ function encodeControl(frame: ControlFrame): Uint8Array[] {
     case "release": return CONTROL.release.write(frame);
     case "drained": return CONTROL.drained.write(frame);
     case "close": return CONTROL.close.write(frame);
+    case "endDisks": return CONTROL.endDisks.write(frame);
+    case "disksEnded": return CONTROL.disksEnded.write(frame);
   }
 }
 

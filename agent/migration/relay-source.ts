@@ -61,6 +61,7 @@ class Relay implements SourceRelay {
   /** Read of the hypervisor, not sent yet. */
   readonly #read: Buffer[] = [];
   #readBytes = 0;
+  #disksEnded: () => void = () => undefined;
   #released = false;
   #over = false;
 
@@ -153,6 +154,13 @@ class Relay implements SourceRelay {
     return waited;
   }
 
+  endDisks(disks: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#disksEnded = resolve;
+      this.#connection?.send({ type: "endDisks", disks });
+    });
+  }
+
   async release(release: Release): Promise<void> {
     if (this.#connection === null || this.#over) throw new CareofError("relay-failed", "the relay is closed");
     this.#sendRead();
@@ -219,6 +227,9 @@ class Relay implements SourceRelay {
       case "close":
         if (this.#held === null) this.#hypervisor?.end();
         else this.#endHeld = true;
+        return;
+      case "disksEnded":
+        this.#disksEnded();
         return;
       default:
         throw new CareofError("malformed-relay", `a target's relay does not send "${frame.type}"`);

@@ -47,12 +47,14 @@ class Relay implements TargetRelay {
   readonly closed: Promise<CareofError | null>;
   readonly connected: Promise<void>;
   readonly released: Promise<Release>;
+  readonly disksDone: Promise<number>;
   readonly address: string;
   port = 0;
   readonly #options: TargetRelayOptions;
   readonly #server: Server;
   #settle: (cause: CareofError | null) => void = () => undefined;
   #greeted: () => void = () => undefined;
+  #disks: (disks: number) => void = () => undefined;
   #give: (release: Release) => void = () => undefined;
   #connection: RelayConnection | null = null;
   #hypervisor: Socket | null = null;
@@ -70,6 +72,7 @@ class Relay implements TargetRelay {
     this.closed = new Promise((resolve) => { this.#settle = resolve; });
     this.connected = new Promise((resolve) => { this.#greeted = resolve; });
     this.released = new Promise((resolve) => { this.#give = resolve; });
+    this.disksDone = new Promise((resolve) => { this.#disks = resolve; });
     this.#server = createServer({
       ...RELAY_TLS, dhparam: "auto", handshakeTimeout: HANDSHAKE_MS,
       pskCallback: (_socket, identity) => (identity === options.migration ? options.secret : null),
@@ -93,6 +96,10 @@ class Relay implements TargetRelay {
 
   clock(): RelayClockReading | null {
     return this.#connection?.peerClock.reading(this.#options.clock.monotonic()) ?? null;
+  }
+
+  disksEnded(disks: number): void {
+    this.#connection?.send({ type: "disksEnded", disks });
   }
 
   cut(cause: CareofError): void {
@@ -221,6 +228,11 @@ class Relay implements TargetRelay {
         return;
       case "drained":
         return;
+      case "endDisks":
+        this.#disks(frame.disks);
+        return;
+      case "disksEnded":
+        throw new CareofError("malformed-relay", "a source's relay does not send \"disksEnded\"");
       case "ping":
       case "pong":
         throw new CareofError("malformed-relay", `"${frame.type}" is the connection's own`);

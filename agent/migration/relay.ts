@@ -49,6 +49,11 @@ export interface SourceRelay {
   flow(): void;
   /** Opens the gate for good, and reads on. Idempotent. Returns the number of bytes that had waited. */
   open(): number;
+  /**
+   * The disks are the same on both sides and nothing of ours holds on to the target's exports any more: has the target end them. Resolves when it has.
+   * Never rejects: when the answer cannot come any more, `closed` says so.
+   */
+  endDisks(disks: number): Promise<void>;
   /** Ends the further channels and sends RELEASE behind everything; no frame follows it. Resolves when it has been handed to the kernel. @throws CareofError `relay-failed` */
   release(release: Release): Promise<void>;
   /** Idempotent. */
@@ -63,6 +68,10 @@ export interface TargetRelay {
   readonly closed: Promise<CareofError | null>;
   /** Resolves when the source has authenticated and said hello; never, if none does. */
   readonly connected: Promise<void>;
+  /** Resolves when the source has its disks in order here, with their number; never, if it does not say so. */
+  readonly disksDone: Promise<number>;
+  /** The answer to it: nothing here exports them any more. */
+  disksEnded(disks: number): void;
   /** Resolves with the source's RELEASE, when all further channels have ended too; never, if there is none before the end. */
   readonly released: Promise<Release>;
   /** The difference of both hosts' clocks as known now; `null` before the first comparison. */

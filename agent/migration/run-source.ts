@@ -9,7 +9,9 @@ import { NO_HOLD, type Hold, type HoldPoint } from "../hold.js";
 import type { Guest, GuestEvent, StreamOptions } from "../hypervisor/driver.js";
 import { LastPacketsSent } from "./last-packets.js";
 import type { SourceRelay } from "./relay.js";
-import { stepSource, type SourceEffect, type SourceEvent, type SourceState, type SourceStep } from "./source.js";
+import { DiskCopy, type DiskFigures } from "./disk-copy.js";
+import { stepSource } from "./source.js";
+import type { SourceEffect, SourceEvent, SourceState, SourceStep } from "./source-shapes.js";
 
 /** The gate's moment is found by looking: with it held, the hypervisor spins until it is opened. */
 const POLL_MS = millis(20);
@@ -53,6 +55,7 @@ export class SourceRun {
   #state: SourceState;
   readonly #lastPackets: LastPacketsSent;
   #busy = false;
+  readonly #disks: DiskCopy;
   #relay: SourceRelay | null = null;
   #cut = false;
   #commands: Promise<void> = Promise.resolve();
@@ -65,6 +68,9 @@ export class SourceRun {
     this.#rim = rim;
     this.#state = first.state;
     this.#lastPackets = new LastPacketsSent(rim.clock, first.state.plan.epoch, (token) => { this.#sendUpMarker(token); });
+    this.#disks = new DiskCopy({
+      disks: rim.guest?.disks ?? null, clock: rim.clock, log: rim.log, maxBandwidth: rim.stream.maxBandwidth, told: (figures) => { this.#disksTold(figures); },
+    });
     if (rim.guest !== null) this.#stopWatching = rim.guest.subscribe((event) => { this.#guestEvent(event); });
     this.#run(first.effects);
     this.#drain();
@@ -88,6 +94,7 @@ export class SourceRun {
   /** Lets go: the agent ends. The guest and its migration are left as they are. */
   close(): void {
     this.#closed = true;
+    this.#disks.stop();
     this.#stopWatching();
     for (const timer of this.#timers.values()) timer.cancel();
     this.#lastPackets.close();
@@ -133,6 +140,15 @@ export class SourceRun {
     switch (effect.kind) {
       case "record": { this.#record(effect.state); return; }
       case "connect": { this.#connect(); return; }
+      case "mirror-disks": { this.#command("mirror-disks", () => this.#disks.begin(this.#relay)); return; }
+      case "close-disks": {
+        this.#command("close-disks", async () => { await this.#disks.finish(this.#relay); this.#later({ kind: "disks", what: "closed" }); });
+        return;
+      }
+      case "drop-disks": {
+        this.#command("drop-disks", async () => { await this.#disks.drop(); this.#later({ kind: "disks", what: "dropped" }); });
+        return;
+      }
       case "send": {
         const socket = this.#relay?.socket ?? "";
         this.#rim.clearStamps();
@@ -182,7 +198,7 @@ export class SourceRun {
   }
 
   #record(state: "active" | "released" | "resumed"): void {
-    this.#state = { ...this.#state, bytes: Math.max(this.#state.bytes, this.#relay?.bytes ?? 0) };
+    this.#state = { ...this.#state, bytes: Math.max(this.#state.bytes, (this.#relay?.bytes ?? 0) + (this.#relay?.diskBytes ?? 0)) };
     try {
       this.#rim.record(state, this.#state);
       this.#later({ kind: "recorded", state });
@@ -294,11 +310,21 @@ export class SourceRun {
       case "stopped": this.#later({ kind: "stopped", at: event.at }); return;
       case "resumed": this.#later({ kind: "resumed" }); return;
       case "stream": this.#later({ kind: "stream", status: event.status }); return;
+      case "disks": this.#later(event.status === "ready" ? { kind: "disks", what: "ready" } : { kind: "disks-failed", detail: event.detail }); return;
       case "pass": this.#later({ kind: "pass", passes: event.passes }); return;
-      // Nobody asks for that yet.
-      case "disks": return;
       case "gone": this.#later({ kind: "guest", status: "gone", stream: "none" }); return;
     }
+  }
+
+  #disksTold(figures: DiskFigures): void {
+    const { clock } = this.#rim;
+    this.#later({ kind: "disk-progress", copied: figures.diskCopied });
+    if (this.#state.phase !== "mirroring" || clock.monotonic() - this.#toldAt < PROGRESS_MS) return;
+    this.#toldAt = clock.monotonic();
+    this.#rim.say({
+      kind: "progress", migration: this.#state.plan.migration, phase: "disks",
+      transferred: 0, remaining: 0, total: 0, passes: 0, bytesPerSecond: 0, dirtyBytesPerSecond: 0, expectedDowntimeMs: null, throttlePercent: 0, ...figures,
+    });
   }
 
   #poll(): void {
@@ -321,7 +347,7 @@ export class SourceRun {
       const { transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent } = progress;
       this.#rim.say({
         kind: "progress", migration: this.#state.plan.migration, phase,
-        transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent,
+        transferred, remaining, total, passes, bytesPerSecond, dirtyBytesPerSecond, expectedDowntimeMs, throttlePercent, ...this.#disks.figures,
       });
     }, (thrown: unknown) => {
       this.#polling = false;

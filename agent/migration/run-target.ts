@@ -248,6 +248,9 @@ export class TargetRun {
       return;
     }
     relay.released.then((release) => { this.#later({ kind: "release", epoch: release.epoch, stopAt: release.stopAt }); }, () => undefined);
+    relay.disksDone.then((disks) => {
+      this.#command("end-exports", async () => { await this.#guest?.disks.endExports(); relay.disksEnded(disks); });
+    }, () => undefined);
     relay.connected.then(() => { this.#later({ kind: "relay-up" }); }, () => undefined);
     relay.closed.then((cause) => { this.#later({ kind: "relay-lost", detail: cause?.message ?? "ended" }); }, () => undefined);
   }

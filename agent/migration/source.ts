@@ -1,13 +1,17 @@
-import type { Epoch, MigrationId, Millis, VmId } from "../../model/ids.js";
-import { millis } from "../../model/ids.js";
+import { millis, type Millis } from "../../model/ids.js";
 import { leadToken } from "../../model/lead-token.js";
 import type { Reason } from "../../model/reasons.js";
-import type { HoldOutcome, OnTimeout } from "../../proto/messages.js";
 import type { GuestStatus, StreamStatus } from "../hypervisor/driver.js";
-import { enoughByEstimate, enoughIsCopied, MEASURED_PASSES, type CopyState } from "./lead-moment.js";
+import { enoughByEstimate, enoughIsCopied, MEASURED_PASSES } from "./lead-moment.js";
+import type { SourceEffect, SourceEvent, SourcePhase, SourcePlan, SourceState, SourceStep, SourceTimer } from "./source-shapes.js";
 
 /** Looks at a guest that is being got back are this far apart. */
 const LOOK_AGAIN = millis(200);
+/** No byte of the disks was copied for so long: it is not going to be. */
+const DISKS_STILL = millis(60_000);
+/** The guest stands meanwhile. */
+const DISKS_HAND_OVER = millis(5_000);
+
 /*
  * The source's half of the right to run.
  *
@@ -30,118 +34,30 @@ const LOOK_AGAIN = millis(200);
  * Little: what is copied within the downtime limit. A guest for which this never comes stays in `copying` until the time is over; then it is given up, or *forced*: little is then
  * whatever is left. The guest still stops at the gate, and before RELEASE a forced move can be given up like any other.
  *
+ * A guest with disks of its own is `mirroring` between `starting` and `copying`: they are the same on both sides before the memory is begun, and stay so. At pre-switchover both
+ * sides let go of the copy, and only then the stream goes on.
+ *
  * Between `releasing` and `reclaiming` nothing here lets the guest run. RELEASE leaves only from `released`, which is entered only by the disk's answer.
  */
-export type SourcePhase =
-  | "starting" | "copying" | "leading" | "awaiting" | "opened" | "stopped" | "releasing" | "released" | "reclaiming" | "returning" | "runs" | "gone" | "revoked";
-
-export interface SourcePlan {
-  readonly migration: MigrationId;
-  readonly vm: VmId;
-  /** Reserved for the target. */
-  readonly epoch: Epoch;
-  readonly lead: boolean;
-  readonly holdMaxMs: Millis;
-  readonly timeoutMs: Millis;
-  readonly downtimeLimitMs: Millis;
-  readonly onTimeout: OnTimeout;
-  /** For what is left, once it is forced. */
-  readonly forceMs: Millis;
-}
-
-export interface SourceState {
-  readonly plan: SourcePlan;
-  readonly phase: SourcePhase;
-  readonly hold: HoldOutcome;
-  readonly stopAt: Millis | null;
-  readonly markerAt: Millis | null;
-  readonly bytes: number;
-  readonly passes: number;
-  /** Why it is given up; `accepted` while it is not. */
-  readonly reason: Reason;
-  readonly detail: string;
-  /** `migrate` has been given to the hypervisor. */
-  readonly sending: boolean;
-  /** Nothing is read of the hypervisor's stream. */
-  readonly stalled: boolean;
-  /** The pass behind which it stands still. */
-  readonly pass: number;
-  /** Bytes that the pass before left. */
-  readonly leftBefore: number;
-  /** The time was over: the guest is stopped whatever is left. */
-  readonly forced: boolean;
-}
-
-export type SourceEvent =
-  | { readonly kind: "recorded"; readonly state: "active" | "released" | "resumed" }
-  | { readonly kind: "record-failed"; readonly detail: string }
-  | { readonly kind: "relay-ready" }
-  | { readonly kind: "relay-lost"; readonly detail: string }
-  | { readonly kind: "stream"; readonly status: StreamStatus }
-  | { readonly kind: "pass"; readonly passes: number }
-  | ({ readonly kind: "progress"; readonly transferred: number } & CopyState)
-  | { readonly kind: "stopped"; readonly at: Millis }
-  | { readonly kind: "resumed" }
-  | { readonly kind: "guest"; readonly status: GuestStatus; readonly stream: StreamStatus }
-  | { readonly kind: "command-failed"; readonly command: string; readonly detail: string }
-  | { readonly kind: "lead"; readonly token: number }
-  | { readonly kind: "marker"; readonly at: Millis }
-  | { readonly kind: "timer"; readonly name: SourceTimer }
-  | { readonly kind: "abort"; readonly reason: Reason }
-  | { readonly kind: "resume" }
-  | { readonly kind: "revoke" };
-
-export type SourceTimer = "copy" | "hold" | "look";
-
-export type SourceEffect =
-  | { readonly kind: "record"; readonly state: "active" | "released" | "resumed" }
-  | { readonly kind: "connect" }
-  | { readonly kind: "send" }
-  | { readonly kind: "stall" }
-  | { readonly kind: "flow" }
-  | { readonly kind: "measure" }
-  | { readonly kind: "prefer-switchover" }
-  | { readonly kind: "force-switchover" }
-  | { readonly kind: "open-gate" }
-  | { readonly kind: "cut" }
-  | { readonly kind: "watch-marker"; readonly token: number }
-  | { readonly kind: "forward" }
-  | { readonly kind: "deliver" }
-  | { readonly kind: "continue-switchover" }
-  | { readonly kind: "cancel-send" }
-  | { readonly kind: "resume-guest" }
-  | { readonly kind: "look" }
-  | { readonly kind: "send-release" }
-  | { readonly kind: "destroy-guest" }
-  | { readonly kind: "tell-lead-ready" }
-  | { readonly kind: "tell-switch-over" }
-  | { readonly kind: "report-released" }
-  | { readonly kind: "report-ended"; readonly result: "source-runs" | "source-gone" }
-  | { readonly kind: "timer"; readonly name: SourceTimer; readonly delay: Millis }
-  | { readonly kind: "stop-timer"; readonly name: SourceTimer };
-
-export interface SourceStep {
-  readonly state: SourceState;
-  readonly effects: readonly SourceEffect[];
-  /** What to answer to a request that this event came from. */
-  readonly decision: Reason;
-}
-
 export function beginSource(plan: SourcePlan): SourceStep {
   const state = initial(plan, "starting");
-  return step(state, [{ kind: "record", state: "active" }, { kind: "timer", name: "copy", delay: plan.timeoutMs }]);
+  // How long disks take is not known: they have a limit of another kind.
+  return step(state, [{ kind: "record", state: "active" }, ...(plan.disks ? [] : [copyTimer(plan)])]);
 }
 
 /** After the agent's restart. The relay died with it, so an `active` migration can only be taken back; a released one waits for a proof. */
 export function recoverSource(plan: SourcePlan, record: "active" | "released" | "resumed", stamps: Pick<SourceState, "stopAt" | "markerAt" | "bytes">): SourceStep {
-  const state = { ...initial(plan, "returning"), ...stamps, sending: true };
+  const state: SourceState = { ...initial(plan, "returning"), ...stamps, sending: true, disks: plan.disks && record === "active" ? "copying" : "none" };
   if (record === "released") return step({ ...state, phase: "released" }, [{ kind: "report-released" }]);
   if (record === "resumed") return step(state, [{ kind: "look" }]);
-  return step({ ...state, reason: "relay-failed", detail: "the source agent was restarted" }, [{ kind: "cancel-send" }, { kind: "look" }]);
+  return step({ ...state, reason: "relay-failed", detail: "the source agent was restarted" }, [{ kind: "cancel-send" }, ...dropDisks(state), { kind: "look" }]);
 }
 
 function initial(plan: SourcePlan, phase: SourcePhase): SourceState {
-  return { plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false, stalled: false, pass: 0, leftBefore: Infinity, forced: false };
+  return {
+    plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false, stalled: false, pass: 0, leftBefore: Infinity,
+    forced: false, disks: "none", diskCopied: 0,
+  };
 }
 
 /** Whether the guest may execute here in this phase, as far as this host knows. */
@@ -153,11 +69,14 @@ export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
   switch (event.kind) {
     case "recorded": return recorded(state, event.state);
     case "record-failed": return recordFailed(state, event.detail);
-    case "relay-ready": return state.phase === "copying" ? step({ ...state, sending: true }, [{ kind: "send" }]) : step(state);
+    case "relay-ready": return relayReady(state);
     case "relay-lost": return beforeRelease(state) ? giveUp(state, "relay-failed", event.detail) : step(state);
     case "stream": return streamChanged(state, event.status);
     case "pass": return passed(state, event.passes);
     case "progress": return progressed(state, event);
+    case "disk-progress": return diskProgressed(state, event.copied);
+    case "disks": return disksChanged(state, event.what);
+    case "disks-failed": return beforeRelease(state) && state.disks !== "closed" ? giveUp(state, "disk-failed", event.detail) : step(state);
     case "stopped": return stopped(state, event.at);
     case "resumed": return guestResumed(state);
     case "guest": return guestSeen(state, event);
@@ -172,9 +91,28 @@ export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
 }
 
 function recorded(state: SourceState, what: "active" | "released" | "resumed"): SourceStep {
-  if (what === "active" && state.phase === "starting") return changeState(state, "copying", [{ kind: "connect" }]);
+  if (what === "active" && state.phase === "starting") return changeState(state, state.plan.disks ? "mirroring" : "copying", [{ kind: "connect" }]);
   if (what === "released" && state.phase === "releasing") return changeState(state, "released", [{ kind: "send-release" }, { kind: "report-released" }]);
   if (what === "resumed" && state.phase === "reclaiming") return changeState(state, "returning", [{ kind: "look" }]);
+  return step(state);
+}
+
+function relayReady(state: SourceState): SourceStep {
+  if (state.phase === "mirroring") return step({ ...state, disks: "copying" }, [{ kind: "mirror-disks" }, { kind: "timer", name: "disks", delay: DISKS_STILL }]);
+  return state.phase === "copying" ? step({ ...state, sending: true }, [{ kind: "send" }]) : step(state);
+}
+
+function diskProgressed(state: SourceState, copied: number): SourceStep {
+  if (state.phase !== "mirroring" || copied <= state.diskCopied) return step(state);
+  return step({ ...state, diskCopied: copied }, [{ kind: "timer", name: "disks", delay: DISKS_STILL }]);
+}
+
+function disksChanged(state: SourceState, what: "ready" | "closed" | "dropped"): SourceStep {
+  if (what === "dropped") return step(state.disks === "closed" ? state : { ...state, disks: "none" });
+  if (what === "ready" && state.phase === "mirroring") {
+    return changeState({ ...state, disks: "ready", sending: true }, "copying", [{ kind: "stop-timer", name: "disks" }, copyTimer(state.plan), { kind: "send" }]);
+  }
+  if (what === "closed" && state.disks === "ready" && beforeRelease(state)) return step({ ...state, disks: "closed" }, [{ kind: "stop-timer", name: "disks" }, { kind: "continue-switchover" }]);
   return step(state);
 }
 
@@ -190,7 +128,9 @@ function streamChanged(state: SourceState, status: StreamStatus): SourceStep {
   if (state.phase === "returning") return status === "failed" || status === "cancelled" || status === "completed" ? step(state, [{ kind: "look" }]) : step(state);
   if (!beforeRelease(state)) return step(state);
   if (status === "failed" || status === "cancelled") return giveUp(state, "migrate-failed", `the hypervisor says ${status}`);
+  if (status === "pre-switchover" && state.plan.disks) return step(state, [{ kind: "close-disks" }, { kind: "timer", name: "disks", delay: DISKS_HAND_OVER }]);
   if (status === "pre-switchover") return step(state, [{ kind: "continue-switchover" }]);
+  if (status === "completed" && state.plan.disks && state.disks !== "closed") return giveUp(state, "disk-failed", "the memory was handed over before the disks");
   // Events of one QMP connection are in order: STOP came before. Should it be lost, the completed stream still proves that the guest stands.
   if (status === "completed") return changeState(state, "releasing", [{ kind: "stop-timer", name: "copy" }, { kind: "stop-timer", name: "hold" }, { kind: "record", state: "released" }]);
   return step(state);
@@ -260,6 +200,7 @@ function timerFired(state: SourceState, name: SourceTimer): SourceStep {
     const { plan } = state;
     return giveUp(state, "timed-out", state.forced ? `not completed within ${String(plan.forceMs)} ms after it was forced` : `not completed within ${String(plan.timeoutMs)} ms`);
   }
+  if (name === "disks" && beforeRelease(state) && state.disks !== "closed") return giveUp(state, "timed-out", state.phase === "mirroring" ? `no byte of the disks was copied for ${String(DISKS_STILL)} ms` : `the disks were not handed over within ${String(DISKS_HAND_OVER)} ms`);
   if (name === "look" && state.phase === "returning") return step(state, [{ kind: "look" }]);
   if (name === "look" && state.phase === "reclaiming") return step(state, [{ kind: "record", state: "resumed" }]);
   return step(state);
@@ -286,6 +227,8 @@ function guestSeen(state: SourceState, seen: { readonly status: GuestStatus; rea
   if (state.phase !== "returning") return step(state);
   const copying = seen.stream === "setup" || seen.stream === "active" || seen.stream === "pre-switchover" || seen.stream === "device" || seen.stream === "cancelling";
   if (copying) return step(state, [{ kind: "cancel-send" }, { kind: "timer", name: "look", delay: LOOK_AGAIN }]);
+  // What writes to the target as well must be gone before the guest is one like any other.
+  if (seen.status === "running" && dropDisks(state).length > 0) return step(state, [...dropDisks(state), { kind: "timer", name: "look", delay: LOOK_AGAIN }]);
   if (seen.status === "running") return changeState(state, "runs", [{ kind: "deliver" }, { kind: "report-ended", result: "source-runs" }]);
   return step(state, [{ kind: "resume-guest" }, { kind: "timer", name: "look", delay: LOOK_AGAIN }]);
 }
@@ -324,7 +267,17 @@ function revoke(state: SourceState): SourceStep {
 
 /** Takes the guest back: cut the stream, cancel, and look until it runs. Only before RELEASE. */
 function giveUp(state: SourceState, reason: Reason, detail: string): SourceStep {
-  return changeState({ ...state, reason, detail }, "returning", [...stopTimers(), { kind: "cut" }, ...(state.sending ? [{ kind: "cancel-send" } as const] : []), { kind: "look" }]);
+  return changeState({ ...state, reason, detail }, "returning", [
+    ...stopTimers(), ...(state.plan.disks ? [{ kind: "stop-timer", name: "disks" } as const] : []), { kind: "cut" }, ...(state.sending ? [{ kind: "cancel-send" } as const] : []), ...dropDisks(state), { kind: "look" },
+  ]);
+}
+
+function dropDisks({ disks }: SourceState): SourceEffect[] {
+  return disks === "copying" || disks === "ready" ? [{ kind: "drop-disks" }] : [];
+}
+
+function copyTimer(plan: SourcePlan): SourceEffect {
+  return { kind: "timer", name: "copy", delay: plan.timeoutMs };
 }
 
 function stopTimers(): SourceEffect[] {
@@ -334,7 +287,7 @@ function stopTimers(): SourceEffect[] {
 /** The guest is here, may run, and the migration goes on. */
 function beforeRelease(state: SourceState): boolean {
   const { phase } = state;
-  return phase === "starting" || phase === "copying" || phase === "leading" || phase === "awaiting" || phase === "opened" || phase === "stopped";
+  return phase === "starting" || phase === "mirroring" || phase === "copying" || phase === "leading" || phase === "awaiting" || phase === "opened" || phase === "stopped";
 }
 
 export function ended(state: SourceState): boolean {

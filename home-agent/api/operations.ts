@@ -71,6 +71,7 @@ export const migrationView = z.object({
     transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number(), dirtyBytesPerSecond: z.number(),
     /** How long the guest would stand if it were stopped now. */
     expectedDowntimeMs: measured, throttlePercent: z.number(),
+    diskCopied: z.number(), diskTotal: z.number(), diskBytesPerSecond: z.number(),
   }).nullable(),
   /** For people: while it lasts, why it does not converge and what would help; at the end, why it failed. */
   detail: z.string().nullable(),

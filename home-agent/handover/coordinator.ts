@@ -20,6 +20,7 @@ export function coordinate(state: VmState, event: VmEvent, now: Now, rules: Move
     case "migrate": return onMigrate(state, event, now, rules);
     case "said": return onSaid(state, moving, event.host, event.body, now, rules);
     case "cancel": return moving?.migration.id === event.migration ? onCancel(moving, now, rules) : decide(state, "not-moving");
+    case "disks-copied": return moving?.migration.id === event.migration ? onDisksCopied(moving, now) : decide(state, "not-moving");
     case "prepared": return moving?.migration.id === event.migration ? onPrepared(moving, event, now) : decide(state, "not-moving");
     case "refused": return moving?.migration.id === event.migration ? onRefused(moving, event, now, rules) : decide(state, "not-moving");
     case "host-gone": return moving === null ? decide(state, "accepted") : onHostGone(moving, event.host, now, rules);
@@ -128,14 +129,20 @@ function onPrepared(state: Moving, event: VmEvent & { type: "prepared" }, now: N
   return decide<VmState>(enter(state, "copy", now, { lead }), "accepted", "", [ask(migration.from, question)]);
 }
 
+/** The limit of the copy counts from here on. */
+function onDisksCopied(state: Moving, now: Now): Outcome<VmState> {
+  if (state.migration.phase !== "copy") return decide<VmState>(state, "not-moving");
+  return decide<VmState>({ ...state, migration: { ...state.migration, phaseAt: now.mono } }, "accepted");
+}
+
 /** Until Migrate was sent the source has not been touched. After that, only its own word says that it runs on; "not-moving" is one: it never began. */
 function onRefused(state: Moving, event: VmEvent & { type: "refused" }, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration } = state;
   if (event.ask === "prepare" && migration.phase === "prepare") {
-    return giveBack(reasoned(state, event.reason), now, rules, event.reason, [askAbort(migration, migration.to, event.reason)]);
+    return giveBack(reasoned(state, event.reason, event.detail), now, rules, event.reason, [askAbort(migration, migration.to, event.reason)]);
   }
   if (event.ask === "migrate" && migration.phase === "copy") {
-    if (event.answered) return giveBack(reasoned(state, event.reason), now, rules, event.reason, [askAbort(migration, migration.to, event.reason)]);
+    if (event.answered) return giveBack(reasoned(state, event.reason, event.detail), now, rules, event.reason, [askAbort(migration, migration.to, event.reason)]);
     return abort(state, event.reason, now);
   }
   if (event.ask === "abort" && migration.phase === "aborting" && event.answered && event.reason === "not-moving") {

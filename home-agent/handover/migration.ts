@@ -82,8 +82,10 @@ export type VmEvent =
   | { readonly type: "migrate"; readonly host: HostId; readonly actor: string; readonly wishes?: MoveWishes; readonly sourceConnected: boolean; readonly targetConnected: boolean; readonly targetLife: HostLife | null; readonly sourceCanLead: boolean }
   | { readonly type: "prepared"; readonly migration: MigrationId; readonly relayAddress: string; readonly relayPort: number; readonly canLead: boolean }
   /** A question to the target (prepare) or to the source was refused, or (`answered` false) its fate is not known. */
-  | { readonly type: "refused"; readonly migration: MigrationId; readonly ask: "prepare" | "migrate" | "abort"; readonly reason: Reason; readonly answered: boolean }
+  | { readonly type: "refused"; readonly migration: MigrationId; readonly ask: "prepare" | "migrate" | "abort"; readonly reason: Reason; readonly detail: string; readonly answered: boolean }
   | { readonly type: "said"; readonly host: HostId; readonly body: Body<Report> }
+  /** Bytes of the guest's own disks were copied: how long they take is not known, and the source watches that they do not stand still. */
+  | { readonly type: "disks-copied"; readonly migration: MigrationId }
   | { readonly type: "cancel"; readonly migration: MigrationId }
   | { readonly type: "host-gone"; readonly host: HostId }
   | { readonly type: "host-back"; readonly host: HostId; readonly life: HostLife; readonly records: readonly MigrationRecord[]; readonly reported: ReportedState | null }

@@ -1,10 +1,10 @@
 import {
-  amount, bytes, detail, duration, enumeration, epochField, flag, host, instant, integer, maybeDuration, maybeInstant, message, migration, port, reason, text, uint32,
+  amount, bytes, detail, duration, enumeration, epochField, flag, host, instant, integer, list, maybeDuration, maybeInstant, message, migration, port, reason, text, uint32,
   uint53, vm, word, optional, type Field,
 } from "../fields.js";
 import { careof } from "../gen/careof.js";
-import { MAX_CHANNELS, type BodyByKind, type MigrationParameters, type OnTimeout } from "../messages.js";
-import { decision, locator, vmSpec } from "./registration.js";
+import { MAX_CHANNELS, type BodyByKind, type DiskImage, type MigrationParameters, type OnTimeout } from "../messages.js";
+import { decision, diskFormat, locator, vmSpec } from "./registration.js";
 import v1 = careof.v1;
 
 /** Of the relay's TLS-PSK. */
@@ -30,6 +30,8 @@ const parameters = message<MigrationParameters, v1.MigrationParameters.$Properti
   forceMs: duration,
 });
 
+const disks = list(message<DiskImage, v1.DiskImage.$Properties>({ path: text(4096), format: diskFormat, virtualBytes: uint53, allocatedBytes: uint53 }), 64);
+
 export const prepare = message<BodyByKind["prepare"], v1.Prepare.$Properties>({
   migration,
   spec: vmSpec,
@@ -38,8 +40,11 @@ export const prepare = message<BodyByKind["prepare"], v1.Prepare.$Properties>({
   sourceLocator: locator,
   secret,
   parameters,
+  disks,
 });
 
+export const describeDisks = message<BodyByKind["describeDisks"], v1.DescribeDisks.$Properties>({ vm });
+export const disksDescribed = message<BodyByKind["disksDescribed"], v1.DisksDescribed.$Properties>({ disks });
 export const prepared = message<BodyByKind["prepared"], v1.Prepared.$Properties>({ decision, relayAddress: text(255), relayPort: port, canLead: flag });
 
 export const migrate = message<BodyByKind["migrate"], v1.Migrate.$Properties>({
@@ -56,7 +61,7 @@ export const migrate = message<BodyByKind["migrate"], v1.Migrate.$Properties>({
 
 export const progress = message<BodyByKind["progress"], v1.MigrationProgress.$Properties>({
   migration,
-  phase: word("prepare", "setup", "copy", "lead", "stop", "released", "settle"),
+  phase: word("prepare", "setup", "disks", "copy", "lead", "stop", "released", "settle"),
   transferred: uint53,
   remaining: uint53,
   total: uint53,
@@ -65,6 +70,9 @@ export const progress = message<BodyByKind["progress"], v1.MigrationProgress.$Pr
   dirtyBytesPerSecond: amount,
   expectedDowntimeMs: maybeInstant,
   throttlePercent: integer(0, 100),
+  diskCopied: uint53,
+  diskTotal: uint53,
+  diskBytesPerSecond: amount,
 });
 
 export const leadReady = message<BodyByKind["leadReady"], v1.LeadReady.$Properties>({ migration });

@@ -73,7 +73,7 @@ export class Host {
     this.outbox = new Outbox(asker, clock, log);
     this.guests = new Guests({ driver: this.driver, network: this.network, records: new Records(join(this.directory, "vms"), vmRecord), clock, log, died: (resident, detail) => { this.#died(resident, detail); } });
     this.migrations = new Migrations({
-      host: this.name, careOf: this.careOf, relayListen: { address: "127.0.0.1", port: 0 }, runDir: this.directory, driver: this.driver, guests: this.guests, network: this.network,
+      host: this.name, careOf: this.careOf, relayListen: { address: "127.0.0.1", port: 0 }, runDir: this.directory, keepMovedDisks: false, driver: this.driver, guests: this.guests, network: this.network,
       records: new Records(join(this.directory, "migrations"), migrationFile), outbox: this.outbox, say: (body) => { this.#tell(body); }, clock, log,
     });
     const gone = await this.guests.recover();
@@ -150,7 +150,7 @@ export async function begin(a: Host, b: Host, number: number, parameters: Partia
   if (spec === undefined) throw new Error(`${VM} is not at ${a.name}`);
   const secret = randomBytes(32);
   const migration = migrationId(VM, epoch(number));
-  const prepare: Body<"prepare"> = { kind: "prepare", migration, spec, epoch: epoch(number), source: a.name, sourceLocator: ipInIp(a.careOf), secret, parameters: all };
+  const prepare: Body<"prepare"> = { kind: "prepare", migration, spec, epoch: epoch(number), source: a.name, sourceLocator: ipInIp(a.careOf), secret, parameters: all, disks: (await a.migrations.describeDisks(VM)).disks };
   const prepared = await b.migrations.prepare(prepare);
   await a.migrations.migrate({
     kind: "migrate", migration, vm: VM, epoch: epoch(number), target: b.name, targetLocator: ipInIp(b.careOf), relayAddress: "127.0.0.1", relayPort: prepared.relayPort, secret, parameters: all,

@@ -282,6 +282,10 @@ t.test("a line of progress", (t) => {
   t.equal(of({ progress: { ...moving.progress, total: 0 } }), "web1 host-a → host-b  copy");
   t.equal(of({ progress: { ...moving.progress, bytesPerSecond: 0, passes: 0 } }), "web1 host-a → host-b  copy  77%  30.0 MB left");
   t.equal(of({ result: "completed" }), "web1 host-a → host-b  completed");
+  const disks = { ...moving.progress, total: 0, diskCopied: 30e6, diskTotal: 120e6, diskBytesPerSecond: 9e6 };
+  t.equal(of({ progress: disks }), "web1 host-a → host-b  copy  disks 25%  90.0 MB left  9.0 MB/s  10 s");
+  t.equal(of({ progress: { ...disks, diskBytesPerSecond: 0 } }), "web1 host-a → host-b  copy  disks 25%  90.0 MB left");
+  t.equal(of({ progress: { ...disks, total: 120e6, remaining: 60e6, bytesPerSecond: 0, passes: 0 } }), "web1 host-a → host-b  copy  50%  60.0 MB left", "the memory's turn");
   t.equal(of({ phase: "co\u001b[Jpy", progress: null }), "web1 host-a → host-b  co?[Jpy");
   t.end();
 });

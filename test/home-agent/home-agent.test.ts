@@ -61,7 +61,10 @@ await t.test("without a lead the home agent re-points at the switch-over; what w
   t.equal((await a.until("migrate")).parameters.lead, false);
   t.equal((await move.leadReady()).reason, "unsupported");
   t.equal(bench.entry()?.active, CARE_OF["host-a"]);
-  a.tell({ kind: "progress", migration: move.migration, phase: "copy", transferred: 5, remaining: 6, total: 11, passes: 2, bytesPerSecond: 7, dirtyBytesPerSecond: 8, expectedDowntimeMs: millis(9), throttlePercent: 10 });
+  a.tell({
+    kind: "progress", migration: move.migration, phase: "copy", transferred: 5, remaining: 6, total: 11, passes: 2, bytesPerSecond: 7, dirtyBytesPerSecond: 8, expectedDowntimeMs: millis(9),
+    throttlePercent: 10, diskCopied: 0, diskTotal: 0, diskBytesPerSecond: 0,
+  });
   await move.switchOver(null);
   t.equal(bench.entry()?.active, CARE_OF["host-b"]);
   t.ok(bench.markers.length >= 2);

@@ -110,7 +110,7 @@ class Script {
     this.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false });
     this.go({ type: "cancel", migration: MOVE });
     this.go({ type: "host-gone", host: B });
-    this.go({ type: "refused", migration: MOVE, ask: "abort", reason: "not-moving", answered: true }, { restart: true });
+    this.go({ type: "refused", migration: MOVE, ask: "abort", reason: "not-moving", detail: "", answered: true }, { restart: true });
   }
 
   released(): string {

@@ -47,7 +47,7 @@ t.test("wishes reach both hosts; a copy that took too long says why", async (t) 
   const parameters = { maxBandwidth: 10_000_000, downtimeLimitMs: 50, autoConverge: true, channels: 2, timeoutMs: 7000, onTimeout: "force", forceMs: 5000 };
   t.match((await b.until("prepare")).parameters, parameters);
   t.match((await a.until("migrate")).parameters, parameters);
-  a.tell({ kind: "progress", migration: move.migration, phase: "copy", transferred: 5, total: 11, ...BUSY, expectedDowntimeMs: millis(900) });
+  a.tell({ kind: "progress", migration: move.migration, phase: "copy", transferred: 5, total: 11, ...BUSY, expectedDowntimeMs: millis(900), diskCopied: 0, diskTotal: 0, diskBytesPerSecond: 0 });
   t.equal((await a.ask({ kind: "sourceEnded", migration: move.migration, result: "source-runs", reason: "timed-out", detail: "not completed within 5000 ms after it was forced" }, "decision")).reason, ACCEPTED.reason);
   t.match((await result).body, { result: "failed", reason: "timed-out", detail: /^not completed within 5000 ms after it was forced; it does not converge: the guest writes 40 MB\/s/ });
 });

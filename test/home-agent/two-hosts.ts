@@ -232,8 +232,8 @@ export class TwoHosts {
 
   #refuse(question: Question, migration: MigrationId | null, reason: Reason, answered: boolean): void {
     if (migration === null) return;
-    if (question.ask === "prepare" || question.ask === "migrate") this.dispatch({ type: "refused", migration, ask: question.ask, reason, answered });
-    if (question.ask === "abort" && answered && question.migration === migration) this.dispatch({ type: "refused", migration, ask: "abort", reason, answered });
+    if (question.ask === "prepare" || question.ask === "migrate") this.dispatch({ type: "refused", migration, ask: question.ask, reason, detail: "", answered });
+    if (question.ask === "abort" && answered && question.migration === migration) this.dispatch({ type: "refused", migration, ask: "abort", reason, detail: "", answered });
   }
 
   #hear(host: Host): void {

@@ -44,6 +44,7 @@ const reports: Arbitrary<VmReport> = record({
   evidence: fc.constantFrom("running", "stopped", "resync", "refresh", "guest-gone", "port-gone"),
 });
 const diskFormats = fc.constantFrom("raw" as const, "qcow2" as const);
+const images = fc.array(record({ path: text, format: diskFormats, virtualBytes: counts, allocatedBytes: counts }), { maxLength: 3 });
 const qemuSpecs: Arbitrary<QemuSpec> = record({
   memoryBytes: counts, cpus: fc.integer({ min: 1, max: 4096 }), kernel: text, initrd: text, append: text,
   disks: fc.array(text, { maxLength: 3 }), extraArgs: fc.array(text, { maxLength: 3 }),
@@ -80,8 +81,9 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
   vmReport: reports,
   relayedHeartbeat: record({ envelope: envelopes, port: ports, address: addresses }),
   progress: record({
-    migration: migrations, phase: fc.constantFrom("prepare", "setup", "copy", "lead", "stop", "released", "settle"), transferred: counts, remaining: counts,
+    migration: migrations, phase: fc.constantFrom("prepare", "setup", "disks", "copy", "lead", "stop", "released", "settle"), transferred: counts, remaining: counts,
     total: counts, passes: uint32, bytesPerSecond: amounts, dirtyBytesPerSecond: amounts, expectedDowntimeMs: maybeStamp, throttlePercent: fc.nat({ max: 100 }),
+    diskCopied: counts, diskTotal: counts, diskBytesPerSecond: amounts,
   }),
   leadReady: record({ migration: migrations }),
   switchOver: record({
@@ -105,8 +107,10 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
   startVm: record({ spec: specs, epoch: epochs, adopt: fc.option(record({ control: fc.string({ maxLength: 100 }), port: fc.string({ maxLength: 15 }) })) }),
   stopVm: record({ vm: vms, epoch: epochs, force: fc.boolean(), patienceMs: durations, giveBack: fc.boolean() }),
   prepare: record({
-    migration: migrations, spec: specs, epoch: epochs, source: hosts, sourceLocator: locators, secret: secrets, parameters,
+    migration: migrations, spec: specs, epoch: epochs, source: hosts, sourceLocator: locators, secret: secrets, parameters, disks: images,
   }),
+  describeDisks: record({ vm: vms }),
+  disksDescribed: record({ disks: images }),
   migrate: record({
     migration: migrations, vm: vms, epoch: epochs, target: hosts, targetLocator: locators, relayAddress: text, relayPort: ports, secret: secrets, parameters,
   }),

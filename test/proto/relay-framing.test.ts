@@ -17,6 +17,7 @@ const frames: Arbitrary<RelayFrame> = fc.oneof(
   fc.record({ type: fc.constant("release" as const), migration: migrations, epoch: epochs, stopAt: stamps }),
   fc.record({ type: fc.constant("drained" as const), packets: fc.maxSafeNat() }),
   fc.record({ type: fc.constant("close" as const), reason: reasons, detail: fc.string({ unit: "binary", maxLength: 400 }) }),
+  fc.record({ type: fc.constantFrom("endDisks" as const, "disksEnded" as const), disks: fc.nat() }),
 ).map((frame) => ({ ...frame }));
 
 const migration = parseMigrationId("web1@7").id;
@@ -46,6 +47,8 @@ t.test("the documented bytes", (t) => {
     [{ type: "release", migration, epoch: epoch(7), stopAt: millis(2) }, "05 00000013 0a06 776562314037 1007 19 0000000000000040"],
     [{ type: "drained", packets: 3 }, "06 00000002 0803"],
     [{ type: "close", reason: "timed-out", detail: "" }, "07 0000000b 0a09 74696d65642d6f7574"],
+    [{ type: "endDisks", disks: 1 }, "08 00000002 0801"],
+    [{ type: "disksEnded", disks: 1 }, "09 00000002 0801"],
   ];
   const readme = readFileSync(join(import.meta.dirname, "..", "..", "..", "proto", "README.md"), "utf8");
   for (const [frame, text] of documented) {
@@ -96,7 +99,7 @@ t.test("data is neither copied nor held back", (t) => {
 t.test("what is no frame", (t) => {
   const cases: readonly (readonly [string, string, RegExp])[] = [
     ["type 0", "0000000000", /type 0/],
-    ["type 8", "0800000001ff", /type 8/],
+    ["type 10", "0a00000001ff", /type 10/],
     ["data of no length", "0100000000", /length of 0/],
     ["data too long", "0100040001", /length of 262145/],
     ["data of 4 GiB", "01ffffffff", /length of 4294967295/],

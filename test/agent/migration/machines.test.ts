@@ -1,12 +1,14 @@
 import fc from "fast-check";
 import t from "tap";
-import { beginSource, recoverSource, stepSource, type SourceEvent, type SourceStep } from "../../../agent/migration/source.js";
+import { beginSource, recoverSource, stepSource } from "../../../agent/migration/source.js";
+import type { SourceEvent, SourceStep } from "../../../agent/migration/source-shapes.js";
 import { beginTarget, recoverTarget, stepTarget, type TargetEvent, type TargetStep } from "../../../agent/migration/target.js";
 import { epoch, millis } from "../../../model/ids.js";
 import { leadToken } from "../../../model/lead-token.js";
 import { PLAN, World } from "./world.js";
 
 const LEAD = { ...PLAN, lead: true };
+const DISKS = { ...PLAN, disks: true };
 
 function source(plan: typeof PLAN, ...events: SourceEvent[]): SourceStep {
   return events.reduce((before, event) => stepSource(before.state, event), beginSource(plan));
@@ -28,6 +30,9 @@ const busy = [...[2, 3].flatMap((passes): SourceEvent[] => [{ kind: "pass", pass
 const FORCE = { ...LEAD, onTimeout: "force" } as const;
 const late: SourceEvent = { kind: "timer", name: "copy" };
 const copying = [recorded, { kind: "relay-ready" }] as const satisfies readonly SourceEvent[];
+const mirroring = [...copying, { kind: "disk-progress", copied: 5 }] as const satisfies readonly SourceEvent[];
+const mirrored = [...mirroring, { kind: "disks", what: "ready" }] as const satisfies readonly SourceEvent[];
+const halted = [...mirrored, stop, { kind: "stream", status: "pre-switchover" }] as const satisfies readonly SourceEvent[];
 const released = [...copying, stop, completed, { kind: "recorded", state: "released" }] as const satisfies readonly SourceEvent[];
 
 void t.test("source: phase, effects and decision by what has happened", (t) => {
@@ -90,6 +95,24 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
     ["a released guest dies", PLAN, [...released, { kind: "guest", status: "gone", stream: "none" }], "released", []],
     ["too long", PLAN, [...copying, { kind: "timer", name: "copy" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
     ["a late poll is no failure", PLAN, [...copying, { kind: "command-failed", command: "progress", detail: "" }], "copying", []],
+    ["disks first: connect", DISKS, [recorded], "mirroring", ["connect"]],
+    ["the relay is there: copy the disks, with a limit for standing still", DISKS, copying, "mirroring", ["mirror-disks", "timer"]],
+    ["bytes of a disk: it does not stand still", DISKS, mirroring, "mirroring", ["timer"]],
+    ["none since: it may", DISKS, [...mirroring, { kind: "disk-progress", copied: 5 }], "mirroring", []],
+    ["no byte for long", DISKS, [...mirroring, { kind: "timer", name: "disks" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "stop-timer", "cut", "drop-disks", "look"]],
+    ["the disks are the same: the memory, with its limit", DISKS, mirrored, "copying", ["stop-timer", "timer", "send"]],
+    ["ready twice", DISKS, [...mirrored, { kind: "disks", what: "ready" }], "copying", []],
+    ["a disk fails while the memory is copied", DISKS, [...mirrored, { kind: "disks-failed", detail: "" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "drop-disks", "look"]],
+    ["the target's disk cannot be written", DISKS, [...mirroring, { kind: "command-failed", command: "mirror-disks", detail: "" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "stop-timer", "cut", "drop-disks", "look"]],
+    ["halted: the disks are handed over before the stream goes on", DISKS, halted, "stopped", ["close-disks", "timer"]],
+    ["handed over: go on", DISKS, [...halted, { kind: "disks", what: "closed" }], "stopped", ["stop-timer", "continue-switchover"]],
+    ["not handed over in time", DISKS, [...halted, { kind: "timer", name: "disks" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "drop-disks", "look"]],
+    ["nothing is left to drop after that", DISKS, [...halted, { kind: "disks", what: "closed" }, { kind: "abort", reason: "cancelled-by-operator" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
+    ["completed with the disks", DISKS, [...halted, { kind: "disks", what: "closed" }, completed], "releasing", ["stop-timer", "stop-timer", "record"]],
+    ["completed without them is no RELEASE", DISKS, [...halted, completed], "returning", ["stop-timer", "stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "drop-disks", "look"]],
+    ["runs, and the copy of a disk is still there: not yet at an end", DISKS, [...mirrored, { kind: "abort", reason: "cancelled-by-operator" }, { kind: "guest", status: "running", stream: "cancelled" }], "returning", ["drop-disks", "timer"]],
+    ["runs, and it is gone", DISKS, [...mirrored, { kind: "abort", reason: "cancelled-by-operator" }, { kind: "disks", what: "dropped" }, { kind: "guest", status: "running", stream: "cancelled" }], "runs", ["deliver", "report-ended"]],
+    ["disks of a plan without any", PLAN, [...copying, { kind: "disks", what: "ready" }], "copying", []],
     ["migrate refused", PLAN, [...copying, { kind: "command-failed", command: "send", detail: "" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
   ];
   for (const [name, plan, events, phase, effects, decision = "accepted"] of cases) {

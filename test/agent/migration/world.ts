@@ -1,10 +1,14 @@
 import type { GuestStatus, StreamStatus } from "../../../agent/hypervisor/driver.js";
-import { beginSource, ended, recoverSource, sourceMayRun, stepSource, type SourceEvent, type SourcePlan, type SourceState, type SourceStep } from "../../../agent/migration/source.js";
+import { beginSource, ended, recoverSource, sourceMayRun, stepSource } from "../../../agent/migration/source.js";
+import type { SourceEvent, SourcePlan, SourceState, SourceStep } from "../../../agent/migration/source-shapes.js";
 import { beginTarget, recoverTarget, stepTarget, targetMayRun, type TargetEvent, type TargetState, type TargetStep } from "../../../agent/migration/target.js";
 import { epoch, migrationId, millis, vmId } from "../../../model/ids.js";
 
 export const VM = vmId("web1");
-export const PLAN: SourcePlan = { migration: migrationId(VM, epoch(2)), vm: VM, epoch: epoch(2), lead: false, holdMaxMs: millis(500), timeoutMs: millis(10_000), downtimeLimitMs: millis(20), onTimeout: "abort", forceMs: millis(5000) };
+export const PLAN: SourcePlan = {
+  migration: migrationId(VM, epoch(2)), vm: VM, epoch: epoch(2), lead: false, holdMaxMs: millis(500), timeoutMs: millis(10_000), downtimeLimitMs: millis(20), onTimeout: "abort", forceMs: millis(5000),
+  disks: false,
+};
 
 type Side = "source" | "target";
 interface Item { readonly name: string; readonly run: () => void }
