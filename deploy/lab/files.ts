@@ -34,7 +34,13 @@ export interface FilesOptions {
   readonly fleet?: readonly FleetGuest[];
   /** The guest writes to so many MB of its memory all the time. */
   readonly dirtyMb?: number;
+  /** The guest's disks, as in a configuration; it writes to the first two. */
+  readonly disks?: readonly object[];
 }
+
+/** Both hosts have one file system here. This directory has one name on both, and is another one on each: the working directory of the host's agent. */
+export const OWN_DISKS = "/proc/self/cwd";
+
 
 /** The lab's VMs: the guest, and one that is listed for host A only, for refusals. */
 export const OTHER_VM = { name: "web2", address: "198.51.100.8", mac: "52:54:00:ca:0f:08" } as const;
@@ -47,6 +53,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
   const { directory } = options;
   const at = (...parts: string[]): string => join(directory, ...parts);
   mkdirSync(at("logs"), { recursive: true });
+  for (const host of HOSTS) mkdirSync(at(host, "disks"), { recursive: true });
   const key = randomBytes(32).toString("hex");
   writeFileSync(at("web1.key"), `${key}\n`, { mode: 0o600 });
   writeFileSync(at("web2.key"), `${randomBytes(32).toString("hex")}\n`, { mode: 0o600 });
@@ -62,7 +69,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
   }));
   const absentHostToken = token();
   const absent = options.absentHost === true ? [{ name: ABSENT_HOST.name, careOf: [ABSENT_HOST.careOf], tokenHash: hash(absentHostToken) }] : [];
-  const vm = (name: string, address: string, mac: string, on: readonly string[], memory = "128M", keyOf = name): object => ({
+  const vm = (name: string, address: string, mac: string, on: readonly string[], memory = "128M", keyOf = name, disks = name === PLAN.guest.name ? options.disks ?? [] : []): object => ({
     name,
     homeAddresses: [address],
     mac,
@@ -70,7 +77,10 @@ export function writeFiles(options: FilesOptions): LabFiles {
     keyId: PLAN.guest.keyId,
     hosts: [...on],
     driver: "qemu",
-    qemu: { memory, cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, append: kernelCommandLine(name, address, name === PLAN.guest.name ? key : "", options.dirtyMb ?? 0) },
+    qemu: {
+      memory, cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, disks: [...disks],
+      append: [...kernelCommandLine(name, address, name === PLAN.guest.name ? key : "", options.dirtyMb ?? 0), ...(name === PLAN.guest.name && disks.length > 0 ? ["careof.disks=/dev/vda,/dev/vdb"] : [])].join(" "),
+    },
   });
   const homeAgent = at("home-agent.yaml");
   const content = {
@@ -85,7 +95,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
       api: `127.0.0.1:${String(PLAN.ports.api)}`,
     },
     hosts: [...hosts, ...absent],
-    vms: [vm(PLAN.guest.name, PLAN.guest.address, PLAN.guest.mac, [...HOSTS, ...absent.map((host) => host.name)]), vm(OTHER_VM.name, OTHER_VM.address, OTHER_VM.mac, ["host-a"]), ...(options.fleet ?? []).map((guest) => vm(guest.name, guest.address, guest.mac, guest.hosts, guest.memory, OTHER_VM.name))],
+    vms: [vm(PLAN.guest.name, PLAN.guest.address, PLAN.guest.mac, [...HOSTS, ...absent.map((host) => host.name)]), vm(OTHER_VM.name, OTHER_VM.address, OTHER_VM.mac, ["host-a"]), ...(options.fleet ?? []).map((guest) => vm(guest.name, guest.address, guest.mac, guest.hosts, guest.memory, OTHER_VM.name, [...guest.disks ?? []]))],
     log: { level: "debug" },
     ...options.homeAgent,
   };
@@ -114,7 +124,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
 }
 
 /** What deploy/guest-image/init reads; `panic=-1` with QEMU's -no-reboot: a guest that breaks ends, and does not come back as if nothing had happened. */
-function kernelCommandLine(vm: string, address: string, key: string, dirtyMb: number): string {
+function kernelCommandLine(vm: string, address: string, key: string, dirtyMb: number): string[] {
   const heartbeat = key === "" ? [] : [`careof.vm=${vm}`, `careof.keyid=${String(PLAN.guest.keyId)}`, `careof.key=${key}`, `careof.hb=${PLAN.gateway}:${String(PLAN.ports.heartbeats)}`, "careof.interval=500"];
-  return ["console=ttyS0", "quiet", "panic=-1", `careof.ip=${address}/32`, `careof.gw=${PLAN.gateway}`, "careof.mtu=1480", ...heartbeat, ...(dirtyMb > 0 ? [`careof.dirty=${String(dirtyMb)}`] : [])].join(" ");
+  return ["console=ttyS0", "quiet", "panic=-1", `careof.ip=${address}/32`, `careof.gw=${PLAN.gateway}`, "careof.mtu=1480", ...heartbeat, ...(dirtyMb > 0 ? [`careof.dirty=${String(dirtyMb)}`] : [])];
 }

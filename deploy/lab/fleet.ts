@@ -7,6 +7,8 @@ export interface FleetGuest {
   readonly hosts: readonly string[];
   /** As in a configuration: `64M`. */
   readonly memory: string;
+  /** As in a configuration. */
+  readonly disks?: readonly object[];
 }
 
 /** Many small guests beside the lab's own, `vm01` at 198.51.100.101 and so on. At most 99. */

@@ -67,6 +67,8 @@ export interface LabOptions {
   readonly fleet?: readonly FleetGuest[];
   /** The guest writes to so many MB of its memory all the time. */
   readonly dirtyMb?: number;
+  /** Disks of the guest's own, which it writes to: see `OWN_DISKS`. Whoever makes the lab makes them. */
+  readonly disks?: readonly object[];
 }
 
 /**
@@ -128,6 +130,11 @@ export class Lab {
     }
   }
 
+  /** Where `OWN_DISKS` is on a host. */
+  disksOf(host: HostName): string {
+    return join(this.directory, host, "disks");
+  }
+
   namespace(node: Node): string {
     return this.plan.namespaces[node];
   }
@@ -136,7 +143,8 @@ export class Lab {
     const running = this.#parts.get(name);
     if (running?.running === true) return running;
     const [node, file, kind]: readonly [Node, string, string] = name === "home-agent" ? ["h", this.files.homeAgent, "home-agent"] : [PLAN.hosts[name].node, this.files.agents[name], "agent"];
-    const part = new Part(name, inNamespace(this.namespace(node), [...executable(), kind, "--config", file]), join(this.files.logs, `${name}.log`));
+    const words = [...executable(), kind, "--config", file];
+    const part = new Part(name, inNamespace(this.namespace(node), name === "home-agent" ? words : ["env", "-C", this.disksOf(name), ...words]), join(this.files.logs, `${name}.log`));
     this.#parts.set(name, part);
     const died = (): void => {
       if (!this.#expected.has(part)) for (const tell of this.#deaths) tell(part);
