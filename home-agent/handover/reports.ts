@@ -121,7 +121,14 @@ function onSourceEnded(state: Moving, body: Body<"sourceEnded">, now: Now, rules
     return guestDied(reasoned(state, "source-gone", body.detail), now, "source-gone", body.detail, [askAbort(migration, migration.to, "source-gone")]);
   }
   if (!open && migration.resumeEpoch === null) return contradicted(state, migration.from, `${migration.from} runs ${state.binding.vm} after it gave the right to away`);
-  return giveBack(reasoned(state, reason, body.detail), now, rules, reason, migration.neverRan ? [] : [askAbort(migration, migration.to, reason)]);
+  return giveBack(reasoned(causeBefore(state, reason), reason, body.detail), now, rules, reason, migration.neverRan ? [] : [askAbort(migration, migration.to, reason)]);
+}
+
+/** All that a target sees of a source that gives up is a stream that breaks. Its word may come first: then it was not the reason, and the source says what was. */
+function causeBefore(state: Moving, reason: Reason): Moving {
+  const { migration } = state;
+  const symptom = migration.reason === "migrate-failed" || migration.reason === "relay-failed";
+  return symptom && reason !== "migrate-failed" && reason !== "relay-failed" ? { ...state, migration: { ...migration, reason: null, detail: "" } } : state;
 }
 
 function onTargetEnded(state: Moving, body: Body<"targetEnded">, now: Now, rules: MoveRules): Outcome<VmState> {

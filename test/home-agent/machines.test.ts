@@ -130,6 +130,19 @@ class Script {
   }
 }
 
+await t.test("why a move failed is the source's to say, when all that the target saw is a stream that broke", (t) => {
+  for (const [first, said, wanted] of [["migrate-failed", "timed-out", "timed-out"], ["relay-failed", "migrate-failed", "relay-failed"], ["target-gone", "timed-out", "target-gone"]] as const) {
+    const script = new Script();
+    script.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
+    script.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false });
+    script.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: first, detail: "what the target saw" } });
+    const ended = coordinate(script.state, { type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: said, detail: "what the source did" } }, NOW, RULES);
+    const finished = ended.effects.find((effect) => effect.do === "finished");
+    t.match(finished, { result: { reason: wanted, detail: wanted === said ? "what the source did" : "what the target saw" } }, `${first}, then ${said}`);
+  }
+  t.end();
+});
+
 await t.test("a target that does not remember: proof that it never ran only if its disk is still the same", (t) => {
   const back = (life: HostLife, records: readonly MigrationRecord[] = []): VmEvent => ({ type: "host-back", host: B, life, records, reported: "absent" });
   const copying = (): Script => {
