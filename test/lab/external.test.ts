@@ -5,13 +5,15 @@ import { PLAN } from "../../deploy/lab/plan.js";
 import { must, inNamespace } from "../../deploy/lab/command.js";
 
 /**
- * A VM that something else moves: a namespace whose cable is flipped from host to host. The figures are those of a machine on which both hosts, the home agent, the
- * VM and its correspondent share two cores and one kernel lock for interfaces: limits here are a few times what is meant, and what was measured is in the comments.
+ * A VM that something else moves: a namespace whose cable is flipped from host to host. How many milliseconds that costs is the benchmark's matter (`npm run bench --
+ * handover --only external`); the comments say what it was here.
  */
 
 const FLIPS = Number(process.env["CAREOF_FLIPS"] ?? 10);
 const MARGIN_MS = 400;
 const PPS = 1000;
+/** The VM was found by what was seen of it: every time limit that could have found it instead is longer. */
+const SEEN_MS = 250;
 
 function median(numbers: readonly number[]): number {
   return [...numbers].sort((one, other) => one - other)[Math.floor(numbers.length / 2)] ?? 0;
@@ -48,13 +50,13 @@ await t.test("nothing but what is seen of it: packets, a hypervisor's RARP, a ca
   for (const [name, options] of [["pulled, then plugged", {}], ["RARP at a port that was there before", { order: "switch", announce: "rarp" }]] as const) {
     const counted = await flips(lab, options);
     told(t, name, counted);
-    t.ok(median(counted.map(({ gapMs }) => gapMs)) <= 8, `${name}: back within milliseconds`);
-    t.ok(median(counted.map(({ lost }) => lost)) <= 3, `${name}: hardly a packet is lost`);
+    t.ok(median(counted.map(({ gapMs }) => gapMs)) <= SEEN_MS, `${name}: back because it was seen`);
+    t.ok(median(counted.map(({ lost }) => lost)) <= (SEEN_MS * PPS) / 1000, `${name}: and no more is lost`);
   }
   const seen = moved(await flipsOfASilentVm(lab, { flips: FLIPS, pps: PPS, marginMs: MARGIN_MS }));
   told(t, "a VM that says nothing", seen);
-  t.ok(median(seen.map(({ gapMs }) => gapMs)) <= 12, "its cable alone tells");
-  t.ok(median(seen.map(({ lost }) => lost)) <= 5);
+  t.ok(median(seen.map(({ gapMs }) => gapMs)) <= SEEN_MS, "its cable alone tells");
+  t.ok(median(seen.map(({ lost }) => lost)) <= (SEEN_MS * PPS) / 1000);
 
   const history = await lab.lab.careof(["history", PLAN.guest.name, "--output", "json"]);
   const entries = JSON.parse(history.stdout) as { readonly epoch: number; readonly cause: string }[];
@@ -78,7 +80,7 @@ await t.test("whoever moves it says so, 5 ms from the hosts: nothing is lost", a
     told(t, name, counted);
     t.equal(counted.reduce((sum, { lost }) => sum + lost, 0), 0, `${name}: nothing is lost`);
     t.equal(median(counted.map(({ reordered }) => reordered)), 0);
-    t.ok(median(counted.map(({ gapMs }) => gapMs)) <= 14, "as long as a packet by way of the old host takes");
+    t.ok(median(counted.map(({ gapMs }) => gapMs)) <= SEEN_MS, "passed on by the old host meanwhile");
   }
   t.same(await lab.close(), [], "nothing is left");
 });
