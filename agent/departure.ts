@@ -5,6 +5,7 @@ import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, type Epoch, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { Reason } from "../model/reasons.js";
+import type { PortQueue } from "../net/tap-queue.js";
 import type { Body, MigrationParameters, VmReport } from "../proto/messages.js";
 import { retireDisks } from "./disk-files.js";
 import type { Guests } from "./guests.js";
@@ -68,6 +69,7 @@ export class Departure {
         this.#file = next;
       },
       stamps: () => network.stamps(vm),
+      queue: () => this.#queue(),
       sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
       clearStamps: () => { network.clearStamps(vm); },
       forward: () => { network.forward(vm, file.peerLocator.address); },
@@ -75,6 +77,17 @@ export class Departure {
       report: (event) => { this.#report(event); },
       destroyed: () => { this.#bury(); this.#retireDisks(); },
     });
+  }
+
+  #queue(): PortQueue | null {
+    const { network, log } = this.#context;
+    const { migration, spec } = this.#file;
+    try {
+      return this.#guest === null ? null : network.queue(spec.vm, this.#guest.identity.pid);
+    } catch (thrown) {
+      log.warn({ migration, vm: spec.vm, reason: toCareofError(thrown).code, detail: toCareofError(thrown).message }, "cannot see whether the guest has taken what was in front of its port");
+      return null;
+    }
   }
 
   static begin(context: MigrationContext, file: MigrationFile, guest: Guest, body: Body<"migrate">, lead: boolean, settled: () => void): Departure {

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import type { IpAddress } from "../model/address.js";
 import { CareofError } from "../model/errors.js";
 import type { VmId } from "../model/ids.js";
+import type { PortQueue } from "../net/tap-queue.js";
 import type { HostEntry, HostTunnel, Stamps } from "../net/tunnel.js";
 import type { VmPort, VmPorts } from "../net/vm-port.js";
 import type { VmSpec } from "../proto/messages.js";
@@ -194,6 +195,12 @@ export class VmNetwork {
   overflowed(vm: VmId): number {
     const attached = this.#attached.get(vm);
     return attached === undefined ? 0 : this.#options.ports.overflowed(attached.port.name);
+  }
+
+  /** What waits for the guest in front of its port, of which process `reader` is the guest. `null`: it has no port here. @throws CareofError `no-reader`, `kernel-refused` */
+  queue(vm: VmId, reader: number): PortQueue | null {
+    const attached = this.#attached.get(vm);
+    return attached === undefined ? null : this.#options.ports.queue(attached.port.name, reader);
   }
 
   #change(vm: VmId, change: { readonly stragglersFrom?: readonly IpAddress[]; readonly forwardTo?: IpAddress | null }): void {

@@ -129,6 +129,9 @@ export function requireInterface(name: string): number {
   return index;
 }
 
+/** syscall(2) for those whose arguments are all numbers. */
+const numbers: (number: number, one: number, other: number, third: number) => number = libc.func("syscall", "long", ["long", "long", "long", "long"]);
+const pollNow: (polled: Buffer, count: number, limitMs: number) => number = libc.func("poll", "int", ["void *", "ulong", "int"]);
 const pollInBackground = libc.func("poll", "int", ["void *", "ulong", "int"]);
 
 /**
@@ -139,6 +142,27 @@ export function poll(polled: Buffer, done: (failed: CareofError | null) => void)
   pollInBackground.async(polled, polled.length / 8, -1, (error: Error | null, ready: number) => {
     done(error !== null ? new CareofError("kernel-refused", `poll: ${error.message}`, { cause: error }) : ready < 0 ? refused("to wait", koffi.errno(), "poll") : null);
   });
+}
+
+/** Is `fd` readable now? */
+export function readable(fd: number): boolean {
+  const pollIn = 1;
+  const polled = Buffer.alloc(8);
+  polled.writeInt32LE(fd, 0);
+  polled.writeInt16LE(pollIn, 4);
+  checked(pollNow(polled, 1, 0), "to look at a descriptor", "poll");
+  return (polled.readInt16LE(6) & pollIn) !== 0;
+}
+
+/** A descriptor of our own for what `fd` is to process `pid` (pidfd_open(2), pidfd_getfd(2), Linux 5.6; needs the right to trace that process). */
+export function descriptorOf(pid: number, fd: number): number {
+  const [pidfdOpen, pidfdGetfd] = [434, 438];
+  const holder = checked(numbers(pidfdOpen, pid, 0, 0), `process ${String(pid)}`, "pidfd_open");
+  try {
+    return checked(numbers(pidfdGetfd, holder, fd, 0), `descriptor ${String(fd)} of process ${String(pid)}`, "pidfd_getfd");
+  } finally {
+    close(holder);
+  }
 }
 
 /** A descriptor that becomes readable when 8 bytes are written to it (eventfd(2)). */

@@ -1,6 +1,7 @@
 import { CareofError } from "../model/errors.js";
 import { requireV4 } from "./entry-checks.js";
 import { requireInterfaceName } from "./tap.js";
+import type { PortQueue } from "./tap-queue.js";
 import type { VmPort, VmPorts } from "./vm-port.js";
 
 /** VM ports in memory, same contract. `frames` keeps what was sent, `external` are the interfaces of others that exist. */
@@ -47,6 +48,11 @@ export class FakeVmPorts implements VmPorts {
   overflowed(name: string): number {
     requireInterfaceName(name);
     return 0;
+  }
+
+  queue(name: string): PortQueue {
+    if (!this.#ports.has(name)) throw noLink(name);
+    return { isEmpty: () => true, close: () => undefined };
   }
 
   usePathMtu(bytes: number): void {

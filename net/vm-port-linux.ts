@@ -12,6 +12,7 @@ import { settled } from "./settled.js";
 import { routeFor, writeSysctl, writeSysctlIfThere } from "./sysctl.js";
 import { requireInterface } from "./syscall.js";
 import { createTap, requireInterfaceName } from "./tap.js";
+import { tapQueue, type PortQueue } from "./tap-queue.js";
 import { OUTER_HEADER, putTunnelHop, TUNNEL_HOP } from "./tunnel-hop.js";
 import type { VmPort, VmPorts, VmPortsOptions } from "./vm-port.js";
 
@@ -82,6 +83,10 @@ export class LinuxVmPorts implements VmPorts {
 
   overflowed(name: string): number {
     return findLink(this.#netlink, requireInterfaceName(name))?.dropped ?? 0;
+  }
+
+  queue(name: string, reader: number): PortQueue {
+    return tapQueue(reader, name);
   }
 
   usePathMtu(bytes: number): void {

@@ -1,4 +1,5 @@
 import type { IpAddress, Ipv4, Mac } from "../model/address.js";
+import type { PortQueue } from "./tap-queue.js";
 
 /** The gateway that every guest sees, the same on every host (a moved guest's ARP cache stays true). */
 export interface Gateway {
@@ -38,6 +39,8 @@ export interface VmPorts {
   sendFrame(name: string, frame: Uint8Array): void;
   /** Packets that found the port's queue full, since its interface was made; 0 where there is none. */
   overflowed(name: string): number;
+  /** What waits in the port's queue for the process that reads it. @throws CareofError `no-reader` (it does not have that TAP open), `kernel-refused` */
+  queue(name: string, reader: number): PortQueue;
   /** The outer path MTU towards the home agent is another one from now on, in bytes; 0 takes the uplink's. Ports keep theirs: what is too big for the path is answered with "frag needed". */
   usePathMtu(bytes: number): void;
   list(): readonly VmPort[];

@@ -1,13 +1,13 @@
-import type { Clock, Timer } from "../../model/clock.js";
+import type { Timer } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type Millis } from "../../model/ids.js";
 import type { Logger } from "../../model/log.js";
 import type { Reason } from "../../model/reasons.js";
-import type { Stamps } from "../../net/tunnel.js";
 import type { Body, MigrationPhase } from "../../proto/messages.js";
 import { NO_HOLD, type Hold, type HoldPoint } from "../hold.js";
 import type { Guest, GuestEvent, StreamOptions } from "../hypervisor/driver.js";
 import { LastPacketsSent } from "./last-packets.js";
+import { OldPath, type OldPathRim } from "./old-path.js";
 import type { SourceRelay } from "./relay.js";
 import { DiskCopy, type DiskFigures } from "./disk-copy.js";
 import { stepSource } from "./source.js";
@@ -16,18 +16,13 @@ import type { SourceEffect, SourceEvent, SourceState, SourceStep } from "./sourc
 /** The gate's moment is found by looking: with it held, the hypervisor spins until it is opened. */
 const POLL_MS = millis(20);
 const PROGRESS_MS = 200;
-const MARKER_LOOK_MS = millis(1);
-/** The guest is deaf from the marker on: while it must come any moment, it is looked for without a pause. */
-const MARKER_AT_ONCE_MS = 4;
-const LOOKS_AT_ONCE = 1000;
 /** How long the relay may take to carry what it has read before the lead is asked for. */
 const DRAIN_MS = 300;
 /** How long a marker that follows the stop is waited for, to be told with the release. */
-const LATE_MARKER_MS = 300;
+const LATE_MARKER_MS = millis(300);
 
 /** What a source's migration needs of the host around it. */
-export interface SourceRim {
-  readonly clock: Clock;
+export interface SourceRim extends OldPathRim {
   readonly log: Logger;
   readonly hold?: Hold;
   readonly guest: Guest | null;
@@ -35,7 +30,6 @@ export interface SourceRim {
   openRelay(): Promise<SourceRelay>;
   /** Durable when it returns. @throws CareofError */
   record(state: "active" | "released" | "resumed", machine: SourceState): void;
-  stamps(): Stamps | null;
   clearStamps(): void;
   /** By the reverse tunnel, behind everything that the guest has sent. @throws CareofError `kernel-refused` */
   sendUpMarker(token: number): void;
@@ -54,6 +48,7 @@ export class SourceRun {
   readonly #events: SourceEvent[] = [];
   #state: SourceState;
   readonly #lastPackets: LastPacketsSent;
+  readonly #oldPath: OldPath;
   #busy = false;
   readonly #disks: DiskCopy;
   #relay: SourceRelay | null = null;
@@ -68,6 +63,7 @@ export class SourceRun {
     this.#rim = rim;
     this.#state = first.state;
     this.#lastPackets = new LastPacketsSent(rim.clock, first.state.plan.epoch, (token) => { this.#sendUpMarker(token); });
+    this.#oldPath = new OldPath(rim);
     this.#disks = new DiskCopy({
       disks: rim.guest?.disks ?? null, clock: rim.clock, log: rim.log, maxBandwidth: rim.stream.maxBandwidth, told: (figures) => { this.#disksTold(figures); },
     });
@@ -98,6 +94,7 @@ export class SourceRun {
     this.#stopWatching();
     for (const timer of this.#timers.values()) timer.cancel();
     this.#lastPackets.close();
+    this.#oldPath.close();
     this.#cutRelay("shutting-down");
   }
 
@@ -163,11 +160,11 @@ export class SourceRun {
       case "force-switchover": { this.#command("force-switchover", () => guest?.forceSwitchover()); return; }
       case "open-gate": {
         const held = this.#relay?.open() ?? 0;
-        log.debug({ migration, held }, "gate opened");
+        log.debug({ migration, held, sinceMarkerMs: this.#state.markerAt === null ? null : this.#rim.clock.monotonic() - this.#state.markerAt }, "gate opened");
         return;
       }
       case "cut": { this.#cutRelay("given up"); return; }
-      case "watch-marker": { this.#watchMarker(effect.token); return; }
+      case "watch-marker": { this.#oldPath.watch(effect.token, this.#state.plan.holdMaxMs, (at) => { this.#later({ kind: "marker", at }); }); return; }
       case "forward": { this.#rim.forward(); return; }
       case "deliver": { this.#rim.deliver(); return; }
       case "continue-switchover": { this.#command("continue-switchover", () => guest?.continueSwitchover()); return; }
@@ -285,24 +282,7 @@ export class SourceRun {
     };
     const known = this.#state.markerAt ?? this.#rim.stamps()?.marker?.at ?? null;
     tell(known);
-    if (known === null && this.#state.stopAt !== null) this.#awaitMarker(() => true, LATE_MARKER_MS, tell);
-  }
-
-  #watchMarker(token: number): void {
-    this.#awaitMarker((seen) => seen === token, this.#state.plan.holdMaxMs, (at) => { this.#later({ kind: "marker", at }); });
-  }
-
-  #awaitMarker(wanted: (token: number) => boolean, limit: number, found: (at: Millis) => void): void {
-    const start = this.#rim.clock.monotonic();
-    let looks = 0;
-    const look = (): void => {
-      const marker = this.#rim.stamps()?.marker ?? null;
-      const waited = this.#rim.clock.monotonic() - start;
-      const pause = waited < MARKER_AT_ONCE_MS && ++looks < LOOKS_AT_ONCE ? millis(0) : MARKER_LOOK_MS;
-      if (marker !== null && wanted(marker.token)) found(marker.at);
-      else if (waited < limit) this.#timer("marker", pause, look);
-    };
-    look();
+    if (known === null && this.#state.stopAt !== null) this.#oldPath.watchLate(LATE_MARKER_MS, tell);
   }
 
   #guestEvent(event: GuestEvent): void {

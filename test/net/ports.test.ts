@@ -92,14 +92,20 @@ t.test("after a crash: ours goes, others' stays", async (t) => {
   await host.within(() => crashed.close({ keep: true }));
 });
 
+/** Opens a TAP that is there as QEMU does. The namespace counts in which it is opened. */
+function readerOf(name: string): number {
+  const reader = open("/dev/net/tun", 0o4002);
+  const request = Buffer.alloc(40);
+  request.write(name, 0);
+  request.writeUInt16LE(0x0002 | 0x1000 | 0x4000, 16);
+  ioctl(reader, 0x4004_54ca, request, "the TAP");
+  return reader;
+}
+
 t.test("a TAP keeps as many frames as its queue is long while its reader is halted", async (t) => {
   const made = ports();
   await host.within(() => made.set([TAP]));
-  const reader = host.within(() => open("/dev/net/tun", 0o4002)); // the namespace counts in which it is opened
-  const request = Buffer.alloc(40);
-  request.write(TAP.name, 0);
-  request.writeUInt16LE(0x0002 | 0x1000 | 0x4000, 16);
-  host.within(() => { ioctl(reader, 0x4004_54ca, request, "the TAP"); });
+  const reader = host.within(() => readerOf(TAP.name));
   await sleep(50);
   const frame = Buffer.alloc(60);
   frame.writeUInt16BE(0x88b5, 12);
@@ -122,6 +128,34 @@ t.test("a TAP keeps as many frames as its queue is long while its reader is halt
   t.same(seen, Array.from({ length: seen.length }, (_, index) => index), "in order, from the first on");
   t.ok(seen.length >= TAP.queueLength - 5 && seen.length <= TAP.queueLength, `${String(seen.length)} of ${String(TAP.queueLength)}`);
   close(reader);
+  await host.within(() => made.close({ keep: false }));
+});
+
+t.test("what waits in front of a TAP is seen through its reader's descriptor", async (t) => {
+  const made = ports();
+  await host.within(() => made.set([TAP]));
+  const frame = Buffer.alloc(60);
+  frame.writeUInt16BE(0x88b5, 12);
+  t.throws(() => host.within(() => made.queue(TAP.name, process.pid)), { code: "no-reader" }, "nobody has it open");
+  t.throws(() => host.within(() => made.queue(TAP.name, 0x3f_ffff)), { code: "no-reader" }, "no such process");
+
+  const reader = host.within(() => readerOf(TAP.name));
+  const queue = host.within(() => made.queue(TAP.name, process.pid));
+  const buffer = Buffer.alloc(2048);
+  await sleep(50);
+  // What the kernel itself may have sent when the TAP came up.
+  while (!queue.isEmpty()) readSync(reader, buffer);
+  host.within(() => { made.sendFrame(TAP.name, frame); made.sendFrame(TAP.name, frame); });
+  t.equal(queue.isEmpty(), false);
+  readSync(reader, buffer);
+  t.equal(queue.isEmpty(), false, "one of two was taken");
+  readSync(reader, buffer);
+  t.equal(queue.isEmpty(), true);
+  queue.close();
+  queue.close();
+  t.equal(queue.isEmpty(), true);
+  close(reader);
+  await host.within(() => made.set([]));
   await host.within(() => made.close({ keep: false }));
 });
 
