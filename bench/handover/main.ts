@@ -117,7 +117,8 @@ async function series(of: HandoverCase, quick: boolean): Promise<() => Promise<C
 
 function line({ move, window }: Counted): string {
   const lost = window.sentDown - window.receivedDown + window.sentUp - window.receivedUp;
-  return `  ${move.result}: lost ${String(lost)} of ${String(window.sentDown + window.sentUp)}, pause ${ms(move.pauseMs)}, gap ${ms(move.gapDownMs)} down, ${ms(move.gapUpMs)} up, silent ${ms(window.serviceGapDownMs)} down, ${ms(window.serviceGapUpMs)} up\n`;
+  const full = (move.overflowed ?? 0) + window.guestRefused === 0 ? "" : ` (${String(move.overflowed ?? 0)} at the full queue of the port, ${String(window.guestRefused)} at the guest's full socket)`;
+  return `  ${move.result}: lost ${String(lost)} of ${String(window.sentDown + window.sentUp)}${full}, pause ${ms(move.pauseMs)}, gap ${ms(move.gapDownMs)} down, ${ms(move.gapUpMs)} up, silent ${ms(window.serviceGapDownMs)} down, ${ms(window.serviceGapUpMs)} up\n`;
 }
 
 function ms(value: number | null): string {

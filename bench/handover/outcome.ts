@@ -5,7 +5,7 @@ import type { HandoverCase } from "./cases.js";
 
 /** One move: what careof says of it, and what the correspondent counted from 2 s before to 2 s after it. */
 export interface Counted {
-  readonly move: Pick<Move, "result" | "pauseMs" | "gapDownMs" | "gapUpMs">;
+  readonly move: Pick<Move, "result" | "pauseMs" | "gapDownMs" | "gapUpMs" | "overflowed">;
   readonly window: CountedWindow;
 }
 
@@ -31,6 +31,10 @@ export interface CaseResult {
   readonly lostUp: number;
   readonly duplicated: number;
   readonly reordered: number;
+  /** Part of `lostDown`: what found the queue of the guest's port full, as careof says it; `null` where it said nothing. */
+  readonly overflowed: number | null;
+  /** Part of `lostDown`: what arrived in the guest and found the buffer of its socket full. */
+  readonly guestRefused: number;
   readonly tcpSurvived: boolean | null;
   readonly pauseMs: Spread;
   readonly gapDownMs: Spread;
@@ -58,6 +62,8 @@ export function caseResult(of: Pick<HandoverCase, "name" | "pps" | "delayMs">, c
     lostDown: sentDown - receivedDown, lostUp: sentUp - receivedUp,
     duplicated: sum((window) => window.duplicatedDown + window.duplicatedUp),
     reordered: sum((window) => window.reorderedDown + window.reorderedUp),
+    overflowed: counted.every(({ move }) => move.overflowed === null) ? null : counted.reduce((total, { move }) => total + (move.overflowed ?? 0), 0),
+    guestRefused: sum((window) => window.guestRefused),
     tcpSurvived,
     pauseMs: spread(counted.map(({ move }) => move.pauseMs)),
     gapDownMs: spread(counted.map(({ move }) => move.gapDownMs)),
@@ -79,10 +85,10 @@ export function caseTable(results: readonly CaseResult[]): string {
   const ms = ({ median, p90, max }: Spread): string => [median, p90, max].map((value) => (value === null ? "–" : value.toFixed(1))).join(" / ");
   const rows = results.map((result) => [
     result.name, `${String(result.completed)} of ${String(result.moves)}`, String(result.achievedPps ?? "–"),
-    `${String(result.lostDown)} of ${String(result.sentDown)}`, `${String(result.lostUp)} of ${String(result.sentUp)}`, `${String(result.duplicated)} / ${String(result.reordered)}`,
+    `${String(result.lostDown)} of ${String(result.sentDown)}`, `${String(result.overflowed ?? "–")} / ${String(result.guestRefused)}`, `${String(result.lostUp)} of ${String(result.sentUp)}`, `${String(result.duplicated)} / ${String(result.reordered)}`,
     ms(result.pauseMs), ms(result.gapDownMs), ms(result.gapUpMs), ms(result.serviceGapDownMs), ms(result.serviceGapUpMs), ms(result.controlServiceGapDownMs), ms(result.controlServiceGapUpMs), ms(result.tcpStallMs),
     result.tcpSurvived === null ? "–" : result.tcpSurvived ? "yes" : "NO",
   ]);
-  const head = ["case", "moves", "packets/s", "lost down", "lost up", "dup. / reord.", "pause", "gap down", "gap up", "service gap down", "up", "control down", "up", "TCP stall", "TCP lives"];
+  const head = ["case", "moves", "packets/s", "lost down", "of these full queue / full socket", "lost up", "dup. / reord.", "pause", "gap down", "gap up", "service gap down", "up", "control down", "up", "TCP stall", "TCP lives"];
   return ["Milliseconds are median / 90 % / longest.", "", ...[head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`)].join("\n");
 }

@@ -119,12 +119,12 @@ async function watched(context: Context, api: ApiClient, begun: MigrationReply):
 
 /** What scripts rely on, in this order. */
 function contract(view: MigrationReply): Record<string, unknown> {
-  const { migration, vm, from, to, result, reason, totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail } = view;
-  return { migration, vm, from, to, result, reason: reason ?? (result === "completed" ? "accepted" : reason), totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail };
+  const { migration, vm, from, to, result, reason, totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail, overflowed } = view;
+  return { migration, vm, from, to, result, reason: reason ?? (result === "completed" ? "accepted" : reason), totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail, overflowed: overflowed ?? null };
 }
 
 function refused(vm: VmId, host: HostId, error: CareofError): Record<string, unknown> {
-  return { migration: null, vm, from: null, to: host, result: "failed", reason: error.code, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, detail: error.message };
+  return { migration: null, vm, from: null, to: host, result: "failed", reason: error.code, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, detail: error.message, overflowed: null };
 }
 
 /** A queue that was too short is the operator's to lengthen. */

@@ -72,7 +72,7 @@ export async function flipsOfASilentVm(lab: ExternalLab, series: FlipSeries, say
     const { received, lost, duplicated, reordered, longestMs } = await silent.look();
     const window: CountedWindow = {
       t0, t1, sentDown: received + lost, receivedDown: received, duplicatedDown: duplicated, reorderedDown: reordered,
-      sentUp: 0, receivedUp: 0, duplicatedUp: 0, reorderedUp: 0, serviceGapDownMs: Math.max(0, longestMs - 1000 / series.pps), serviceGapUpMs: null,
+      sentUp: 0, receivedUp: 0, duplicatedUp: 0, reorderedUp: 0, guestRefused: 0, serviceGapDownMs: Math.max(0, longestMs - 1000 / series.pps), serviceGapUpMs: null,
       tcpStallDownMs: null, tcpStallUpMs: null,
     };
     await lab.boundAt(to);

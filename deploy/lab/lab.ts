@@ -46,6 +46,8 @@ export const moveSchema = z.object({
   gapDownMs: z.number().nullable(),
   gapUpMs: z.number().nullable(),
   bytes: z.number().nullable(),
+  /** Packets that found the queue of the guest's port full. */
+  overflowed: z.number().nullable(),
 });
 
 export type Move = z.infer<typeof moveSchema>;

@@ -58,7 +58,7 @@ struct run {
     struct link links[LINKS];
     int udp, tick;
     uint32_t session;
-    uint64_t down_number, instance, ping_number;
+    uint64_t down_number, instance, ping_number, refused; /* by the guest's socket, as it last said */
     struct pacer down, bulk_down;
     struct record up;
     struct up_packet guest; /* newest, as it came */
@@ -126,7 +126,7 @@ static void print_silence(const char *name, struct silence silence, int64_t peri
         printf(",\"%sMs\":%.3f,\"%sAt\":%.3f", name, ms(gap > 0 ? gap : 0), name, ms(silence.where));
 }
 
-static void print_window(struct run *run, const struct mark *from, const struct mark *to, struct tally down)
+static void print_window(struct run *run, const struct mark *from, const struct mark *to, struct tally down, uint64_t refused)
 {
     const struct options *options = &run->options;
     struct tally up = record_window(&run->up, from->up_number + 1, to->up_number);
@@ -140,6 +140,7 @@ static void print_window(struct run *run, const struct mark *from, const struct 
     printf(",\"sentUp\":%llu,\"receivedUp\":%llu,\"duplicatedUp\":%llu,\"reorderedUp\":%llu",
            (unsigned long long)(to->up_number - from->up_number), (unsigned long long)up.unique,
            (unsigned long long)up.duplicates, (unsigned long long)up.reordered);
+    printf(",\"guestRefused\":%llu", (unsigned long long)refused);
     print_silence("serviceGapUp", longest_silence(&run->packets, from->at, to->at, 'n'),
                   options->pps_up ? NS_PER_S / options->pps_up : 0, whole && options->pps_up > 0);
     print_silence("serviceGapDown", longest_silence(&run->packets, from->at, to->at, 'h'),

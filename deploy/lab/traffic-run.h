@@ -28,7 +28,7 @@ static void ask(struct link *link, struct pending pending, const char *line)
 static void read_answers(struct run *run, struct link *link)
 {
     char line[LINE_BYTES];
-    unsigned long long a, b, c;
+    unsigned long long a, b, c, refused;
     bool open = lines_fill(&link->lines, link->fd);
     const char *error = errno ? strerror(errno) : "closed by the guest";
 
@@ -37,8 +37,9 @@ static void read_answers(struct run *run, struct link *link)
         int64_t rtt = now_ns() - pending.asked;
 
         memmove(link->pending, link->pending + 1, --link->pendings * sizeof pending);
-        if (pending.kind == WINDOW && sscanf(line, "window %llu %llu %llu", &a, &b, &c) == 3) {
-            print_window(run, &run->marks[pending.from], &run->marks[pending.to], (struct tally){a, b, c});
+        if (pending.kind == WINDOW && sscanf(line, "window %llu %llu %llu %llu", &a, &b, &c, &refused) == 4) {
+            print_window(run, &run->marks[pending.from], &run->marks[pending.to], (struct tally){a, b, c}, refused - run->refused);
+            run->refused = refused;
         } else if (pending.kind != WINDOW && sscanf(line, "pong %llu %llu %llx", &a, &b, &c) == 3) {
             /* Both live in the memory of the guest's end: one that started anew cannot go on with them. */
             if (c != run->instance || b <= link->counter) {

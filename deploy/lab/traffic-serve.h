@@ -3,7 +3,8 @@
  *
  *   start SESSION PPS PORT   records start afresh; up packets at PPS go to the asker's address and PORT    -> started
  *   ping N                   -> pong N COUNTER INSTANCE    COUNTER grows by one with every ping of any session
- *   window FROM TO           -> window UNIQUE DUPLICATES REORDERED    of the down numbers FROM to TO
+ *   window FROM TO           -> window UNIQUE DUPLICATES REORDERED REFUSED    of the down numbers FROM to TO; and how many packets
+ *                            found this end's receive buffer full since the session's start
  *
  * Bulk sessions begin with a line of the asker: "send MBIT" (this end sends), or "sink" (this end receives and counts).
  */
@@ -26,6 +27,7 @@ struct server {
     uint64_t instance, counter, bulk_bytes;
     uint32_t session;
     uint64_t up_number;
+    uint32_t refused, refused_before; /* packets that found this end's receive buffer full: since it started, and of these before this run */
     struct pacer up;
     struct sockaddr_in up_to;
 };
@@ -86,6 +88,7 @@ static void start_run(struct server *server, const struct session *asker, uint32
     record_open(&server->down);
     server->session = id;
     server->up_number = 0;
+    server->refused_before = server->refused;
     server->bulk_bytes = 0;
     server->up_to = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = asker->peer};
     pacer_start(&server->up, pps);
@@ -104,8 +107,9 @@ static bool answer(struct server *server, struct session *session, const char *l
                           (unsigned long long)server->instance);
     } else if (sscanf(line, "window %llu %llu", &a, &b) == 2) {
         struct tally tally = record_window(&server->down, a, b);
-        length = snprintf(reply, sizeof reply, "window %llu %llu %llu\n", (unsigned long long)tally.unique,
-                          (unsigned long long)tally.duplicates, (unsigned long long)tally.reordered);
+        length = snprintf(reply, sizeof reply, "window %llu %llu %llu %llu\n", (unsigned long long)tally.unique,
+                          (unsigned long long)tally.duplicates, (unsigned long long)tally.reordered,
+                          (unsigned long long)(uint32_t)(server->refused - server->refused_before));
     } else if (sscanf(line, "start %llu %llu %llu", &a, &b, &c) == 3 && a <= UINT32_MAX && b <= MAX_PPS && c > 0 && c <= UINT16_MAX) {
         start_run(server, session, (uint32_t)a, (unsigned)b, (uint16_t)c);
         length = snprintf(reply, sizeof reply, "started\n");
@@ -158,38 +162,79 @@ static bool read_session(struct server *server, struct session *session)
     return true;
 }
 
-static void receive_down(struct server *server)
+/*
+ * Small packets at a high rate cost a slow (emulated) guest most of its time in its own stack, one by one. So the kernel hands over, in one read, what came in one turn of its
+ * receive queue (UDP_GRO), and takes what is due at once (UDP_SEGMENT); the virtual wire and everything behind it sees each packet by itself.
+ */
+static void count_down(struct server *server, const char *bytes, size_t length)
 {
     struct down_packet packet;
 
-    while (recv(server->udp, &packet, sizeof packet, 0) >= 0) {
-        if (packet.magic == htobe32(DOWN_MAGIC) && packet.session == htobe32(server->session) && server->down.numbers != NULL)
-            record_add(&server->down, be64toh(packet.number));
+    if (length < sizeof packet)
+        return;
+    memcpy(&packet, bytes, sizeof packet);
+    if (packet.magic == htobe32(DOWN_MAGIC) && packet.session == htobe32(server->session) && server->down.numbers != NULL)
+        record_add(&server->down, be64toh(packet.number));
+}
+
+static void receive_down(struct server *server)
+{
+    static char bytes[64 * 1024];
+    char control[256];
+    struct iovec part = {.iov_base = bytes, .iov_len = sizeof bytes};
+
+    for (;;) {
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+        ssize_t got = recvmsg(server->udp, &message, 0);
+        size_t each = got > 0 ? (size_t)got : 0;
+
+        if (got < 0)
+            return;
+        for (struct cmsghdr *said = CMSG_FIRSTHDR(&message); said != NULL; said = CMSG_NXTHDR(&message, said)) {
+            int value;
+            memcpy(&value, CMSG_DATA(said), sizeof value);
+            if (said->cmsg_level == SOL_UDP && said->cmsg_type == UDP_GRO && value > 0)
+                each = (size_t)value;
+            if (said->cmsg_level == SOL_SOCKET && said->cmsg_type == SO_RXQ_OVFL)
+                server->refused = (uint32_t)value;
+        }
+        for (size_t at = 0; at < (size_t)got; at += each)
+            count_down(server, bytes + at, each < (size_t)got - at ? each : (size_t)got - at);
     }
+}
+
+static struct up_packet up_packet(const struct server *server, uint64_t number)
+{
+    return (struct up_packet){
+        .magic = htobe32(UP_MAGIC),
+        .session = htobe32(server->session),
+        .number = htobe64(number),
+        .guest_ns = htobe64((uint64_t)now_ns()),
+        .instance = htobe64(server->instance),
+        .highest = htobe64(server->down.highest),
+        .unique = htobe64(server->down.unique),
+        .duplicates = htobe64(server->down.duplicates),
+        .reordered = htobe64(server->down.reordered),
+        .bulk_bytes = htobe64(server->bulk_bytes),
+    };
 }
 
 static void send_up(struct server *server, int64_t now)
 {
+    static struct up_packet batch[UDP_MOST_SEGMENTS];
     uint64_t due = server->up.per_second > 0 ? pacer_due(&server->up, now) : 0;
 
-    for (; due > 0 && server->up_number < MAX_NUMBER; due--) {
-        struct up_packet packet = {
-            .magic = htobe32(UP_MAGIC),
-            .session = htobe32(server->session),
-            .number = htobe64(server->up_number + 1),
-            .guest_ns = htobe64((uint64_t)now_ns()),
-            .instance = htobe64(server->instance),
-            .highest = htobe64(server->down.highest),
-            .unique = htobe64(server->down.unique),
-            .duplicates = htobe64(server->down.duplicates),
-            .reordered = htobe64(server->down.reordered),
-            .bulk_bytes = htobe64(server->bulk_bytes),
-        };
+    while (due > 0 && server->up_number < MAX_NUMBER) {
+        size_t count = due < UDP_MOST_SEGMENTS ? (size_t)due : UDP_MOST_SEGMENTS;
+
+        for (size_t i = 0; i < count; i++)
+            batch[i] = up_packet(server, server->up_number + 1 + i);
         /* What the own queue refuses has no number yet: it is not lost, only later. */
-        if (sendto(server->udp, &packet, sizeof packet, 0, (struct sockaddr *)&server->up_to, sizeof server->up_to) < 0)
+        if (sendto(server->udp, batch, count * sizeof *batch, 0, (struct sockaddr *)&server->up_to, sizeof server->up_to) < 0)
             return;
-        server->up_number++;
-        server->up.done++;
+        server->up_number += count;
+        server->up.done += (double)count;
+        due -= count;
     }
 }
 
@@ -221,6 +266,9 @@ static void serve(const char *address, uint16_t port, uint16_t bulk_port)
     server.requests = listen_tcp(address, port);
     server.bulk = listen_tcp(address, bulk_port);
     server.udp = udp_socket();
+    set_option(server.udp, SOL_SOCKET, SO_RXQ_OVFL, 1);
+    set_option(server.udp, SOL_UDP, UDP_GRO, 1);
+    set_option(server.udp, SOL_UDP, UDP_SEGMENT, sizeof(struct up_packet));
     inet_pton(AF_INET, address, &at.sin_addr);
     if (bind(server.udp, (struct sockaddr *)&at, sizeof at) < 0)
         die("cannot bind UDP port %u: %s", port, strerror(errno));

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -32,6 +33,7 @@ enum {
     BULK_CHUNK = 64 * 1024,
     CATCH_UP_MS = 50,            /* a sender that was held up longer goes on from now */
     RECEIVE_BUFFER = 8 << 20,
+    UDP_MOST_SEGMENTS = 64,      /* UDP_MAX_SEGMENTS of the kernel before 6.9 */
 };
 
 #define NS_PER_S 1000000000LL

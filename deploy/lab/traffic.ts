@@ -13,6 +13,8 @@ const windowSchema = z.object({
   type: z.literal("window"), from: z.string(), to: z.string(), t0: z.number(), t1: z.number(),
   sentDown: count, receivedDown: count, duplicatedDown: count, reorderedDown: count,
   sentUp: count, receivedUp: count, duplicatedUp: count, reorderedUp: count,
+  /** Down packets that found the buffer of the guest's own socket full, since the window before this one. */
+  guestRefused: count,
   /** Longest silence that the correspondent sees, minus the sending period. */
   serviceGapUpMs: gap, serviceGapUpAt: z.number().nullable(), serviceGapDownMs: gap, serviceGapDownAt: z.number().nullable(),
   /** Longest time without a byte of the bulk stream. */

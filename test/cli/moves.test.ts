@@ -11,7 +11,7 @@ import { migrationReply } from "../../cli/replies.js";
 import { careof, CapturedTerminal, shortLimits } from "./captured-terminal.js";
 import { at, hostA, moved, moving, ScriptedHomeAgent, web1 } from "./scripted-home-agent.js";
 
-const contract = ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail"];
+const contract = ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail", "overflowed"];
 const ID = "web1%404";
 
 /** A home agent that knows one migration under way. */
@@ -33,7 +33,7 @@ t.test("migrate follows the events: progress on standard error, the result on st
   });
   const ran = await careof(["migrate", "web1", "host-b", "--output", "json", "--api", agent.url]);
   t.equal(ran.code, 0);
-  t.same(JSON.parse(ran.stdout), { migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", result: "completed", reason: "accepted", totalMs: 3210, pauseMs: 45.25, gapDownMs: 0, gapUpMs: null, bytes: 130_000_000, detail: null });
+  t.same(JSON.parse(ran.stdout), { migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", result: "completed", reason: "accepted", totalMs: 3210, pauseMs: 45.25, gapDownMs: 0, gapUpMs: null, bytes: 130_000_000, detail: null, overflowed: null });
   t.same(Object.keys(JSON.parse(ran.stdout) as object), contract, "the order of the fields too");
   t.match(ran.stderr, /^web1 host-a → host-b {2}copy {2}77% {2}30\.0 MB left {2}100 MB\/s {2}pass 2 {2}0\.3 s$/m);
   t.match(ran.stderr, /lead/);
