@@ -177,7 +177,8 @@ function force(state: SourceState): SourceStep {
 function leadGranted(state: SourceState, token: number): SourceStep {
   if (state.phase === "awaiting" || state.phase === "opened" || state.phase === "stopped") return step(state); // the marker has overtaken it
   if (state.phase !== "leading") return step(state, [], "not-moving");
-  return changeState(state, "awaiting", token === leadToken(state.plan.epoch) ? [] : [{ kind: "watch-marker", token }]);
+  // The marker must come any moment now, so it is looked for more often again.
+  return changeState(state, "awaiting", [{ kind: "watch-marker", token }]);
 }
 
 function markerSeen(state: SourceState, at: Millis): SourceStep {

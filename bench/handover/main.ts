@@ -104,7 +104,7 @@ async function series(of: HandoverCase, quick: boolean): Promise<() => Promise<C
     }
     return async () => {
       try {
-        return caseResult(of, counted, controls, (await rest()) && survived);
+        return caseResult(of, counted, controls, (await rest()) && survived, lab.gates);
       } finally {
         await close();
       }

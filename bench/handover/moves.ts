@@ -2,13 +2,17 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { z } from "zod";
 import { countedMoves } from "../../deploy/lab/counted.js";
 import { Lab } from "../../deploy/lab/lab.js";
-import type { HostName } from "../../deploy/lab/plan.js";
+import { HOSTS, type HostName } from "../../deploy/lab/plan.js";
 import type { Traffic } from "../../deploy/lab/traffic.js";
 import type { HandoverCase } from "./cases.js";
 import type { Counted } from "./outcome.js";
 
+const gateSchema = z.object({ sinceMarkerMs: z.number().nullable() });
+/** Of an agent's log, since a move's gate. */
+const GATE_LINES = 300;
 /** For what was sent last to arrive. */
 const ARRIVAL_MS = 400;
 /** Traffic that is counted before and after each move. */
@@ -43,6 +47,8 @@ export class Moves {
   readonly #case: HandoverCase;
   readonly #lab: Lab;
   readonly #holds: string;
+  /** Of each move, in ms: from the marker's arrival to the opening of the gate; from there to the stop it is the hypervisor's turn. `null`: without a gate. */
+  readonly gates: (number | null)[] = [];
   #at: HostName = "host-a";
 
   private constructor(of: HandoverCase, lab: Lab, holds: string) {
@@ -88,6 +94,13 @@ export class Moves {
     if (left.length > 0) process.stderr.write(`left over: ${left.join(", ")}\n`);
   }
 
+  /** As the source's agent has logged it. */
+  #gate(source: string, migration: string): number | null {
+    const host = HOSTS.find((name) => name === source);
+    const line = host === undefined ? undefined : this.#lab.part(host).tail(GATE_LINES).split("\n").reverse().find((text) => text.includes('"gate opened"') && text.includes(`"${migration}"`));
+    return line === undefined ? null : gateSchema.parse(JSON.parse(line)).sinceMarkerMs;
+  }
+
   async #move(): ReturnType<Lab["migrate"]> {
     const { pauseMs } = this.#case;
     const to: HostName = this.#at === "host-a" ? "host-b" : "host-a";
@@ -100,6 +113,7 @@ export class Moves {
     try {
       const move = await moving;
       this.#at = to;
+      this.gates.push(this.#gate(move.from, move.migration));
       return move;
     } finally {
       rmSync(held, { force: true });

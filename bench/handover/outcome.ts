@@ -38,6 +38,8 @@ export interface CaseResult {
   readonly tcpSurvived: boolean | null;
   readonly pauseMs: Spread;
   readonly gapDownMs: Spread;
+  /** Part of `gapDownMs`: until the agent opened the gate. The rest of it is the hypervisor's, until the guest stood. */
+  readonly gateMs: Spread;
   readonly gapUpMs: Spread;
   readonly serviceGapDownMs: Spread;
   readonly serviceGapUpMs: Spread;
@@ -47,7 +49,7 @@ export interface CaseResult {
 }
 
 /** `tcpSurvived` is `null` where there were no sessions. A direction without a packet has no rate. */
-export function caseResult(of: Pick<HandoverCase, "name" | "pps" | "delayMs">, counted: readonly Counted[], control: readonly ControlCounted[], tcpSurvived: boolean | null): CaseResult {
+export function caseResult(of: Pick<HandoverCase, "name" | "pps" | "delayMs">, counted: readonly Counted[], control: readonly ControlCounted[], tcpSurvived: boolean | null, gates: readonly (number | null)[] = []): CaseResult {
   const sum = (pick: (window: CountedWindow) => number): number => counted.reduce((total, { window }) => total + pick(window), 0);
   const seconds = sum((window) => window.t1 - window.t0) / 1000;
   const sentDown = sum((window) => window.sentDown);
@@ -67,6 +69,7 @@ export function caseResult(of: Pick<HandoverCase, "name" | "pps" | "delayMs">, c
     tcpSurvived,
     pauseMs: spread(counted.map(({ move }) => move.pauseMs)),
     gapDownMs: spread(counted.map(({ move }) => move.gapDownMs)),
+    gateMs: spread(gates),
     gapUpMs: spread(counted.map(({ move }) => move.gapUpMs)),
     serviceGapDownMs: spread(counted.map(({ window }) => window.serviceGapDownMs)),
     serviceGapUpMs: spread(counted.map(({ window }) => window.serviceGapUpMs)),
@@ -86,9 +89,9 @@ export function caseTable(results: readonly CaseResult[]): string {
   const rows = results.map((result) => [
     result.name, `${String(result.completed)} of ${String(result.moves)}`, String(result.achievedPps ?? "–"),
     `${String(result.lostDown)} of ${String(result.sentDown)}`, `${String(result.overflowed ?? "–")} / ${String(result.guestRefused)}`, `${String(result.lostUp)} of ${String(result.sentUp)}`, `${String(result.duplicated)} / ${String(result.reordered)}`,
-    ms(result.pauseMs), ms(result.gapDownMs), ms(result.gapUpMs), ms(result.serviceGapDownMs), ms(result.serviceGapUpMs), ms(result.controlServiceGapDownMs), ms(result.controlServiceGapUpMs), ms(result.tcpStallMs),
+    ms(result.pauseMs), ms(result.gapDownMs), ms(result.gateMs), ms(result.gapUpMs), ms(result.serviceGapDownMs), ms(result.serviceGapUpMs), ms(result.controlServiceGapDownMs), ms(result.controlServiceGapUpMs), ms(result.tcpStallMs),
     result.tcpSurvived === null ? "–" : result.tcpSurvived ? "yes" : "NO",
   ]);
-  const head = ["case", "moves", "packets/s", "lost down", "of these full queue / full socket", "lost up", "dup. / reord.", "pause", "gap down", "gap up", "service gap down", "up", "control down", "up", "TCP stall", "TCP lives"];
+  const head = ["case", "moves", "packets/s", "lost down", "of these full queue / full socket", "lost up", "dup. / reord.", "pause", "gap down", "of it to the gate", "gap up", "service gap down", "up", "control down", "up", "TCP stall", "TCP lives"];
   return ["Milliseconds are median / 90 % / longest.", "", ...[head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`)].join("\n");
 }
