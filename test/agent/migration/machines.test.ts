@@ -64,7 +64,7 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
     ["forced, and cancelled: it stays", FORCE, [...copying, late, { kind: "abort", reason: "cancelled-by-operator" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
     ["forced and stopped: it goes on", FORCE, [...copying, late, { kind: "marker", at: millis(5) }, stop], "stopped", ["forward", "tell-switch-over", "stop-timer"]],
     ["deaf for too long: stop", LEAD, [...copying, third, little, { kind: "marker", at: millis(5) }, { kind: "timer", name: "hold" }], "opened", ["force-switchover"]],
-    ["lead granted: wait for the marker", LEAD, [...copying, third, little, { kind: "lead", token: leadToken(LEAD.epoch) }], "awaiting", []],
+    ["lead granted: wait for the marker", LEAD, [...copying, third, little, { kind: "lead", token: leadToken(LEAD.epoch) }], "awaiting", ["watch-marker"]],
     ["another token than ours", LEAD, [...copying, third, little, { kind: "lead", token: 7 }], "awaiting", ["watch-marker"]],
     ["the marker overtakes the answer", LEAD, [...copying, third, little, { kind: "marker", at: millis(5) }], "opened", ["open-gate", "timer"]],
     ["the answer behind the marker", LEAD, [...copying, third, little, { kind: "marker", at: millis(5) }, { kind: "lead", token: leadToken(LEAD.epoch) }], "opened", []],
