@@ -121,7 +121,7 @@ export class AgentSession implements HostSession {
     this.#state = "ended";
     this.#channel.end(cause);
     const { hosts, clock, cache, log, events } = this.#context;
-    if (was !== "registered" || !hosts.left(this, clock.now())) return;
+    if (was !== "registered" || !hosts.left(this, { mono: clock.monotonic(), wall: clock.now() })) return;
     log.warn({ host: this.host, code: cause.code }, "host gone");
     events.publish({ event: "host", data: viewHost(this.host, hosts, []) });
     for (const vm of hosts.vmsOf(this.host)) {

@@ -3,6 +3,7 @@ import { CareofError } from "../model/errors.js";
 import type { HostId, Millis, VmId } from "../model/ids.js";
 import { ipInIp, type Locator } from "../model/locator.js";
 import type { Body, Capabilities, Kind } from "../proto/messages.js";
+import type { Now } from "./bindings/binding.js";
 import type { HostLife } from "./host-life.js";
 import type { HostConfig, VmConfig } from "./config.js";
 
@@ -28,6 +29,8 @@ export class Hosts {
   readonly #sessions = new Map<HostId, HostSession>();
   /** When a host that is not here went, or this process began. */
   readonly #gone = new Map<HostId, Millis>();
+  /** Monotonic, of the last time; and how often. */
+  readonly #losses = new Map<HostId, { readonly lostAt: Millis; readonly losses: number }>();
   readonly #locators = new Map<HostId, Locator>();
   readonly #draining = new Set<HostId>();
   readonly #learned: (address: IpAddress) => number | null;
@@ -97,11 +100,17 @@ export class Hosts {
   }
 
   /** False when another connection of that host has taken its place. */
-  left(session: HostSession, now: Millis): boolean {
+  left(session: HostSession, now: Now): boolean {
     if (this.#sessions.get(session.host) !== session) return false;
     this.#sessions.delete(session.host);
-    this.#gone.set(session.host, now);
+    this.#gone.set(session.host, now.wall);
+    this.#losses.set(session.host, { lostAt: now.mono, losses: this.losses(session.host).losses + 1 });
     return true;
+  }
+
+  /** When its connection was last lost, and how often; monotonic, `null` for never. */
+  losses(host: HostId): { readonly lostAt: Millis | null; readonly losses: number } {
+    return this.#losses.get(host) ?? { lostAt: null, losses: 0 };
   }
 
   goneSince(host: HostId): Millis | null {

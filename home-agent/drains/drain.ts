@@ -1,7 +1,7 @@
 import type { HostId, MigrationId, Millis, VmId } from "../../model/ids.js";
 import type { Reason } from "../../model/reasons.js";
 import type { MigrationOutcome } from "../outcome.js";
-import { loadOf, place, type Scene, type SceneVm } from "./placement.js";
+import { loadOf, place, type NoPlace, type Scene, type SceneVm } from "./placement.js";
 
 /** In which order VMs go: as the configuration lists them, by name, or by memory. */
 export const ORDERS = ["config", "name", "smallest", "largest"] as const;
@@ -13,7 +13,7 @@ export type Order = (typeof ORDERS)[number];
  *   ▲ │ │        │ refused  │ failed
  *   │ │ └────────┴──────────┴─────────▶ waiting, for another host     stopped: it runs nowhere any more
  *   │ ▼ no host takes it, or a person cancelled its move
- *   └ left (until the drain is begun again)
+ *   └ left (until the drain is begun again, or the host that it wants is back while the drain still runs)
  * ```
  */
 export type StayPhase = "waiting" | "asked" | "moving" | "moved" | "stopped" | "left";
@@ -30,8 +30,14 @@ export interface Stay {
   readonly detail: string;
   /** Hosts that have failed it since the drain began. */
   readonly tried: ReadonlyMap<HostId, Reason>;
+  /** How often the move to a host has failed for a connection that was lost. */
+  readonly breaks: ReadonlyMap<HostId, number>;
+  /** Connections that its source and its target had lost when it was asked for. */
+  readonly losses: number;
   /** It was refused for something that passes: not again before the next tick. */
   readonly paused: boolean;
+  /** It was left for want of a host that is not connected. */
+  readonly absent: boolean;
 }
 
 export interface Drain {
@@ -79,7 +85,17 @@ export interface Step {
 /** Refusals that say nothing about the host that was asked for. */
 const PASSING: ReadonlySet<Reason> = new Set<Reason>(["already-moving", "start-pending", "stop-pending", "store-unavailable", "too-many", "shutting-down"]);
 
-const NEW: Omit<Stay, "vm"> = { phase: "waiting", to: null, migration: null, reason: null, detail: "", tried: new Map(), paused: false };
+/** Moves that fail since a host was not to be reached. */
+const UNREACHED: ReadonlySet<Reason> = new Set<Reason>(["host-gone", "source-gone", "target-gone"]);
+/** A lost connection says little about a host; so many of them, each in the midst of the same VM's move, do. */
+const MAX_BREAKS = 3;
+
+const NEW: Omit<Stay, "vm"> = { phase: "waiting", to: null, migration: null, reason: null, detail: "", tried: new Map(), breaks: new Map(), losses: 0, paused: false, absent: false };
+
+/** A VM of which nothing is known but that it is on the host. */
+export function newStay(vm: VmId): Stay {
+  return { vm, ...NEW };
+}
 
 /** A drain that begins now; `step` with an event `begin` makes it run. */
 export function newDrain(host: HostId, wish: Wish, now: Millis): Drain {
@@ -120,8 +136,8 @@ function onEvent(drain: Drain, event: DrainEvent, scene: Scene): Drain {
     case "tick": return { ...drain, stays: drain.stays.map((stay) => (stay.paused ? { ...stay, paused: false } : stay)) };
     case "begin": return begin(drain, event.wish, event.now, scene);
     case "interrupt": return drain.phase === "running" ? changeState(drain, "interrupted") : drain;
-    case "answered": return change(drain, event.vm, (stay) => answered(stay, event));
-    case "moved": return change(drain, event.vm, (stay) => ended(stay, event));
+    case "answered": return change(drain, event.vm, (stay) => answered(stay, event, lossesOf(drain.host, event.to, scene)));
+    case "moved": return change(drain, event.vm, (stay) => ended(stay, event, lossesOf(drain.host, event.to, scene)));
   }
 }
 
@@ -129,7 +145,7 @@ function onEvent(drain: Drain, event: DrainEvent, scene: Scene): Drain {
 function begin(drain: Drain, wish: Wish, now: Millis, scene: Scene): Drain {
   const underWay = drain.stays.filter((stay) => stay.phase === "asked" || stay.phase === "moving");
   const known = new Map(underWay.map((stay) => [stay.vm, stay]));
-  const stays = inOrder([...scene.vms.values()].filter((vm) => known.has(vm.vm) || isAt(vm, drain.host)), wish.order).map(({ vm }) => known.get(vm) ?? { vm, ...NEW });
+  const stays = inOrder([...scene.vms.values()].filter((vm) => known.has(vm.vm) || isAt(vm, drain.host)), wish.order).map(({ vm }) => known.get(vm) ?? newStay(vm));
   const gone = drain.phase === "running" ? drain.stays.filter((stay) => !stays.some(({ vm }) => vm === stay.vm)) : [];
   return changeState({ ...drain, ...wish, startedAt: drain.phase === "running" ? drain.startedAt : now, stays: [...gone, ...stays] }, "running");
 }
@@ -148,32 +164,44 @@ function change(drain: Drain, vm: VmId, how: (stay: Stay) => Stay): Drain {
   return { ...drain, stays: drain.stays.map((stay) => (stay.vm === vm ? how(stay) : stay)) };
 }
 
-function answered(stay: Stay, { to, reason, detail }: { readonly to: HostId; readonly reason: Reason; readonly detail: string }): Stay {
+/** Of the two hosts between which a VM moves. */
+function lossesOf(from: HostId, to: HostId | null, scene: Scene): number {
+  return (scene.hosts.get(from)?.losses ?? 0) + (to === null ? 0 : (scene.hosts.get(to)?.losses ?? 0));
+}
+
+function answered(stay: Stay, { to, reason, detail }: { readonly to: HostId; readonly reason: Reason; readonly detail: string }, losses: number): Stay {
   if (stay.phase !== "asked" || stay.to !== to) return stay;
   if (reason === "accepted") return { ...stay, phase: "moving" };
   if (PASSING.has(reason)) return { ...stay, phase: "waiting", reason, detail, paused: true };
-  return failed(stay, reason, detail);
+  return failed(stay, reason, detail, losses);
 }
 
-function ended(stay: Stay, event: { readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason; readonly inherited?: boolean }): Stay {
+function ended(stay: Stay, event: { readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason; readonly inherited?: boolean }, losses: number): Stay {
   if (stay.phase !== "asked" && stay.phase !== "moving") return stay;
   // Where it is now, the scene says.
   if (event.result === "completed") return { ...stay, phase: "waiting", to: event.to, reason: null, detail: "" };
   if (event.result === "cancelled") return { ...stay, phase: "left", to: event.to, reason: event.reason, detail: "" };
   if (event.result === "failed" && event.inherited === true) return { ...stay, phase: "waiting", migration: null, reason: null, detail: "" };
-  return failed({ ...stay, to: event.to }, event.reason, "");
+  return failed({ ...stay, to: event.to }, event.reason, "", losses);
 }
 
-/** The host that it was to go to has failed it: another one may take it. */
-function failed(stay: Stay, reason: Reason, detail: string): Stay {
-  return { ...stay, phase: "waiting", migration: null, reason, detail, tried: stay.to === null ? stay.tried : new Map([...stay.tried, [stay.to, reason]]) };
+/**
+ * The host that it was to go to has failed it: another one may take it. But a connection that was lost meanwhile, the source's or the target's, is what it failed of: when both are
+ * there again the same host is asked again, a few times. `losses`: how many there are by now.
+ */
+function failed(stay: Stay, reason: Reason, detail: string, losses: number): Stay {
+  const next: Stay = { ...stay, phase: "waiting", migration: null, reason, detail };
+  if (stay.to === null) return next;
+  const breaks = (stay.breaks.get(stay.to) ?? 0) + 1;
+  if ((UNREACHED.has(reason) || losses > stay.losses) && breaks < MAX_BREAKS) return { ...next, breaks: new Map([...stay.breaks, [stay.to, breaks]]), paused: true };
+  return { ...next, tried: new Map([...stay.tried, [stay.to, reason]]) };
 }
 
 /** What is true of each VM takes the place of what was thought of it; VMs that have come to the host are taken in. */
 function observe(drain: Drain, scene: Scene): Drain {
   const known = new Set(drain.stays.map((stay) => stay.vm));
-  const come = [...scene.vms.values()].filter((vm) => !known.has(vm.vm) && isAt(vm, drain.host)).map(({ vm }): Stay => ({ vm, ...NEW }));
-  return { ...drain, stays: [...drain.stays, ...come].map((stay) => seen(stay, scene.vms.get(stay.vm), drain.host)) };
+  const come = [...scene.vms.values()].filter((vm) => !known.has(vm.vm) && isAt(vm, drain.host)).map(({ vm }) => newStay(vm));
+  return { ...drain, stays: [...drain.stays, ...come].map((stay) => seen(stay, scene.vms.get(stay.vm), drain.host, scene)) };
 }
 
 /** It is on the host, comes to it or leaves it. */
@@ -181,10 +209,13 @@ function isAt(vm: SceneVm, host: HostId): boolean {
   return vm.owner === host || vm.starting === host || vm.move?.from === host || vm.move?.to === host;
 }
 
-function seen(stay: Stay, vm: SceneVm | undefined, host: HostId): Stay {
+function seen(stay: Stay, vm: SceneVm | undefined, host: HostId, scene: Scene): Stay {
   if (vm === undefined) return { ...stay, phase: "stopped", migration: null, reason: "unknown-vm", detail: "it is not configured any more" };
   if (vm.phase === "lost" && isAt(vm, host)) return left(stay, "released-unknown", `${vm.vm} is LOST: careof resolve ${vm.vm} HOST`);
-  if (vm.move !== null && vm.move.from === host) return { ...stay, phase: "moving", to: vm.move.to, migration: vm.move.id, reason: null, detail: "" };
+  if (vm.move !== null && vm.move.from === host) {
+    const losses = stay.phase === "moving" || stay.phase === "asked" ? stay.losses : lossesOf(host, vm.move.to, scene);
+    return { ...stay, phase: "moving", to: vm.move.to, migration: vm.move.id, reason: null, detail: "", losses, absent: false };
+  }
   if (vm.move !== null && vm.move.to === host) return waits(stay, "already-moving", `it comes from ${vm.move.from}`);
   if (vm.owner !== host) {
     if (vm.starting === host) return waits(stay, "start-pending", "it is being started");
@@ -193,9 +224,11 @@ function seen(stay: Stay, vm: SceneVm | undefined, host: HostId): Stay {
   }
   if (!vm.movable) return left(stay, "unsupported", "something else moves it (driver external)");
   if (vm.stopping) return waits(stay, "stop-pending", "it is being stopped");
-  if (vm.phase === "expired" || vm.phase === "none") return left(stay, "not-bound", `it is ${vm.phase}`);
+  // Silent: its host says more when it is heard again, or it expires.
+  if (vm.phase === "stale" || (vm.phase === "expired" && scene.hosts.get(host)?.returning === true)) return waits(stay, "not-bound", `it is ${vm.phase}`);
+  if (vm.phase === "expired" || vm.phase === "none") return { ...left(stay, "not-bound", `it is ${vm.phase}`), absent: true };
   switch (stay.phase) {
-    case "moving": return failed(stay, "migrate-failed", "");
+    case "moving": return failed(stay, "migrate-failed", "", lossesOf(host, stay.to, scene));
     case "moved":
     case "stopped": return { ...stay, ...NEW };
     case "waiting": return PASSING.has(stay.reason ?? "accepted") && !stay.paused ? { ...stay, reason: null, detail: "" } : stay;
@@ -205,19 +238,26 @@ function seen(stay: Stay, vm: SceneVm | undefined, host: HostId): Stay {
 }
 
 function left(stay: Stay, reason: Reason, detail: string): Stay {
-  return { ...stay, phase: "left", migration: null, reason, detail };
+  return { ...stay, phase: "left", migration: null, reason, detail, absent: false };
 }
 
 /** For something that will be over. */
 function waits(stay: Stay, reason: Reason, detail: string): Stay {
-  return { ...stay, phase: "waiting", migration: null, reason, detail, paused: false };
+  return { ...stay, phase: "waiting", migration: null, reason, detail, paused: false, absent: false };
 }
 
-/** As many moves as the limit allows, in order; who finds no place is left. Over when nothing waits or moves any more. */
+/** Whether a place is to be looked for. */
+function wantsPlace(stay: Stay, vm: SceneVm): boolean {
+  return (stay.phase === "waiting" || (stay.phase === "left" && stay.absent)) && vm.phase === "bound" && !stay.paused && !PASSING.has(stay.reason ?? "accepted");
+}
+
+/** As many moves as the limit allows, in order; who finds no place is left, or waits for a host that may come back. Over when nothing waits or moves any more. */
 function plan(drain: Drain, scene: Scene): Omit<Step, "cancels"> {
   const load = loadOf(scene);
   const add = (host: HostId, stay: Stay): void => { load.set(host, (load.get(host) ?? 0) + (scene.vms.get(stay.vm)?.memoryBytes ?? 0)); };
   const moves: { readonly vm: VmId; readonly to: HostId }[] = [];
+  const source = scene.hosts.get(drain.host);
+  const sourceAway: NoPlace | null = source?.connected === true ? null : { host: null, reason: "host-gone", detail: `${drain.host} is not connected`, absent: true, returning: source?.returning === true };
   let active = 0;
   for (const stay of drain.stays) {
     if (stay.phase === "asked" || stay.phase === "moving") active += 1;
@@ -225,14 +265,13 @@ function plan(drain: Drain, scene: Scene): Omit<Step, "cancels"> {
   }
   const stays = drain.stays.map((stay): Stay => {
     const vm = scene.vms.get(stay.vm);
-    if (stay.phase !== "waiting" || vm === undefined || stay.paused || PASSING.has(stay.reason ?? "accepted") || active >= drain.limit) return stay;
-    const absent = scene.hosts.get(drain.host)?.connected === true ? null : ({ host: null, reason: "host-gone", detail: `${drain.host} is not connected`, hostGone: true } as const);
-    const placed = absent ?? place(vm, drain.host, drain.to, stay.tried, scene, load);
-    if (placed.host === null) return scene.returning && placed.hostGone ? stay : left(stay, placed.reason, placed.detail);
+    if (vm === undefined || !wantsPlace(stay, vm) || active >= drain.limit) return stay;
+    const placed = sourceAway ?? place(vm, drain.host, drain.to, stay.tried, scene, load);
+    if (placed.host === null) return placed.returning ? waits(stay, placed.reason, placed.detail) : { ...left(stay, placed.reason, placed.detail), absent: placed.absent };
     active += 1;
     add(placed.host, stay);
     moves.push({ vm: stay.vm, to: placed.host });
-    return { ...stay, phase: "asked", to: placed.host, reason: null, detail: "" };
+    return { ...stay, phase: "asked", to: placed.host, reason: null, detail: "", losses: lossesOf(drain.host, placed.host, scene), absent: false };
   });
   const over = stays.every((stay) => stay.phase === "moved" || stay.phase === "stopped" || stay.phase === "left");
   const next = { ...drain, stays };

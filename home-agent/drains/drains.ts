@@ -19,8 +19,8 @@ import type { Scene } from "./placement.js";
 const TICK_MS = millis(1000);
 /** Many events make one look. */
 const LOOK_MS = millis(50);
-/** Host agents connect again at least every 5 s: until then their absence says nothing. */
-const RETURN_MS = 6000;
+/** Host agents connect again at least every 5 s, and are back a little later when they, their network or the home agent were restarted: so long a drain waits for one. */
+const RETURN_MS = 60_000;
 const KEY = "drain/";
 
 export interface DrainsOptions {
@@ -255,8 +255,13 @@ export class Drains {
       const move = migration === null ? null : { id: migration.id, from: migration.from, to: migration.to };
       return [[vm.name, { vm: vm.name, hosts: vm.hosts, movable: vm.driver === "qemu", memoryBytes: vm.qemu?.memoryBytes ?? 0, phase, owner, starting: starting?.host ?? null, stopping, move }] as const];
     }));
-    const known = [...hosts.hosts].map(({ name }) => [name, { connected: hosts.connected(name), draining: hosts.draining(name), memoryBytes: hosts.session(name)?.capabilities.memoryBytes ?? 0 }] as const);
-    return { vms, hosts: new Map(known), reserveBytes: rules().reserveBytes, returning: clock.monotonic() - this.#startedAt < RETURN_MS };
+    const now = clock.monotonic();
+    const known = [...hosts.hosts].map(({ name }) => {
+      const { lostAt, losses } = hosts.losses(name);
+      const connected = hosts.connected(name);
+      return [name, { connected, returning: !connected && now - (lostAt ?? this.#startedAt) < RETURN_MS, losses, draining: hosts.draining(name), memoryBytes: hosts.session(name)?.capabilities.memoryBytes ?? 0 }] as const;
+    });
+    return { vms, hosts: new Map(known), reserveBytes: rules().reserveBytes };
   }
 }
 

@@ -3,7 +3,7 @@ import { parsed } from "../../model/config.js";
 import { CareofError } from "../../model/errors.js";
 import { hostId, millis, vmId, type HostId } from "../../model/ids.js";
 import type { Stored } from "../store/store.js";
-import { ORDERS, type Drain } from "./drain.js";
+import { newStay, ORDERS, type Drain } from "./drain.js";
 
 const record = z.object({
   to: z.array(parsed(hostId)),
@@ -25,5 +25,5 @@ export function restoreDrain(host: HostId, value: Stored): Drain {
   const read = record.safeParse(value);
   if (!read.success) throw new CareofError("store-corrupt", `the record of the drain of ${host} cannot be read: ${read.error.issues[0]?.path.map(String).join(".") ?? ""} ${read.error.issues[0]?.message ?? ""}`);
   const { vms, ...wish } = read.data;
-  return { host, ...wish, stays: vms.map((vm) => ({ vm, phase: "waiting", to: null, migration: null, reason: null, detail: "", tried: new Map(), paused: false })) };
+  return { host, ...wish, stays: vms.map(newStay) };
 }

@@ -20,6 +20,10 @@ export interface SceneVm {
 
 export interface SceneHost {
   readonly connected: boolean;
+  /** It is not connected, and for so short a time that it may come back. */
+  readonly returning: boolean;
+  /** How often its connection was lost, since the home agent began. */
+  readonly losses: number;
   /** It takes no VMs. */
   readonly draining: boolean;
   /** Bytes that it has; 0 for what is not known. */
@@ -32,13 +36,21 @@ export interface Scene {
   readonly hosts: ReadonlyMap<HostId, SceneHost>;
   /** Bytes of every host that are not for guests. */
   readonly reserveBytes: number;
-  /** The home agent has just been started: hosts that are not here may still come back. */
-  readonly returning: boolean;
 }
 
 export type Placement =
   | { readonly host: HostId }
-  | { readonly host: null; readonly reason: Reason; readonly detail: string; readonly hostGone: boolean };
+  | NoPlace;
+
+export interface NoPlace {
+  readonly host: null;
+  readonly reason: Reason;
+  readonly detail: string;
+  /** A host that might take it is not connected. */
+  readonly absent: boolean;
+  /** And may be soon. */
+  readonly returning: boolean;
+}
 
 /** Bytes of guests that are on each host, or on their way there. */
 export function loadOf(scene: Scene): Map<HostId, number> {
@@ -51,14 +63,13 @@ export function loadOf(scene: Scene): Map<HostId, number> {
 
 /**
  * Where a VM of `from` goes: of the hosts that it lists, and that are wanted (`to`, empty for any), the one on which the most memory is left; of equals, the first by name.
- * `tried`: hosts that have failed it, and why. Without a place the reason is the one that all candidates share, else `no-host-fits` with each host's own. `hostGone`: one of them is not connected, and might
- * take it when it is.
+ * `tried`: hosts that have failed it, and why. Without a place the reason is the one that all candidates share, else `no-host-fits` with each host's own.
  */
 export function place(vm: SceneVm, from: HostId, to: readonly HostId[], tried: ReadonlyMap<HostId, Reason>, scene: Scene, load: ReadonlyMap<HostId, number>): Placement {
   const elsewhere = vm.hosts.filter((host) => host !== from);
   const candidates = to.length === 0 ? elsewhere : elsewhere.filter((host) => to.includes(host));
-  if (elsewhere.length === 0) return { host: null, reason: "no-host-fits", detail: `${vm.vm} lists no host but ${from}`, hostGone: false };
-  if (candidates.length === 0) return { host: null, reason: "not-listed", detail: `${vm.vm} may run on ${elsewhere.join(", ")} only`, hostGone: false };
+  if (elsewhere.length === 0) return { host: null, reason: "no-host-fits", detail: `${vm.vm} lists no host but ${from}`, absent: false, returning: false };
+  if (candidates.length === 0) return { host: null, reason: "not-listed", detail: `${vm.vm} may run on ${elsewhere.join(", ")} only`, absent: false, returning: false };
   let best: { readonly host: HostId; readonly free: number } | null = null;
   const against: { readonly host: HostId; readonly reason: Reason }[] = [];
   for (const name of [...candidates].sort()) {
@@ -71,7 +82,11 @@ export function place(vm: SceneVm, from: HostId, to: readonly HostId[], tried: R
   if (best !== null) return { host: best.host };
   const reasons = new Set(against.map((each) => each.reason));
   const [only] = reasons;
-  return { host: null, reason: reasons.size === 1 && only !== undefined ? only : "no-host-fits", detail: against.map(({ host, reason }) => `${host}: ${reason}`).join(", "), hostGone: reasons.has("host-gone") };
+  const absent = against.filter(({ host, reason }) => reason === "host-gone" && !tried.has(host));
+  return {
+    host: null, reason: reasons.size === 1 && only !== undefined ? only : "no-host-fits", detail: against.map(({ host, reason }) => `${host}: ${reason}`).join(", "),
+    absent: absent.length > 0, returning: absent.some(({ host }) => scene.hosts.get(host)?.returning === true),
+  };
 }
 
 /** Bytes; infinite where the host has not said how much it has. */
@@ -83,7 +98,7 @@ export function freeOn(name: HostId, scene: Scene, load: ReadonlyMap<HostId, num
 function objection(host: SceneHost | undefined, free: number, wanted: number, failed: Reason | undefined): Reason | null {
   if (host === undefined) return "unknown-host";
   if (host.draining) return "host-draining";
-  if (!host.connected) return "host-gone";
   if (failed !== undefined) return failed;
+  if (!host.connected) return "host-gone";
   return wanted > free ? "not-enough-memory" : null;
 }

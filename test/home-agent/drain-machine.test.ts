@@ -19,8 +19,8 @@ function vm(name: string, change: Partial<SceneVm> = {}): SceneVm {
 }
 
 function scene(vms: readonly SceneVm[], hosts: Readonly<Record<string, Partial<SceneHost>>> = {}, more: Partial<Scene> = {}): Scene {
-  const known = HOSTS.map((host) => [host, { connected: true, draining: host === A, memoryBytes: 8 * GIB, ...hosts[host] }] as const);
-  return { vms: new Map(vms.map((each) => [each.vm, each])), hosts: new Map(known), reserveBytes: 0, returning: false, ...more };
+  const known = HOSTS.map((host) => [host, { connected: true, returning: false, losses: 0, draining: host === A, memoryBytes: 8 * GIB, ...hosts[host] }] as const);
+  return { vms: new Map(vms.map((each) => [each.vm, each])), hosts: new Map(known), reserveBytes: 0, ...more };
 }
 
 function begun(drain: Drain, wish: Wish = WISH): [Drain, DrainEvent] {
@@ -39,13 +39,13 @@ class World {
 
   constructor(vms: readonly SceneVm[], memory: readonly number[], wish: Wish) {
     for (const each of vms) this.vms.set(each.vm, each);
-    HOSTS.forEach((host, i) => this.hosts.set(host, { connected: true, draining: host === A, memoryBytes: memory[i] ?? 0 }));
+    HOSTS.forEach((host, i) => this.hosts.set(host, { connected: true, returning: false, losses: 0, draining: host === A, memoryBytes: memory[i] ?? 0 }));
     this.wish = wish;
     this.drain = newDrain(A, wish, NOW);
   }
 
   get scene(): Scene {
-    return { vms: this.vms, hosts: this.hosts, reserveBytes: 0, returning: false };
+    return { vms: this.vms, hosts: this.hosts, reserveBytes: 0 };
   }
 
   take(event: DrainEvent): void {
@@ -106,9 +106,9 @@ class World {
         this.take({ type: "moved", vm: each.vm, to, result: "lost", reason: "released-unknown" });
       });
     }
-    for (const host of [B, C]) steps.push(() => {
+    for (const host of [A, B, C]) for (const returning of [true, false]) steps.push(() => {
       const known = this.hosts.get(host);
-      if (known !== undefined) this.hosts.set(host, { ...known, connected: !known.connected });
+      if (known !== undefined) this.hosts.set(host, known.connected ? { ...known, connected: false, returning, losses: known.losses + 1 } : { ...known, connected: true, returning: false });
       this.take({ type: "look" });
     });
     // One of them only: else most are stopped before anything else happens to them.
@@ -147,7 +147,11 @@ class World {
         const { to } = moving.move;
         this.vms.set(moving.vm, { ...moving, phase: "bound", owner: to, move: null });
         this.take({ type: "moved", vm: moving.vm, to, result: "completed", reason: "accepted" });
-      } else this.take({ type: "tick" });
+      } else {
+        // Who is not back by now stays away.
+        for (const [host, known] of this.hosts) this.hosts.set(host, { ...known, returning: false });
+        this.take({ type: "tick" });
+      }
     }
   }
 }
@@ -236,7 +240,9 @@ await t.test("a place: the most memory that is left, of equals the first by name
   t.match(placed(scene([one]), [B], vm("vm1", { hosts: [A, C] })), { host: null, reason: "not-listed", detail: /host-c only/ });
   t.match(placed(scene([one]), [], vm("vm1", { hosts: [A] })), { host: null, reason: "no-host-fits" });
   t.match(placed(scene([one], { "host-b": { draining: true } }), [B]), { host: null, reason: "host-draining" });
-  t.match(placed(scene([one], { "host-b": { connected: false } }), [B]), { host: null, reason: "host-gone", hostGone: true });
+  t.match(placed(scene([one], { "host-b": { connected: false } }), [B]), { host: null, reason: "host-gone", absent: true, returning: false });
+  t.match(placed(scene([one], { "host-b": { connected: false, returning: true } }), [B]), { host: null, reason: "host-gone", absent: true, returning: true });
+  t.match(placed(scene([one], { "host-b": { connected: false, returning: true } }), [B, C]), { host: "host-c" }, "who is there does not wait for who is not");
   t.match(placed(scene([one], {}, { reserveBytes: 7.5 * GIB }), [B]), { host: null, reason: "not-enough-memory" });
   t.match(placed(scene([one], { "host-b": { memoryBytes: 1 }, "host-c": { connected: false } }), [B, C]), { host: null, reason: "no-host-fits", detail: "host-b: not-enough-memory, host-c: host-gone" });
   t.end();
@@ -261,7 +267,7 @@ await t.test("a host that failed a VM is not tried again, another one is; what p
   ({ drain, moves } = step(drain, { type: "tick" }, scene(vms)));
   t.same(moves, [{ vm: "vm1", to: "host-b" }]);
   for (const [at, next] of [["host-b", "host-c"], ["host-c", "host-d"]] as const) {
-    ({ drain, moves } = step(drain, { type: "answered", vm: vmId("vm1"), to: hostId(at), reason: "host-gone", detail: "" }, scene(vms)));
+    ({ drain, moves } = step(drain, { type: "answered", vm: vmId("vm1"), to: hostId(at), reason: "no-resources", detail: "" }, scene(vms)));
     t.same(moves, [{ vm: "vm1", to: next }]);
     const asked = drain;
     for (const reason of ["accepted", "unspecified"] as const) ({ drain, moves } = step(drain, { type: "answered", vm: vmId("vm1"), to: hostId(at), reason, detail: "" }, scene(vms)));
@@ -269,7 +275,7 @@ await t.test("a host that failed a VM is not tried again, another one is; what p
   }
   ({ drain, moves } = step(drain, { type: "moved", vm: vmId("vm1"), to: hostId("host-d"), result: "failed", reason: "prepare-failed" }, scene(vms)));
   t.match(summarize(drain), { state: "incomplete", left: 1 });
-  t.match(drain.stays[0], { phase: "left", reason: "no-host-fits", detail: "host-b: host-gone, host-c: host-gone, host-d: prepare-failed" });
+  t.match(drain.stays[0], { phase: "left", reason: "no-host-fits", detail: "host-b: no-resources, host-c: no-resources, host-d: prepare-failed" });
   ({ drain, moves } = step(...begun(drain), scene(vms)));
   t.same(moves, [{ vm: "vm1", to: "host-b" }], "begun again, everything is tried again");
   t.end();
@@ -300,10 +306,45 @@ await t.test("what comes to the host meanwhile is moved too; a new home agent wa
   ({ drain, moves } = step(drain, { type: "look" }, scene([vm("vm1"), vm("vm2")])));
   t.same(moves.map((move) => move.vm), ["vm1", "vm2"]);
 
-  const gone = { "host-b": { connected: false }, "host-c": { connected: false }, "host-d": { connected: false } };
-  ({ drain, moves } = step(...begun(newDrain(A, WISH, NOW)), scene([vm("vm1")], gone, { returning: true })));
-  t.match([moves, drain.phase], [[], "running"]);
-  ({ drain, moves } = step(drain, { type: "tick" }, scene([vm("vm1")], gone)));
+  const gone = (returning: boolean) => Object.fromEntries(["host-b", "host-c", "host-d"].map((host) => [host, { connected: false, returning }]));
+  ({ drain, moves } = step(...begun(newDrain(A, WISH, NOW)), scene([vm("vm1")], gone(true))));
+  t.match([moves, drain.phase, drain.stays[0]], [[], "running", { phase: "waiting", reason: "host-gone" }]);
+  ({ drain, moves } = step(drain, { type: "tick" }, scene([vm("vm1")], gone(false))));
   t.match([drain.phase, drain.stays[0]?.reason], ["ended", "host-gone"]);
+  t.end();
+});
+
+await t.test("a host whose connection was lost in the midst is waited for and asked again, three times in all", (t) => {
+  const vms = [vm("vm1", { hosts: [A, B] })];
+  const moving = (to: HostId) => [vm("vm1", { hosts: [A, B], phase: "moving", move: { id: migrationId(vmId("vm1"), epoch(2)), from: A, to } })];
+  for (const lost of ["host-a", "host-b"]) {
+    let { drain, moves } = step(...begun(newDrain(A, WISH, NOW)), scene(vms));
+    for (let losses = 1; losses <= 3; losses++) {
+      t.same(moves, [{ vm: "vm1", to: B }], `${lost}: try ${String(losses)}`);
+      ({ drain } = step(drain, { type: "answered", vm: vmId("vm1"), to: B, reason: "accepted", detail: "" }, scene(moving(B), { [lost]: { losses: losses - 1 } })));
+      const away = scene(vms, { [lost]: { connected: false, returning: true, losses } });
+      ({ drain, moves } = step(drain, { type: "moved", vm: vmId("vm1"), to: B, result: "failed", reason: losses === 1 ? "relay-failed" : "target-gone" }, away));
+      if (losses === 3) break;
+      for (const type of ["tick", "look"] as const) ({ drain, moves } = step(drain, { type }, away));
+      t.match([drain.phase, drain.stays[0]?.phase, drain.stays[0]?.reason], ["running", "waiting", "host-gone"]);
+      ({ drain, moves } = step(drain, { type: "look" }, scene(vms, { [lost]: { losses } })));
+    }
+    t.match(step(drain, { type: "tick" }, scene(vms, { [lost]: { losses: 3 } })).drain, { phase: "ended", stays: [{ phase: "left", reason: "target-gone" }] }, "nobody is asked for ever");
+  }
+  t.end();
+});
+
+await t.test("whom a silent host keeps from moving waits, and what was left for its sake goes when it is back while the drain runs", (t) => {
+  const silent = { "host-a": { connected: false, returning: true, losses: 1 } };
+  let { drain, moves } = step(...begun(newDrain(A, WISH, NOW)), scene([vm("vm1", { phase: "stale" }), vm("vm2", { phase: "expired" })], silent));
+  t.match([moves, drain.phase, drain.stays.map((stay) => stay.reason)], [[], "running", ["not-bound", "not-bound"]]);
+  ({ drain, moves } = step(drain, { type: "look" }, scene([vm("vm1"), vm("vm2")])));
+  t.same(moves.map((move) => move.vm), ["vm1", "vm2"]);
+
+  const two = [vm("vm1", { hosts: [A, B] }), vm("vm2", { hosts: [A, C] })];
+  ({ drain, moves } = step(...begun(newDrain(A, WISH, NOW)), scene(two, { "host-b": { connected: false } })));
+  t.match([moves, drain.phase, drain.stays[0]], [[{ vm: "vm2", to: C }], "running", { phase: "left", reason: "host-gone" }]);
+  ({ moves } = step(drain, { type: "look" }, scene(two)));
+  t.same(moves, [{ vm: "vm1", to: B }]);
   t.end();
 });

@@ -215,3 +215,43 @@ await t.test("refusals change nothing", async (t) => {
   t.match(await bench.call("POST", "/v1/hosts/host-a/undrain", {}), { status: 503, body: { code: "store-unavailable" } });
   t.match((await bench.call("GET", "/v1/hosts")).body, [{ name: "host-a", draining: true }]);
 });
+
+await t.test("a host that is away for a moment: the drain waits for it, and asks it again for what failed", async (t) => {
+  const set = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: true });
+  const { bench, held, agents } = set;
+  await started(set);
+  agents["host-a"].on("abort", (body, answer) => {
+    answer(ACCEPTED);
+    const { vm, epoch: reserved } = parseMigrationId(body.migration);
+    held.delete(vm);
+    new Move(agents["host-a"], agents["host-b"], vm, reserved).sourceEnded("source-runs", "target-gone").catch((thrown: unknown) => { t.fail(String(thrown)); });
+  });
+  await bench.call("POST", "/v1/hosts/host-a/drain", { limit: 1 });
+  await until("one moves", () => held.has("web1"));
+  await agents["host-b"].disconnect();
+  await until("its move has failed", () => !held.has("web1"));
+  await until("it says for whom it waits", async () => {
+    const { body } = await bench.call("GET", "/v1/hosts/host-a/drain");
+    return body["state"] === "running" && (body["vms"] as readonly { readonly detail: string }[]).every((each) => each.detail === "host-b: host-gone, host-c: not-enough-memory");
+  });
+  const capabilities = { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", memoryBytes: 8 * GIB } as const;
+  await agents["host-b"].connect({ capabilities });
+  await until("it is asked again", () => held.has("web1"));
+  await held.get("web1")?.();
+  for (const name of ["web2", "web3", "web4"]) {
+    await until(`${name} moves`, () => held.has(name));
+    await held.get(name)?.();
+  }
+  t.match(await state(bench, "completed"), { moved: 4, left: 0 });
+});
+
+await t.test("the drained host itself is away for a moment: what has not moved yet waits for it", async (t) => {
+  const set = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: false });
+  const { bench, agents } = set;
+  await started(set);
+  await agents["host-a"].disconnect();
+  await until("host-a is gone", async () => ((await bench.call("GET", "/v1/hosts")).body as unknown as readonly { readonly state: string }[])[0]?.state === "gone");
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain", {}), { status: 202, body: { state: "running", waiting: 4, vms: [{ reason: "host-gone", detail: "host-a is not connected" }, {}, {}, {}] } });
+  await agents["host-a"].connect();
+  t.match(await state(bench, "completed"), { moved: 4, left: 0 });
+});
