@@ -17,6 +17,9 @@ export interface ApiLimits {
 
 export const API_LIMITS: ApiLimits = { answer: millis(15_000), start: millis(90_000), silence: millis(25_000), bodyBytes: 256 * 1024 * 1024 };
 
+/** Failures that say nothing of what was asked for: nobody answered, or nonsense. What else fails is a refusal, and changed nothing. */
+export const NO_ANSWER: ReadonlySet<string> = new Set(["home-agent-unreachable", "timed-out", "bad-reply", "left"]);
+
 /** What one move shall have otherwise than configured. Bytes per second, 0 is unlimited. */
 export interface MoveWishes {
   readonly bandwidth?: number;

@@ -1,11 +1,11 @@
 import type { Clock } from "../model/clock.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { vmId, type HostId, type VmId } from "../model/ids.js";
-import type { ApiClient } from "./api-client.js";
+import { NO_ANSWER, type ApiClient } from "./api-client.js";
 import { onInterrupts } from "./interrupts.js";
 import { follow } from "./migration-follower.js";
 import { MovesProgress } from "./moves-progress.js";
-import type { MigrationReply } from "./replies.js";
+import type { MigrationReply, VmReply } from "./replies.js";
 import { plain, type Terminal } from "./terminal.js";
 
 export interface MoveAllOptions {
@@ -20,64 +20,146 @@ export interface MoveAllOptions {
   readonly begin: (vm: VmId) => Promise<MigrationReply>;
 }
 
-/** What became of one VM: its migration, or why none began. */
-export type Moved = { readonly vm: VmId; readonly from: string | null; readonly view: MigrationReply; readonly error: null } | { readonly vm: VmId; readonly from: string | null; readonly view: null; readonly error: CareofError };
+/**
+ * What became of one VM. `ended`: its migration, which has a result. `there`: there was nothing to do. `refused`: no migration began. `unknown`: one may go on, of which nothing more was heard; `view` is the
+ * last that was.
+ */
+export type Moved = { readonly vm: VmId; readonly from: string | null } & (
+  | { readonly outcome: "ended"; readonly view: MigrationReply }
+  | { readonly outcome: "there" }
+  | { readonly outcome: "refused"; readonly error: CareofError }
+  | { readonly outcome: "unknown"; readonly view: MigrationReply | null; readonly error: CareofError }
+);
 
 /**
- * Moves every VM, in the order of the configuration, a few at a time. Ctrl-C: no other begins; twice: those under way are cancelled.
- * @throws CareofError `left` when the third Ctrl-C stops watching, `home-agent-unreachable` when it stays away
+ * Moves every VM, in the order of the configuration, a few at a time. Ctrl-C: no other begins; twice: those under way are cancelled; three times: nobody watches any more. Whatever happens on the way, every VM has its result.
+ * @throws CareofError when the VMs cannot even be listed
  */
-export async function moveAll({ api, clock, terminal, from, to, limit, begin }: MoveAllOptions): Promise<readonly Moved[]> {
-  const vms = (await api.vms()).filter((vm) => vm.host !== null && vm.host !== to && vm.state !== "expired" && (from === null || vm.host === from));
-  const progress = new MovesProgress(terminal, () => clock.monotonic());
-  const over = new AbortController();
-  const underWay = new Set<string>();
-  const done: Moved[] = [];
-  let stopped = false;
-  const waiting = [...vms];
-  const sum = (): void => { progress.sum(`${String(done.filter((each) => each.view?.result === "completed").length)} of ${String(vms.length)} moved to ${to}, ${String(underWay.size)} moving`); };
-  const release = onInterrupts(terminal, {
-    stop: () => {
-      stopped = true;
-      return Promise.resolve();
-    },
-    cancel: () => Promise.allSettled([...underWay].map((id) => api.cancel(id))),
-    leave: () => { over.abort(); },
-    say: (text) => { progress.say(text); },
-  });
-  const one = async (vm: VmId, host: string | null): Promise<Moved> => {
-    if (stopped) return { vm, from: host, view: null, error: new CareofError("cancelled-by-operator", `${vm}: not begun`) };
+export async function moveAll(options: MoveAllOptions): Promise<readonly Moved[]> {
+  const { from, to } = options;
+  const vms = (await options.api.vms()).filter((vm) => vm.host !== null && vm.state !== "expired" && (from === null || vm.host === from));
+  return new MoveAll(options, vms.map(({ vm, host }) => ({ vm: vmId(vm), host, there: host === to }))).run();
+}
+
+interface Listed {
+  readonly vm: VmId;
+  readonly host: VmReply["host"];
+  readonly there: boolean;
+}
+
+class MoveAll {
+  readonly #options: MoveAllOptions;
+  readonly #vms: readonly Listed[];
+  readonly #progress: MovesProgress;
+  readonly #over = new AbortController();
+  readonly #underWay = new Set<string>();
+  readonly #done = new Map<VmId, Moved>();
+  /** Why no other VM begins to move. */
+  #stopped: CareofError | null = null;
+  #cancelling = false;
+
+  constructor(options: MoveAllOptions, vms: readonly Listed[]) {
+    this.#options = options;
+    this.#vms = vms;
+    this.#progress = new MovesProgress(options.terminal, () => options.clock.monotonic());
+  }
+
+  async run(): Promise<readonly Moved[]> {
+    const { api, terminal, limit } = this.#options;
+    const release = onInterrupts(terminal, {
+      stop: () => {
+        this.#stopped ??= new CareofError("cancelled-by-operator", "not begun");
+        return Promise.resolve();
+      },
+      cancel: () => {
+        this.#cancelling = true;
+        return Promise.allSettled([...this.#underWay].map((id) => api.cancel(id)));
+      },
+      leave: () => { this.#over.abort(); },
+      say: (text) => { this.#progress.say(text); },
+    });
+    const waiting = [...this.#vms];
+    const lane = async (): Promise<void> => {
+      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+        this.#done.set(next.vm, await this.#one(next));
+        this.#sum();
+      }
+    };
+    try {
+      await Promise.all(Array.from({ length: Math.min(limit, this.#vms.length) }, lane));
+      return this.#vms.flatMap(({ vm }) => this.#done.get(vm) ?? []);
+    } finally {
+      this.#progress.clear();
+      release();
+    }
+  }
+
+  async #one({ vm, host: from, there }: Listed): Promise<Moved> {
+    if (there) return { vm, from, outcome: "there" };
+    if (this.#stopped !== null) return { vm, from, outcome: "refused", error: this.#stopped };
     let begun: MigrationReply;
     try {
-      begun = await begin(vm);
+      begun = await this.#begin(vm);
     } catch (thrown) {
       const error = toCareofError(thrown);
-      progress.say(`${vm} stays on ${host ?? "?"}: ${plain(error.message)}`);
-      return { vm, from: host, view: null, error };
+      // It came there by somebody else's doing since the list was made.
+      if (error.code === "already-here") return { vm, from, outcome: "there" };
+      this.#progress.say(NO_ANSWER.has(error.code) ? `${vm}: ${plain(error.message)}` : `${vm} stays on ${from ?? "?"}: ${plain(error.message)}`);
+      return NO_ANSWER.has(error.code) ? { vm, from, outcome: "unknown", view: null, error } : { vm, from, outcome: "refused", error };
     }
-    underWay.add(begun.migration);
-    progress.show(begun);
-    sum();
-    const view = await follow({
-      api, clock, migration: begun.migration, signal: over.signal,
-      onChange: (each) => { progress.show(each); },
-      onLost: (error) => { progress.say(`${plain(error.message)}; the moves go on, trying again`); },
-    });
-    underWay.delete(begun.migration);
-    return { vm, from: host, view, error: null };
-  };
-  const lane = async (): Promise<void> => {
-    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
-      done.push(await one(vmId(next.vm), next.host));
-      sum();
+    return this.#follow(vm, from, begun);
+  }
+
+  /** When no answer came, the move may have begun all the same. */
+  async #begin(vm: VmId): Promise<MigrationReply> {
+    const { api, begin, to } = this.#options;
+    try {
+      return await begin(vm);
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      if (!NO_ANSWER.has(error.code)) throw error;
+      const found = await api.migrations().then((all) => all.find((each) => each.vm === vm && each.to === to && each.result === null), () => undefined);
+      if (found === undefined) throw error;
+      return found;
     }
-  };
-  try {
-    await Promise.all(Array.from({ length: Math.min(limit, vms.length) }, lane));
-    const order = new Map(vms.map((vm, i) => [vm.vm, i]));
-    return done.sort((a, b) => (order.get(a.vm) ?? 0) - (order.get(b.vm) ?? 0));
-  } finally {
-    progress.clear();
-    release();
+  }
+
+  async #follow(vm: VmId, from: string | null, begun: MigrationReply): Promise<Moved> {
+    const { api, clock, to } = this.#options;
+    const { migration } = begun;
+    let last = begun;
+    this.#underWay.add(migration);
+    this.#progress.show(begun);
+    this.#sum();
+    try {
+      // He who has asked for all of them to be cancelled means this one too.
+      if (this.#cancelling) await api.cancel(migration).catch((thrown: unknown) => { this.#progress.say(`${migration} was not cancelled: ${plain(toCareofError(thrown).message)}`); });
+      const view = await follow({
+        api, clock, migration, signal: this.#over.signal,
+        onChange: (each) => {
+          last = each;
+          this.#progress.show(each);
+        },
+        onLost: (error) => { this.#progress.say(`${plain(error.message)}; the moves go on, trying again`); },
+      });
+      return { vm, from, outcome: "ended", view };
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      this.#progress.say(`${migration}: ${plain(error.message)}`);
+      // A home agent that was restarted meanwhile knows no moves that ended before; but where the VM is.
+      if (error.code === "unknown-migration") {
+        const now = await api.vm(vm).catch(() => null);
+        if (now?.host === to && now.state === "bound") return { vm, from, outcome: "ended", view: { ...last, result: "completed", reason: null, detail: error.message } };
+      } else this.#stopped ??= error;
+      return { vm, from, outcome: "unknown", view: last, error };
+    } finally {
+      this.#underWay.delete(migration);
+    }
+  }
+
+  #sum(): void {
+    const wanted = this.#vms.filter(({ there }) => !there).length;
+    const moved = [...this.#done.values()].filter((each) => each.outcome === "ended" && each.view.result === "completed").length;
+    this.#progress.sum(`${String(moved)} of ${String(wanted)} moved to ${this.#options.to}, ${String(this.#underWay.size)} moving`);
   }
 }

@@ -1,7 +1,7 @@
 import { Option, type Command } from "commander";
 import { toCareofError, type CareofError } from "../../model/errors.js";
 import { millis, type HostId, type VmId } from "../../model/ids.js";
-import type { ApiClient } from "../api-client.js";
+import { NO_ANSWER, type ApiClient } from "../api-client.js";
 import { client, hostArgument, operatorCommand, show, vmArgument, type Context, type OperatorOptions } from "../context.js";
 import { moveAll, type Moved } from "../move-all.js";
 import { follow } from "../migration-follower.js";
@@ -16,9 +16,6 @@ type MigrateOptions = OperatorOptions & MoveOptions & { readonly wait: boolean; 
 
 /** Moves at once with --all. */
 const DEFAULT_LIMIT = 2;
-
-/** Refusals that say something about the VM or the hosts; what else fails (nobody answers, nonsense) says nothing about the move. */
-const NO_ANSWER = new Set(["home-agent-unreachable", "timed-out", "bad-reply", "left"]);
 
 export function migrateCommand(context: Context): Command {
   return withMoveOptions(operatorCommand(
@@ -71,6 +68,7 @@ function misuse(vm: VmId | undefined, host: HostId | undefined, { all, from, lim
   if (!all && from !== undefined) return "--from goes with --all";
   if (!all && limit !== undefined) return "--limit goes with --all";
   if (all && host !== undefined) return "with --all only the host is named, to which they move";
+  if (all && from !== undefined && vm === vmArgument(from)) return "--from names the host to which they would move";
   return all && !wait ? "--all needs this command until the end: --no-wait does not go with it; `careof drain` does" : null;
 }
 
@@ -78,15 +76,39 @@ async function every(context: Context, api: ApiClient, to: HostId, options: Migr
   const { terminal, clock } = context;
   const from = options.from ?? null;
   const moved = await moveAll({ api, clock, terminal, from, to, limit: options.limit ?? DEFAULT_LIMIT, begin: (vm) => api.migrate(vm, to, moveWishes(options)) });
-  const done = moved.filter((each) => each.view?.result === "completed").length;
-  context.exitCode = done === moved.length ? 0 : 1;
-  show(context, options, moved.map((each) => result(each, to)), () => (moved.length === 0
-    ? plain(from === null ? `no VM runs elsewhere than on ${to}` : `no VM runs on ${from}`) + "\n"
-    : `${plain(`${String(done)} of ${String(moved.length)} VMs moved to ${to}`)}\n${moved.flatMap((each) => (each.view?.result === "completed" ? [] : [plain(`${each.vm} was not moved (${each.view?.reason ?? each.error?.code ?? "?"})`) + "\n"])).join("")}`));
+  const there = moved.filter(({ outcome }) => outcome === "there").length;
+  const done = moved.filter(completed).length;
+  context.exitCode = done + there === moved.length ? 0 : 1;
+  show(context, options, moved.map((each) => result(each, to)), () => {
+    if (moved.length === there) return plain(from === null ? `no VM runs elsewhere than on ${to}` : `no VM runs on ${from}`) + "\n";
+    const sum = `${String(done)} of ${String(moved.length - there)} VMs moved to ${to}${there === 0 ? "" : `, ${String(there)} ${there === 1 ? "was" : "were"} there already`}`;
+    return [sum, ...moved.filter((each) => each.outcome !== "there" && !completed(each)).map(shortfall)].map((line) => `${plain(line)}\n`).join("");
+  });
 }
 
-function result({ vm, from, view, error }: Moved, to: HostId): Record<string, unknown> {
-  return view === null ? { ...refused(vm, to, error), from } : contract(view);
+function completed(moved: Moved): boolean {
+  return moved.outcome === "ended" && moved.view.result === "completed";
+}
+
+/** Why a VM is not where it was to go. */
+function shortfall(moved: Moved): string {
+  switch (moved.outcome) {
+    case "there": return `${moved.vm} was there already`;
+    case "refused": return `${moved.vm} was not moved (${moved.error.code})`;
+    case "unknown": return `${moved.vm}: how its move ended is not known (${moved.error.code}); \`careof where ${moved.vm}\` says where it runs`;
+    case "ended": return moved.view.result === "lost" ? `${moved.vm} is LOST (${moved.view.reason ?? "?"}): \`careof resolve ${moved.vm} HOST\`` : `${moved.vm} was not moved (${moved.view.reason ?? moved.view.result ?? "?"})`;
+  }
+}
+
+/** As of one move. `result` is `null` where nobody knows how it ended; a VM that was there already is `completed`, without a migration. */
+function result(moved: Moved, to: HostId): Record<string, unknown> {
+  const { vm, from } = moved;
+  switch (moved.outcome) {
+    case "ended": return contract(moved.view);
+    case "there": return { ...unmeasured(vm, from, to), result: "completed", reason: "already-here", detail: null };
+    case "refused": return { ...refused(vm, to, moved.error), from };
+    case "unknown": return { ...(moved.view === null ? unmeasured(vm, from, to) : contract(moved.view)), result: null, reason: moved.error.code, detail: moved.error.message };
+  }
 }
 
 async function watched(context: Context, api: ApiClient, begun: MigrationReply): Promise<MigrationReply> {
@@ -124,7 +146,12 @@ function contract(view: MigrationReply): Record<string, unknown> {
 }
 
 function refused(vm: VmId, host: HostId, error: CareofError): Record<string, unknown> {
-  return { migration: null, vm, from: null, to: host, result: "failed", reason: error.code, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, detail: error.message, overflowed: null };
+  return { ...unmeasured(vm, null, host), result: "failed", reason: error.code, detail: error.message };
+}
+
+/** Of a migration that there was none of. */
+function unmeasured(vm: VmId, from: string | null, to: HostId): Record<string, unknown> {
+  return { migration: null, vm, from, to, result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, detail: null, overflowed: null };
 }
 
 /** A queue that was too short is the operator's to lengthen. */

@@ -85,12 +85,13 @@ t.test("migrate --all moves every VM of a host, a few at a time", async (t) => {
   t.match(JSON.parse(ran.stdout), [{ result: "completed", pauseMs: 45.25 }, { result: "completed" }]);
   agent.on("POST /v1/migrations", { status: 409, json: { code: "unsupported", message: "web1 is moved by somebody else", retryable: false } });
   const refused = await careof(["migrate", "--all", "host-b", "--api", agent.url]);
-  t.match(refused, { code: 1, stdout: /^0 of 3 VMs moved to host-b\nweb1 was not moved \(unsupported\)\n/, stderr: /web1 stays on host-a: web1 is moved by somebody else/ });
+  t.match(refused, { code: 1, stdout: /^0 of 3 VMs moved to host-b, 1 was there already\nweb1 was not moved \(unsupported\)\n/, stderr: /web1 stays on host-a: web1 is moved by somebody else/ });
   agent.on("GET /v1/vms", { json: [] });
   t.match(await careof(["migrate", "--all", "--from", "host-a", "host-b", "--api", agent.url]), { code: 0, stdout: "no VM runs on host-a\n" });
   for (const [words, says] of [
     [["--all"], /missing required argument 'host'/], [["--all", "web1", "host-b"], /only the host is named/], [["web1"], /missing required argument 'host'/], [[], /missing required argument 'vm'/],
     [["web1", "host-b", "--from", "host-a"], /--from goes with --all/], [["web1", "host-b", "--limit", "3"], /--limit goes with --all/], [["--all", "--no-wait", "host-b"], /--no-wait does not go with it/],
+    [["--all", "--from", "host-b", "host-b"], /--from names the host/],
   ] as const) t.match(await careof(["migrate", ...words, "--api", agent.url]), { code: 2, stdout: "", stderr: says });
 });
 
@@ -109,6 +110,82 @@ t.test("migrate --all interrupted: what moves goes on, the rest has not begun; t
   const { code, stdout } = await ran;
   t.equal(code, 1);
   t.match(JSON.parse(stdout), [{ vm: "web1", result: "cancelled" }, { vm: "web2", migration: null, result: "failed", reason: "cancelled-by-operator" }]);
+});
+
+/** The move of any VM, as `moving` is that of web1. */
+const moveOf = (vm: string, change: object = {}) => ({ ...moving, migration: `${vm}@4`, vm, ...change });
+
+/** Answers `POST /v1/migrations` in turn. */
+function answersInTurn(agent: ScriptedHomeAgent, answers: readonly { readonly status: number; readonly json: unknown }[]): void {
+  const left = [...answers];
+  agent.on("POST /v1/migrations", (response) => {
+    const { status, json } = left.shift() ?? { status: 500, json: {} };
+    response.writeHead(status).end(JSON.stringify(json));
+  });
+}
+
+t.test("migrate --all: every VM has its result, whatever became of it", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  const names = ["moves", "there", "comes", "fails", "cancelled", "lost", "forgotten", "refused", "unheard"];
+  agent.streams().on("GET /v1/vms", { json: names.map((vm) => ({ ...web1, vm, host: vm === "there" ? "host-b" : "host-a" })) });
+  answersInTurn(agent, [
+    { status: 202, json: moveOf("moves") }, { status: 409, json: { code: "already-here", message: "it is on host-b", retryable: false } }, { status: 202, json: moveOf("fails") }, { status: 202, json: moveOf("cancelled") },
+    { status: 202, json: moveOf("lost") }, { status: 202, json: moveOf("forgotten") }, { status: 409, json: { code: "not-listed", message: "host-b is not among its hosts", retryable: false } }, { status: 202, json: "nonsense" },
+  ]);
+  agent.on("GET /v1/migrations", { json: [] }).on("GET /v1/vms/forgotten", { json: { ...web1, vm: "forgotten", host: "host-b" } })
+    .on("GET /v1/migrations/forgotten%404", { status: 404, json: { code: "unknown-migration", message: "no such migration since the home agent began", retryable: false } });
+  for (const [vm, end] of [["moves", {}], ["fails", { result: "failed", reason: "relay-failed", detail: "cut" }], ["cancelled", { result: "cancelled", reason: "cancelled-by-operator" }], ["lost", { result: "lost", reason: "released-unknown" }]] as const) {
+    agent.on(`GET /v1/migrations/${vm}%404`, { json: { ...moved, migration: `${vm}@4`, vm, ...end } });
+  }
+  const json = await careof(["migrate", "--all", "host-b", "--limit", "1", "--output", "json", "--api", agent.url]);
+  t.equal(json.code, 1);
+  const rows = JSON.parse(json.stdout) as readonly Record<string, unknown>[];
+  t.same(rows.map(({ vm, from, to, migration, result, reason }) => [vm, from, to, migration, result, reason]), [
+    ["moves", "host-a", "host-b", "moves@4", "completed", "accepted"], ["there", "host-b", "host-b", null, "completed", "already-here"], ["comes", "host-a", "host-b", null, "completed", "already-here"],
+    ["fails", "host-a", "host-b", "fails@4", "failed", "relay-failed"], ["cancelled", "host-a", "host-b", "cancelled@4", "cancelled", "cancelled-by-operator"], ["lost", "host-a", "host-b", "lost@4", "lost", "released-unknown"],
+    ["forgotten", "host-a", "host-b", "forgotten@4", "completed", "accepted"], ["refused", "host-a", "host-b", null, "failed", "not-listed"], ["unheard", "host-a", "host-b", null, null, "bad-reply"],
+  ]);
+  for (const row of rows) t.same(Object.keys(row), ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail"], String(row["vm"]));
+  t.end();
+});
+
+t.test("migrate --all: nothing but VMs that are there, and one whose answer never came but which moves", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  agent.streams().on("GET /v1/vms", { json: [{ ...web1, host: "host-b" }] });
+  t.match(await careof(["migrate", "--all", "host-b", "--api", agent.url]), { code: 0, stdout: "no VM runs elsewhere than on host-b\n" });
+  agent.on("GET /v1/vms", { json: [web1] }).on("POST /v1/migrations", (response) => { response.destroy(); }).on("GET /v1/migrations", { json: [moving] }).on("GET /v1/migrations/web1%404", { json: moved });
+  const found = await careof(["migrate", "--all", "host-b", "--output", "json", "--api", agent.url]);
+  t.match([found.code, JSON.parse(found.stdout)], [0, [{ vm: "web1", migration: "web1@4", result: "completed" }]]);
+});
+
+t.test("migrate --all: who stops watching is told what is known, and a move that begins after the second Ctrl-C is cancelled too", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  agent.streams().on("GET /v1/vms", { json: ["web1", "web2", "web3"].map((vm) => ({ ...web1, vm })) });
+  for (const vm of ["web1", "web2"]) agent.on(`GET /v1/migrations/${vm}%404`, { json: moveOf(vm) }).on(`DELETE /v1/migrations/${vm}%404`, { status: 202, json: moveOf(vm) });
+  const late: (() => void)[] = [];
+  let begun = 0;
+  agent.on("POST /v1/migrations", (response) => {
+    const vm = `web${String(begun += 1)}`;
+    const answer = (): void => { response.writeHead(202).end(JSON.stringify(moveOf(vm))); };
+    if (vm === "web1") answer();
+    else late.push(answer);
+  });
+  const terminal = new CapturedTerminal();
+  const running = careof(["migrate", "--all", "host-b", "--output", "json", "--api", agent.url], { terminal });
+  const until = async (fits: () => boolean): Promise<void> => { while (!fits()) await new Promise((resolve) => setTimeout(resolve, 5)); };
+  await until(() => late.length === 1 && agent.readers === 1);
+  terminal.interrupt();
+  terminal.interrupt();
+  late[0]?.();
+  await until(() => agent.asked.filter((each) => each.method === "DELETE").length === 2);
+  await until(() => agent.readers === 2);
+  terminal.interrupt();
+  const { code, stdout } = await running;
+  t.match([code, JSON.parse(stdout)], [1, [{ vm: "web1", migration: "web1@4", result: null, reason: "left" }, { vm: "web2", migration: "web2@4", result: null, reason: "left" }, { vm: "web3", migration: null, result: "failed", reason: "cancelled-by-operator" }]]);
+  t.notOk(terminal.listens);
 });
 
 t.test("watch fits the screen: no line too long, none too many, and the moves are always to be seen", (t) => {
