@@ -9,6 +9,7 @@ import { millis, type HostId, type KeyId, type Millis, type VmId } from "../mode
 import type { LogLevel } from "../model/log.js";
 import { DATA_PLANES, type DataPlane } from "../net/data-plane.js";
 import { MAX_CHANNELS, type Adopt, type DiskOptions, type OnTimeout, type QemuSpec } from "../proto/messages.js";
+import { MAX_MOVES_AT_ONCE } from "./drains/drain.js";
 
 /**
  * How the home network finds the home agent. `routed`: its routers send it the home prefixes. `proxy-arp`: it stands on the VMs' LAN and answers there for those
@@ -21,11 +22,11 @@ export type HomeMode = (typeof HOME_MODES)[number];
 const KEY_BYTES = 32;
 
 /** `128M`, `2G`, or a plain number of bytes. */
-const memory = z.union([z.number().int().positive(), z.string().regex(/^[1-9][0-9]{0,9}[KMG]?$/, "a size such as 128M")]).transform((value): number => {
+const memory = z.union([z.number().int().positive(), z.string().regex(/^[1-9][0-9]{0,9}[KMG]?$/)], "it must be a size such as 128M or 2G, or whole bytes").transform((value): number => {
   if (typeof value === "number") return value;
   const unit = { K: 1024, M: 1024 ** 2, G: 1024 ** 3 }[value.slice(-1)];
   return unit === undefined ? Number(value) : Number(value.slice(0, -1)) * unit;
-});
+}).refine((bytes) => Number.isSafeInteger(bytes), "it is more than any host has");
 
 /** Milliseconds, an hour at most. */
 const duration = (fallback: number, min = 1) => z.number().min(min).max(3_600_000).default(fallback).transform((value) => millis(value));
@@ -110,8 +111,8 @@ export const homeAgentSchema = z.strictObject({
     lostAfterMs: duration(5000),
   }).prefault({}),
   drain: z.strictObject({
-    limit: z.number().int().min(1).max(64).default(2),
-    reserve: z.union([z.literal(0), memory]).default(256 * 1024 ** 2),
+    limit: z.number().int().min(1).max(MAX_MOVES_AT_ONCE).default(2),
+    reserve: z.union([z.literal(0), memory], "it must be 0, a size such as 256M or 2G, or whole bytes").default(256 * 1024 ** 2),
   }).prefault({}),
   log: z.strictObject({ level: fields.logLevel.default("info") }).prefault({}),
 });

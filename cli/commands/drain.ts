@@ -24,7 +24,7 @@ export function drainCommand(context: Context): Command {
     "drain",
     "move every VM away from a host, which takes no other until `careof undrain`\n\nA few VMs move at a time, each to the host of its list on which the most memory is left. The home agent does it: when this command ends, or the home agent is " +
       "restarted, it goes on. Ctrl-C: no other VM begins to move, those that do go on; a second Ctrl-C cancels them, a third stops watching. The host still takes no VM then; the same command again goes " +
-      "on, and tries again what was left. Progress goes to standard error, the result to standard output. Exit code 0 only when every VM is away.",
+      "on, and tries again what was left, with the options of last time where none are given. Progress goes to standard error, the result to standard output. Exit code 0 only when every VM is away.",
     "  careof drain host-a\n  careof drain host-a --to host-b,host-c --limit 4 --order largest\n  careof drain host-a --show\n  careof drain host-a --output json | jq .left",
   )
     .summary("move every VM away from a host")
@@ -34,9 +34,11 @@ export function drainCommand(context: Context): Command {
     .addOption(new Option("--order <order>", "which VM goes first: as the configuration lists them, by name, by memory (default: config)").choices(["config", "name", "smallest", "largest"]))
     .option("--show", "show how far it is, and begin nothing", false)
     .option("--no-wait", "return when it has begun")
-    .action(async (host: HostId, options: DrainOptions) => {
+    .action(async (host: HostId, options: DrainOptions, command: Command) => {
       const api = client(context, options);
       const { to, limit, order } = options;
+      if (options.show && (to !== undefined || limit !== undefined || order !== undefined || !options.wait)) command.error("error: --show begins nothing: --to, --limit, --order and --no-wait do not go with it", { exitCode: 2 });
+      if (to?.includes(host) === true) command.error(`error: option '--to <hosts>': the VMs of ${host} cannot move to ${host}`, { exitCode: 2 });
       const begun = options.show ? await api.drain(host) : await api.beginDrain(host, { to, limit, order });
       const ended = options.show || !options.wait || !isUnderWay(begun) ? begun : await watched(context, api, begun, host);
       context.exitCode = ended.state === "completed" || options.show || !options.wait ? 0 : 1;

@@ -3,7 +3,7 @@ import { parsed } from "../../model/config.js";
 import { CareofError } from "../../model/errors.js";
 import { hostId, vmId } from "../../model/ids.js";
 import { drainView } from "./drain-operations.js";
-import { ORDERS } from "../drains/drain.js";
+import { MAX_MOVES_AT_ONCE, ORDERS } from "../drains/drain.js";
 import { givenBackView, historyView, hostView, migrationView, reloadView, vmView, type Operations } from "./operations.js";
 import { wishesOf, wishFields } from "./move-wishes.js";
 
@@ -56,8 +56,6 @@ function checkBody<B extends z.ZodType>(schema: B, body: unknown): z.output<B> {
 
 const vmOf = (call: Call<unknown>): ReturnType<typeof vmId> => vmId(call.parameters["vm"] ?? "");
 const hostOf = (call: Call<unknown>): ReturnType<typeof hostId> => hostId(call.parameters["host"] ?? "");
-/** Moves at once that a drain may be asked for. */
-const MAX_LIMIT = 64;
 const hostBody = z.strictObject({ host: parsed(hostId) });
 const ACTOR = "operator";
 
@@ -74,7 +72,7 @@ export const ROUTES: readonly Route[] = [
   route("GET", "/v1/hosts/{host}/drain", "How far a host is drained", null, 200, drainView, (operations, call) => operations.drain(hostOf(call))),
   route(
     "POST", "/v1/hosts/{host}/drain", "Take no VMs on a host from now on, and move away those that are there; again: go on",
-    z.strictObject({ to: z.array(parsed(hostId)).max(256).optional(), limit: z.number().int().min(1).max(MAX_LIMIT).optional(), order: z.enum(ORDERS).optional() }),
+    z.strictObject({ to: z.array(parsed(hostId)).max(256).optional(), limit: z.number().int().min(1).max(MAX_MOVES_AT_ONCE).optional(), order: z.enum(ORDERS).optional() }),
     202, drainView, (operations, call) => operations.beginDrain(hostOf(call), call.body, ACTOR),
   ),
   route(

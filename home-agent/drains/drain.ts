@@ -7,6 +7,9 @@ import { loadOf, place, type NoPlace, type Scene, type SceneVm } from "./placeme
 export const ORDERS = ["config", "name", "smallest", "largest"] as const;
 export type Order = (typeof ORDERS)[number];
 
+/** That a drain may be asked for, or configured to have. */
+export const MAX_MOVES_AT_ONCE = 64;
+
 /**
  * ```
  *  waiting ──▶ asked ──▶ moving ──▶ moved

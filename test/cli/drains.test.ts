@@ -55,6 +55,20 @@ t.test("how a drain may end, and what is said then", async (t) => {
   t.match(await careof(["undrain", "host-a", "--api", agent.url]), { code: 0, stdout: "host-a takes VMs again\n" });
 });
 
+t.test("drain: what is not possible is said before the home agent is asked", async (t) => {
+  const agent = await opened(t);
+  for (const [words, says] of [
+    [["--limit", "0"], /number from 1 to 64/], [["--limit", "65"], /number from 1 to 64/], [["--limit", "two"], /number from 1 to 64/], [["--limit", "-1"], /number from 1 to 64/], [["--order", "random"], /config, name, smallest, largest/],
+    [["--to", ""], /"" is not a host name/], [["--to", "host-b,,host-c"], /"" is not a host name/], [["--to", "host-b,host-a"], /the VMs of host-a cannot move to host-a/],
+    [["--show", "--limit", "3"], /--show begins nothing/], [["--show", "--no-wait"], /--show begins nothing/],
+  ] as const) t.match(await careof(["drain", "host-a", ...words, "--api", agent.url]), { code: 2, stdout: "", stderr: says }, words.join(" "));
+  t.same(agent.asked, []);
+  for (const code of ["unknown-host", "not-permitted"]) {
+    agent.on(`POST ${DRAIN}`, { status: 409, json: { code, message: `no: ${code}`, retryable: false } });
+    t.match(await careof(["drain", "host-a", "--to", "host-z", "--api", agent.url]), { code: 1, stdout: "", stderr: new RegExp(`\\(${code}\\)`) });
+  }
+});
+
 t.test("Ctrl-C: nothing else begins; again: what moves is cancelled; a third time: it goes on unwatched", async (t) => {
   const agent = await opened(t);
   agent.streams();

@@ -5,7 +5,8 @@ import { Journal } from "../../home-agent/store/journal.js";
 import { MemoryStore } from "../../home-agent/store/memory-store.js";
 import { epoch, parseMigrationId, vmId } from "../../model/ids.js";
 import { decision } from "../../proto/channel.js";
-import { Bench, temporary, until } from "./bench.js";
+import { readHomeAgentConfig } from "../../home-agent/config.js";
+import { Bench, configFile, temporary, until } from "./bench.js";
 import { ACCEPTED, Move, type ScriptedAgent } from "./scripted-agent.js";
 
 const NAMES = ["web1", "web2", "web3", "web4"];
@@ -188,6 +189,18 @@ await t.test("a home agent that dies in the midst goes on with the rest when its
   t.match(await second.bench.where("web4"), { host: "host-b", state: "bound" });
 });
 
+await t.test("what a configuration says of drains is checked, and the complaint says what would be right", (t) => {
+  const directory = temporary(t);
+  const read = (drain: unknown) => readHomeAgentConfig(configFile(directory, { drain })).drain;
+  t.same(read({}), { limit: 2, reserve: 256 * 1024 ** 2 });
+  t.same([read({ limit: 64, reserve: 0 }), read({ reserve: "2G" }).reserve, read({ reserve: 1000 }).reserve], [{ limit: 64, reserve: 0 }, 2 * GIB, 1000]);
+  for (const limit of [0, 65, 1.5, "two"]) t.throws(() => read({ limit }), { code: "config-invalid", message: /home-agent\.yaml:\d+:\d+: drain\.limit: / }, `limit ${String(limit)}`);
+  for (const reserve of [-1, 1.5, "lots", "0M", "1.5G"]) t.throws(() => read({ reserve }), { code: "config-invalid", message: /home-agent\.yaml:\d+:\d+: drain\.reserve: it must be 0, a size such as 256M or 2G/ }, `reserve ${String(reserve)}`);
+  t.throws(() => read({ reserve: "9999999999G" }), { code: "config-invalid", message: /more than any host has/ });
+  t.throws(() => read({ order: "name" }), { code: "config-invalid", message: /unknown key "order"/ });
+  t.end();
+});
+
 await t.test("refusals change nothing", async (t) => {
   const store = new MemoryStore();
   const set = await opened(t, { "host-b": 8, "host-c": 8 }, { hold: true, store });
@@ -198,7 +211,15 @@ await t.test("refusals change nothing", async (t) => {
     ["/v1/hosts/host-z/undrain", {}, 404, "unknown-host"],
     ["/v1/hosts/host-a/drain", { to: ["host-z"] }, 404, "unknown-host"],
     ["/v1/hosts/host-a/drain", { to: ["host-a"] }, 409, "not-permitted"],
+    ["/v1/hosts/host-a/drain", { to: ["host-b", "host-z"] }, 404, "unknown-host"],
+    ["/v1/hosts/host-a/drain", { to: ["host-b", "host-a"] }, 409, "not-permitted"],
+    ["/v1/hosts/host-a/drain", { to: "host-b" }, 400, "malformed-body"],
+    ["/v1/hosts/host-a/drain", { to: [""] }, 400, "malformed-body"],
     ["/v1/hosts/host-a/drain", { limit: 0 }, 400, "malformed-body"],
+    ["/v1/hosts/host-a/drain", { limit: 65 }, 400, "malformed-body"],
+    ["/v1/hosts/host-a/drain", { limit: 1.5 }, 400, "malformed-body"],
+    ["/v1/hosts/host-a/drain", { limit: "2" }, 400, "malformed-body"],
+    ["/v1/hosts/host-a/drain", { parallel: 2 }, 400, "malformed-body"],
     ["/v1/hosts/host-a/drain", { order: "random" }, 400, "malformed-body"],
     ["/v1/hosts/HOST/drain", {}, 400, "malformed-host"],
   ] as const) t.match(await bench.call("POST", path, body), { status, body: { code } }, `${path} ${JSON.stringify(body)}`);
@@ -206,6 +227,7 @@ await t.test("refusals change nothing", async (t) => {
   t.match(await bench.call("POST", "/v1/hosts/host-a/drain", {}), { status: 503, body: { code: "store-unavailable", retryable: true } });
   store.unavailable = false;
   t.match((await bench.call("GET", "/v1/hosts")).body, [{ name: "host-a", draining: false }]);
+  t.same([...store.entries("drain/")], []);
   t.equal(set.held.size, 0);
   set.agents["host-b"].on("prepare", (_body, answer) => { answer(decision("prepare-failed", "no memory")); });
   set.agents["host-c"].on("prepare", (_body, answer) => { answer(decision("prepare-failed", "no memory")); });
