@@ -1,7 +1,7 @@
 import type { HostId, MigrationId, Millis, VmId } from "../../model/ids.js";
 import type { Reason } from "../../model/reasons.js";
 import type { MigrationOutcome } from "../outcome.js";
-import { loadOf, place, type NoPlace, type Scene, type SceneVm } from "./placement.js";
+import { place, withPromised, type NoPlace, type Scene, type SceneVm } from "./placement.js";
 
 /** In which order VMs go: as the configuration lists them, by name, or by memory. */
 export const ORDERS = ["config", "name", "smallest", "largest"] as const;
@@ -74,6 +74,10 @@ export type DrainEvent =
   | { readonly type: "tick" }
   | { readonly type: "begin"; readonly wish: Wish; readonly now: Millis }
   | { readonly type: "interrupt"; readonly cancel: boolean }
+  | News;
+
+/** What became of one move. */
+export type News =
   /** To a move that was asked for. It may come after that move's end, when another one has been asked for: `to` tells them apart. */
   | { readonly type: "answered"; readonly vm: VmId; readonly to: HostId; readonly reason: Reason; readonly detail: string }
   /** `inherited`: begun by an earlier process of the home agent, whose end may be all that it failed of. */
@@ -117,15 +121,27 @@ export function newDrain(host: HostId, wish: Wish, now: Millis): Drain {
  * ```
  */
 export function step(before: Drain, event: DrainEvent, scene: Scene): Step {
-  return stepAll(before, [event], scene);
-}
-
-/** Events of which each was true before the scene was: the scene is looked at after the last one, or it would contradict what has still to be told. */
-export function stepAll(before: Drain, events: readonly DrainEvent[], scene: Scene): Step {
-  const drain = observe(events.reduce((now, event) => onEvent(now, event, scene), before), scene);
-  const cancels = events.some((event) => event.type === "interrupt" && event.cancel) ? drain.stays.flatMap((stay) => (stay.phase === "moving" && stay.migration !== null ? [stay.migration] : [])) : [];
+  const drain = observe(onEvent(before, event, scene), scene);
+  const cancels = event.type === "interrupt" && event.cancel ? drain.stays.flatMap((stay) => (stay.phase === "moving" && stay.migration !== null ? [stay.migration] : [])) : [];
   if (drain.phase !== "running") return { drain, moves: [], cancels };
   return { ...plan(drain, scene), cancels };
+}
+
+/** News of which each was true before the scene was: they are heard all before the next `step` looks at the scene, or it would contradict what has still to be told. */
+export function hear(drain: Drain, news: readonly News[], scene: Scene): Drain {
+  if (news.length === 0) return drain;
+  const stays = new Map(drain.stays.map((stay) => [stay.vm, stay]));
+  for (const each of news) {
+    const stay = stays.get(each.vm);
+    const losses = lossesOf(drain.host, each.to, scene);
+    if (stay !== undefined) stays.set(each.vm, each.type === "answered" ? answered(stay, each, losses) : ended(stay, each, losses));
+  }
+  return { ...drain, stays: [...stays.values()] };
+}
+
+/** Moves that it has asked for and of which nothing is known yet. */
+export function askedOf(drain: Drain): (readonly [VmId, HostId])[] {
+  return drain.stays.flatMap(({ phase, vm, to }) => (phase === "asked" && to !== null ? [[vm, to] as const] : []));
 }
 
 /** The only place where a drain changes its phase. */
@@ -139,8 +155,8 @@ function onEvent(drain: Drain, event: DrainEvent, scene: Scene): Drain {
     case "tick": return { ...drain, stays: drain.stays.map((stay) => (stay.paused ? { ...stay, paused: false } : stay)) };
     case "begin": return begin(drain, event.wish, event.now, scene);
     case "interrupt": return drain.phase === "running" ? changeState(drain, "interrupted") : drain;
-    case "answered": return change(drain, event.vm, (stay) => answered(stay, event, lossesOf(drain.host, event.to, scene)));
-    case "moved": return change(drain, event.vm, (stay) => ended(stay, event, lossesOf(drain.host, event.to, scene)));
+    case "answered":
+    case "moved": return hear(drain, [event], scene);
   }
 }
 
@@ -148,8 +164,12 @@ function onEvent(drain: Drain, event: DrainEvent, scene: Scene): Drain {
 function begin(drain: Drain, wish: Wish, now: Millis, scene: Scene): Drain {
   const underWay = drain.stays.filter((stay) => stay.phase === "asked" || stay.phase === "moving");
   const known = new Map(underWay.map((stay) => [stay.vm, stay]));
-  const stays = inOrder([...scene.vms.values()].filter((vm) => known.has(vm.vm) || isAt(vm, drain.host)), wish.order).map(({ vm }) => known.get(vm) ?? newStay(vm));
-  const gone = drain.phase === "running" ? drain.stays.filter((stay) => !stays.some(({ vm }) => vm === stay.vm)) : [];
+  const there = scene.at.get(drain.host) ?? [];
+  const here = new Set(there.map(({ vm }) => vm));
+  const elsewhere = underWay.flatMap(({ vm }) => (here.has(vm) ? [] : (scene.vms.get(vm) ?? [])));
+  const stays = inOrder([...there, ...elsewhere], wish.order).map(({ vm }) => known.get(vm) ?? newStay(vm));
+  const kept = new Set(stays.map(({ vm }) => vm));
+  const gone = drain.phase === "running" ? drain.stays.filter(({ vm }) => !kept.has(vm)) : [];
   return changeState({ ...drain, ...wish, startedAt: drain.phase === "running" ? drain.startedAt : now, stays: [...gone, ...stays] }, "running");
 }
 
@@ -161,10 +181,6 @@ function inOrder(vms: SceneVm[], order: Order): SceneVm[] {
     case "smallest": return vms.sort((a, b) => a.memoryBytes - b.memoryBytes || byName(a, b));
     case "largest": return vms.sort((a, b) => b.memoryBytes - a.memoryBytes || byName(a, b));
   }
-}
-
-function change(drain: Drain, vm: VmId, how: (stay: Stay) => Stay): Drain {
-  return { ...drain, stays: drain.stays.map((stay) => (stay.vm === vm ? how(stay) : stay)) };
 }
 
 /** Of the two hosts between which a VM moves. */
@@ -203,7 +219,7 @@ function failed(stay: Stay, reason: Reason, detail: string, losses: number): Sta
 /** What is true of each VM takes the place of what was thought of it; VMs that have come to the host are taken in. */
 function observe(drain: Drain, scene: Scene): Drain {
   const known = new Set(drain.stays.map((stay) => stay.vm));
-  const come = [...scene.vms.values()].filter((vm) => !known.has(vm.vm) && isAt(vm, drain.host)).map(({ vm }) => newStay(vm));
+  const come = (scene.at.get(drain.host) ?? []).filter(({ vm }) => !known.has(vm)).map(({ vm }) => newStay(vm));
   return { ...drain, stays: [...drain.stays, ...come].map((stay) => seen(stay, scene.vms.get(stay.vm), drain.host, scene)) };
 }
 
@@ -256,16 +272,12 @@ function wantsPlace(stay: Stay, vm: SceneVm): boolean {
 
 /** As many moves as the limit allows, in order; who finds no place is left, or waits for a host that may come back. Over when nothing waits or moves any more. */
 function plan(drain: Drain, scene: Scene): Omit<Step, "cancels"> {
-  const load = loadOf(scene);
+  const load = withPromised(scene.load, [...scene.promised, ...askedOf(drain)], scene);
   const add = (host: HostId, stay: Stay): void => { load.set(host, (load.get(host) ?? 0) + (scene.vms.get(stay.vm)?.memoryBytes ?? 0)); };
   const moves: { readonly vm: VmId; readonly to: HostId }[] = [];
   const source = scene.hosts.get(drain.host);
   const sourceAway: NoPlace | null = source?.connected === true ? null : { host: null, reason: "host-gone", detail: `${drain.host} is not connected`, absent: true, returning: source?.returning === true };
-  let active = 0;
-  for (const stay of drain.stays) {
-    if (stay.phase === "asked" || stay.phase === "moving") active += 1;
-    if (stay.phase === "asked" && stay.to !== null) add(stay.to, stay);
-  }
+  let active = drain.stays.filter(({ phase }) => phase === "asked" || phase === "moving").length;
   const stays = drain.stays.map((stay): Stay => {
     const vm = scene.vms.get(stay.vm);
     if (vm === undefined || !wantsPlace(stay, vm) || active >= drain.limit) return stay;

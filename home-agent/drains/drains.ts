@@ -10,15 +10,17 @@ import type { EventBus } from "../events.js";
 import type { Hosts } from "../hosts.js";
 import type { Store } from "../store/store.js";
 import { viewHost } from "../views.js";
-import { newDrain, step, stepAll, type Drain, type DrainEvent, type Wish } from "./drain.js";
+import { askedOf, hear, newDrain, step, type Drain, type DrainEvent, type News, type Wish } from "./drain.js";
 import { summarize, viewDrain } from "./drain-views.js";
 import { durableDrain, restoreDrain } from "./durable-drain.js";
-import type { Scene } from "./placement.js";
+import { sceneOf, type Scene, type SceneVm } from "./placement.js";
 
 /** While a drain runs it looks again at least so often, for what no event tells. */
 const TICK_MS = millis(1000);
 /** Many events make one look. */
 const LOOK_MS = millis(50);
+/** A look goes through all VMs: of the time that the last one took, so many times pass before the next. */
+const LOOK_SHARE = 20;
 /** Host agents connect again at least every 5 s, and are back a little later when they, their network or the home agent were restarted: so long a drain waits for one. */
 const RETURN_MS = 60_000;
 const KEY = "drain/";
@@ -41,6 +43,8 @@ export interface DrainsOptions {
 interface Entry {
   drain: Drain;
   revision: number;
+  /** The sum that was told last. */
+  told: string;
 }
 
 /** The hosts that are drained: their marks are in the store, their drains are driven here. */
@@ -51,11 +55,12 @@ export class Drains {
   readonly #turns = new Map<HostId, Promise<unknown>>();
   readonly #unsubscribe: () => void;
   readonly #startedAt: number;
-  /** How moves ended, before any drain has been told. */
-  #news: readonly { readonly host: HostId; readonly event: DrainEvent }[] = [];
+  /** What became of moves, by the host that they leave, before its drain has been told. */
+  readonly #news = new Map<HostId, News[]>();
   /** Migrations that were under way when this process began. */
   readonly #inherited = new Set<string>();
   #look: Timer | null = null;
+  #lookTook = 0;
   #tick: Timer | null = null;
   #closed = false;
 
@@ -72,17 +77,17 @@ export class Drains {
     for (const { key, value, revision } of store.entries(KEY)) {
       const host = hostId(key.slice(KEY.length));
       const drain = restoreDrain(host, value);
-      this.#entries.set(host, { drain, revision });
+      this.#entries.set(host, { drain, revision, told: "" });
       hosts.setDraining(host, true);
       log.info({ host, state: drain.phase, vms: drain.stays.length }, "the host is drained still");
-      this.#advance(host, { type: "look" });
     }
+    this.#advance([...this.#entries.keys()], { type: "look" });
   }
 
   /** Of a host that is drained, as it is now. @throws CareofError `not-draining` */
   view(host: HostId): DrainView {
     const entry = this.#entry(host);
-    this.#advance(host, { type: "look" });
+    this.#advance([host], { type: "look" });
     return viewDrain(entry.drain);
   }
 
@@ -96,17 +101,17 @@ export class Drains {
       const now = clock.now();
       // No VM comes from now on, so that none is overlooked; taken back if the store cannot keep it.
       hosts.setDraining(host, true);
-      const begun = step(before ?? newDrain(host, wish, now), { type: "begin", wish, now }, this.#scene());
+      const begun = step(before ?? newDrain(host, wish, now), { type: "begin", wish, now }, this.#scene()).drain;
       try {
-        const revision = await this.#write(host, known?.revision ?? 0, begun.drain);
-        this.#entries.set(host, { drain: this.#entries.get(host)?.drain ?? newDrain(host, wish, now), revision });
+        const revision = await this.#write(host, known?.revision ?? 0, begun);
+        this.#entries.set(host, { drain: this.#entries.get(host)?.drain ?? newDrain(host, wish, now), revision, told: "" });
       } catch (thrown) {
         hosts.setDraining(host, known !== undefined);
         throw thrown;
       }
-      log.info({ host, to: wish.to, limit: wish.limit, order: wish.order, vms: begun.drain.stays.length, actor }, "the host is drained");
+      log.info({ host, to: wish.to, limit: wish.limit, order: wish.order, vms: begun.stays.length, actor }, "the host is drained");
       this.#publishHost(host);
-      this.#advance(host, { type: "begin", wish, now });
+      this.#advance([host], { type: "begin", wish, now });
       return viewDrain(this.#entry(host).drain);
     });
   }
@@ -117,7 +122,7 @@ export class Drains {
       const entry = this.#entry(host);
       if (entry.drain.phase === "running") entry.revision = await this.#write(host, entry.revision, { ...entry.drain, phase: "interrupted" });
       this.#options.log.info({ host, cancel }, "the drain is interrupted");
-      this.#advance(host, { type: "interrupt", cancel });
+      this.#advance([host], { type: "interrupt", cancel });
       return viewDrain(entry.drain);
     });
   }
@@ -130,7 +135,7 @@ export class Drains {
       if (entry === undefined) return false;
       await this.#write(host, entry.revision, null);
       this.#entries.delete(host);
-      this.#news = this.#news.filter((each) => each.host !== host);
+      this.#news.delete(host);
       hosts.setDraining(host, false);
       log.info({ host }, "the host takes VMs again");
       events.publish({ event: "drain", data: { ...summarize(entry.drain), state: "undrained" } });
@@ -177,29 +182,63 @@ export class Drains {
     if (this.#entries.size === 0) return;
     if (event.event === "migration" && event.data.result !== null) {
       const { vm, from, to, result, reason } = event.data;
-      // Later: whoever else hears of it shall have heard it before he hears what the drain makes of it.
-      if (this.#entries.has(hostId(from))) this.#news = [...this.#news, { host: hostId(from), event: { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? ""), inherited: this.#inherited.delete(event.data.migration) } }];
+      this.#tell(hostId(from), { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? ""), inherited: this.#inherited.delete(event.data.migration) });
     } else if (event.event === "migration" && event.data.progress !== null) return;
-    if (event.event !== "drain") this.#look ??= this.#options.clock.after("look at drains", LOOK_MS, () => {
+    if (event.event !== "drain") this.#lookSoon();
+  }
+
+  /** Heard at the next look: whoever else hears of it shall have heard it before he hears what the drain makes of it. */
+  #tell(host: HostId, news: News): void {
+    if (!this.#entries.has(host)) return;
+    const list = this.#news.get(host);
+    if (list === undefined) this.#news.set(host, [news]);
+    else list.push(news);
+    this.#lookSoon();
+  }
+
+  #lookSoon(): void {
+    if (this.#closed || this.#live().length === 0) return;
+    this.#look ??= this.#options.clock.after("look at drains", millis(Math.max(LOOK_MS, LOOK_SHARE * this.#lookTook)), () => {
       this.#look = null;
-      for (const host of [...this.#entries.keys()]) this.#advance(host, { type: "look" });
+      const { clock } = this.#options;
+      const before = clock.monotonic();
+      this.#advance(this.#live(), { type: "look" });
+      this.#lookTook = clock.monotonic() - before;
     });
   }
 
-  #advance(host: HostId, event: DrainEvent): void {
+  /** Hosts whose drains something can still happen to. */
+  #live(): HostId[] {
+    return [...this.#entries].flatMap(([host, { drain }]) => (drain.phase === "running" || this.#news.has(host) || drain.stays.some(({ phase }) => phase === "asked" || phase === "moving") ? [host] : []));
+  }
+
+  /** All of them look at the same scene; each knows what those before it have asked for. */
+  #advance(hosts: readonly HostId[], event: DrainEvent): void {
+    if (this.#closed || hosts.length === 0) return;
+    const scene = this.#scene();
+    for (const [host, news] of this.#news) {
+      const entry = this.#entries.get(host);
+      if (entry !== undefined) entry.drain = hear(entry.drain, news, scene);
+    }
+    this.#news.clear();
+    for (const host of hosts) this.#step(host, event, scene);
+    this.#armTick();
+  }
+
+  #step(host: HostId, event: DrainEvent, scene: Scene): void {
     const entry = this.#entries.get(host);
-    if (entry === undefined || this.#closed) return;
+    if (entry === undefined) return;
     const before = entry.drain;
-    const news = this.#news.filter((each) => each.host === host).map((each) => each.event);
-    this.#news = this.#news.filter((each) => each.host !== host);
-    const { drain, moves, cancels } = stepAll(before, [...news, event], this.#scene());
+    const promised = new Map([...this.#entries].flatMap(([other, { drain }]) => (other === host ? [] : askedOf(drain))));
+    const { drain, moves, cancels } = step(before, event, { ...scene, promised });
     entry.drain = drain;
     for (const { vm, to } of moves) this.#move(host, vm, to, drain.actor);
     for (const migration of cancels) this.#cancel(migration);
     const summary = summarize(drain);
-    if (event.type === "begin" || JSON.stringify(summary) !== JSON.stringify(summarize(before))) this.#options.events.publish({ event: "drain", data: summary });
+    const told = JSON.stringify(summary);
+    if (event.type === "begin" || told !== entry.told) this.#options.events.publish({ event: "drain", data: summary });
+    entry.told = told;
     if (before.phase === "running" && drain.phase === "ended") this.#ended(host, entry);
-    this.#armTick();
   }
 
   #ended(host: HostId, entry: Entry): void {
@@ -214,10 +253,10 @@ export class Drains {
 
   #move(host: HostId, vm: VmId, to: HostId, actor: string): void {
     this.#options.migrate(vm, to, actor).then(
-      () => { this.#advance(host, { type: "answered", vm, to, reason: "accepted", detail: "" }); },
+      () => { this.#tell(host, { type: "answered", vm, to, reason: "accepted", detail: "" }); },
       (thrown: unknown) => {
         const { code, message } = toCareofError(thrown);
-        this.#advance(host, { type: "answered", vm, to, reason: reasonOf(code), detail: message });
+        this.#tell(host, { type: "answered", vm, to, reason: reasonOf(code), detail: message });
       },
     );
   }
@@ -236,7 +275,7 @@ export class Drains {
     if (!runs || this.#closed) return;
     this.#tick ??= this.#options.clock.after("drain", TICK_MS, () => {
       this.#tick = null;
-      for (const host of [...this.#entries.keys()]) this.#advance(host, { type: "tick" });
+      this.#advance(this.#live(), { type: "tick" });
     });
   }
 
@@ -247,21 +286,22 @@ export class Drains {
 
   #scene(): Scene {
     const { hosts, cache, clock, rules } = this.#options;
-    const vms: Scene["vms"] = new Map([...hosts.vms].flatMap((vm) => {
+    const vms = new Map<VmId, SceneVm>();
+    for (const vm of hosts.vms) {
       const state = cache.state(vm.name);
-      if (state === null) return [];
+      if (state === null) continue;
       const { phase, owner, starting, stopping } = state.binding;
       const { migration } = state;
       const move = migration === null ? null : { id: migration.id, from: migration.from, to: migration.to };
-      return [[vm.name, { vm: vm.name, hosts: vm.hosts, movable: vm.driver === "qemu", memoryBytes: vm.qemu?.memoryBytes ?? 0, phase, owner, starting: starting?.host ?? null, stopping, move }] as const];
-    }));
+      vms.set(vm.name, { vm: vm.name, hosts: vm.hosts, movable: vm.driver === "qemu", memoryBytes: vm.qemu?.memoryBytes ?? 0, phase, owner, starting: starting?.host ?? null, stopping, move });
+    }
     const now = clock.monotonic();
     const known = [...hosts.hosts].map(({ name }) => {
       const { lostAt, losses } = hosts.losses(name);
       const connected = hosts.connected(name);
       return [name, { connected, returning: !connected && now - (lostAt ?? this.#startedAt) < RETURN_MS, losses, draining: hosts.draining(name), memoryBytes: hosts.session(name)?.capabilities.memoryBytes ?? 0 }] as const;
     });
-    return { vms, hosts: new Map(known), reserveBytes: rules().reserveBytes };
+    return sceneOf(vms, new Map(known), rules().reserveBytes);
   }
 }
 

@@ -30,12 +30,45 @@ export interface SceneHost {
   readonly memoryBytes: number;
 }
 
-/** What is true at one moment, of all VMs and all hosts. */
+/** What is true at one moment, of all VMs and all hosts; `sceneOf` makes one, which all drains look at. */
 export interface Scene {
   readonly vms: ReadonlyMap<VmId, SceneVm>;
   readonly hosts: ReadonlyMap<HostId, SceneHost>;
   /** Bytes of every host that are not for guests. */
   readonly reserveBytes: number;
+  /** VMs that are on each host, come to it or leave it, in the order of the configuration. */
+  readonly at: ReadonlyMap<HostId, readonly SceneVm[]>;
+  /** Bytes of guests that are on each host, or on their way there. */
+  readonly load: ReadonlyMap<HostId, number>;
+  /** Moves that other drains have asked for: what they take shows in no binding yet. */
+  readonly promised: ReadonlyMap<VmId, HostId>;
+}
+
+/** Goes through the VMs once, for however many drains there are. */
+export function sceneOf(vms: ReadonlyMap<VmId, SceneVm>, hosts: ReadonlyMap<HostId, SceneHost>, reserveBytes: number): Scene {
+  const at = new Map<HostId, SceneVm[]>();
+  const load = new Map<HostId, number>();
+  for (const vm of vms.values()) {
+    const { owner, starting, move, memoryBytes } = vm;
+    for (const host of new Set([owner, starting, move?.to ?? null])) if (host !== null) load.set(host, (load.get(host) ?? 0) + memoryBytes);
+    for (const host of new Set([owner, starting, move?.from ?? null, move?.to ?? null])) {
+      if (host === null) continue;
+      const list = at.get(host);
+      if (list === undefined) at.set(host, [vm]);
+      else list.push(vm);
+    }
+  }
+  return { vms, hosts, reserveBytes, at, load, promised: new Map() };
+}
+
+/** The load, with moves that were asked for and do not show yet. */
+export function withPromised(load: ReadonlyMap<HostId, number>, promised: Iterable<readonly [VmId, HostId]>, scene: Scene): Map<HostId, number> {
+  const full = new Map(load);
+  for (const [name, to] of promised) {
+    const vm = scene.vms.get(name);
+    if (vm?.move === null) full.set(to, (full.get(to) ?? 0) + vm.memoryBytes);
+  }
+  return full;
 }
 
 export type Placement =
@@ -52,15 +85,6 @@ export interface NoPlace {
   readonly returning: boolean;
 }
 
-/** Bytes of guests that are on each host, or on their way there. */
-export function loadOf(scene: Scene): Map<HostId, number> {
-  const load = new Map<HostId, number>();
-  for (const { owner, starting, move, memoryBytes } of scene.vms.values()) {
-    for (const host of new Set([owner, starting, move?.to ?? null])) if (host !== null) load.set(host, (load.get(host) ?? 0) + memoryBytes);
-  }
-  return load;
-}
-
 /**
  * Where a VM of `from` goes: of the hosts that it lists, and that are wanted (`to`, empty for any), the one on which the most memory is left; of equals, the first by name.
  * `tried`: hosts that have failed it, and why. Without a place the reason is the one that all candidates share, else `no-host-fits` with each host's own.
@@ -72,14 +96,14 @@ export function place(vm: SceneVm, from: HostId, to: readonly HostId[], tried: R
   if (candidates.length === 0) return { host: null, reason: "not-listed", detail: `${vm.vm} may run on ${elsewhere.join(", ")} only`, absent: false, returning: false };
   let best: { readonly host: HostId; readonly free: number } | null = null;
   const against: { readonly host: HostId; readonly reason: Reason }[] = [];
-  for (const name of [...candidates].sort()) {
-    const host = scene.hosts.get(name);
+  for (const name of candidates) {
     const free = freeOn(name, scene, load);
-    const reason = objection(host, free, vm.memoryBytes, tried.get(name));
+    const reason = objection(scene.hosts.get(name), free, vm.memoryBytes, tried.get(name));
     if (reason !== null) against.push({ host: name, reason });
-    else if (best === null || free > best.free) best = { host: name, free };
+    else if (best === null || free > best.free || (free === best.free && name < best.host)) best = { host: name, free };
   }
   if (best !== null) return { host: best.host };
+  against.sort((a, b) => (a.host < b.host ? -1 : 1));
   const reasons = new Set(against.map((each) => each.reason));
   const [only] = reasons;
   const absent = against.filter(({ host, reason }) => reason === "host-gone" && !tried.has(host));

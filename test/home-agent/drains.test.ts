@@ -277,3 +277,14 @@ await t.test("the drained host itself is away for a moment: what has not moved y
   await agents["host-a"].connect();
   t.match(await state(bench, "completed"), { moved: 4, left: 0 });
 });
+
+await t.test("two hosts drained at once: room that the one has taken is not given to the other", async (t) => {
+  const set = await opened(t, { "host-b": 8, "host-c": 0.75 }, { hold: true });
+  const { bench, agents } = set;
+  for (const [name, host] of [["web1", "host-a"], ["web2", "host-b"]] as const) t.equal((await bench.call("POST", `/v1/vms/${name}/start`, { host })).status, 200);
+  const [first, second] = await Promise.all((["host-a", "host-b"] as const).map((host) => bench.call("POST", `/v1/hosts/${host}/drain`, { to: ["host-c"] })));
+  t.match([first?.status, second?.status], [202, 202]);
+  await until("one moves", () => agents["host-c"].count("prepare") > 0);
+  await state(bench, "incomplete", agents["host-c"].last("prepare")?.migration.startsWith("web1") === true ? "host-b" : "host-a");
+  t.equal(agents["host-c"].count("prepare"), 1, "512 MiB fit once into 768");
+});
