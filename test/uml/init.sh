@@ -14,7 +14,7 @@ mount -t devpts pts /dev/pts
 ln -s /proc/self/fd /dev/fd
 ip link set lo up
 
-# insmod wants what a module needs loaded before it: modules.dep names that behind each, the deepest last.
+# insmod (kmod is not everywhere, busybox is needed anyway) wants what a module needs loaded before it: modules.dep names that behind each, the deepest last.
 modules=/usr/lib/uml/modules/$(uname -r)
 load() {
   local name needs at
@@ -22,7 +22,7 @@ load() {
     needs=$(grep -m 1 "/$name.ko:" "$modules/modules.dep") || { echo "careof-uml: there is no module $name"; continue; }
     needs=${needs/:/}
     for at in $(printf '%s\n' $needs | tac); do
-      [ -d "/sys/module/$(basename "${at//-/_}" .ko)" ] || insmod "$modules/$at"
+      [ -d "/sys/module/$(basename "${at//-/_}" .ko)" ] || busybox insmod "$modules/$at"
     done
   done
 }
