@@ -43,13 +43,13 @@ export async function runHomeAgent(configFile: string, signal: AbortSignal): Pro
 }
 
 /** @throws CareofError `no-link`, `unsupported` */
-function openHomeLan({ home, tunnel }: HomeAgentConfig, log: Logger): HomeLan | null {
+function openHomeLan({ home, tunnel, runDir }: HomeAgentConfig, log: Logger): HomeLan | null {
   if (home.interface === null) {
-    const left = stopAnswering();
+    const left = stopAnswering(runDir);
     if (left > 0) log.info({ addresses: left }, "home side: routed; what was answered for on a home LAN before is not any more");
     return null;
   }
-  const homeLan = new LinuxHomeLan({ interface: home.interface, maxEntries: tunnel.maxEntries });
+  const homeLan = new LinuxHomeLan({ interface: home.interface, maxEntries: tunnel.maxEntries, runDir });
   log.info({ interface: home.interface }, `home side: proxy-arp on ${home.interface}`);
   return homeLan;
 }

@@ -1,19 +1,21 @@
+import { join } from "node:path";
 import { mac, type IpAddress, type Ipv4, type Mac } from "../model/address.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { ArrivalSight, type Arrival } from "./arrival-sight.js";
+import { BorrowedSettings } from "./borrowed-settings.js";
 import { checkSet, requireV4 } from "./entry-checks.js";
 import { ENODEV, errnoOf } from "./errno.js";
 import { gratuitousArp } from "./gratuitous-arp.js";
 import type { HomeLan, HomeLanListener, HomeLanOptions } from "./home-lan.js";
 import { Netlink } from "./netlink/client.js";
 import { LinkMonitor, type LinkEvent } from "./netlink/link-monitor.js";
-import { ETHERNET, findLink, listLinks, requireLink, type Link } from "./netlink/links.js";
+import { ETHERNET, findLink, requireLink, type Link } from "./netlink/links.js";
 import { updateNeighbour } from "./netlink/neighbours.js";
 import { deleteProxy, listProxies, proxyRequest, type ProxyNeighbour } from "./netlink/proxies.js";
 import { HOME_AGENT_PROTOCOL } from "./netlink/routes.js";
 import { PacketSocket } from "./packet-socket.js";
 import { Readiness } from "./readiness.js";
-import { routeFor, writeSysctl, type SysctlName } from "./sysctl.js";
+import { routeFor, writeSysctl, type Setting } from "./sysctl.js";
 
 /**
  * By the kernel's proxy neighbours: it answers while this process is away, and by itself only for an address whose route leads over another interface, so that
@@ -24,6 +26,7 @@ export class LinuxHomeLan implements HomeLan {
   readonly #options: HomeLanOptions;
   readonly #netlink = new Netlink();
   readonly #frames = new PacketSocket();
+  readonly #borrowed: BorrowedSettings;
   #link: Link;
   /** What the kernel answers for on our behalf; null when it has to be asked. */
   #known: Set<Ipv4> | null = null;
@@ -35,6 +38,7 @@ export class LinuxHomeLan implements HomeLan {
   /** Changes nothing yet. @throws CareofError `no-link`, `unsupported` */
   constructor(options: HomeLanOptions) {
     this.#options = options;
+    this.#borrowed = borrowedIn(options.runDir);
     try {
       this.#link = this.#find();
     } catch (thrown) {
@@ -116,7 +120,7 @@ export class LinuxHomeLan implements HomeLan {
   close({ keep }: { readonly keep: boolean }): void {
     if (this.#closed) return;
     this.#closed = true;
-    if (!keep) takeAway(this.#netlink);
+    if (!keep) takeAway(this.#netlink, this.#borrowed);
     this.#watching?.readiness.close();
     this.#watching?.monitor.close();
     this.#watching?.sight.close();
@@ -135,10 +139,10 @@ export class LinuxHomeLan implements HomeLan {
     const { name } = this.#link;
     routeFor([name]);
     writeSysctl(["net", "ipv4", "conf", name, "forwarding"], "1");
-    // Otherwise it answers after a random time of up to 0.8 s, so that the true owner could be first; there is none on this link.
-    writeSysctl(["net", "ipv4", "neigh", name, "proxy_delay"], "0");
-    // Otherwise it would answer a VM's own announcement, and a guest that looks for conflicts give its address up. What that drops besides, `#learn` makes good.
-    writeSysctl(dropGratuitous(name), "1");
+    const settings = settingsFor(name);
+    // Those of an interface that the configuration does not name any more.
+    this.#borrowed.giveBack(settings.map((each) => each.name));
+    for (const each of settings) this.#borrowed.borrow(each.name, each.value);
     return this.#link;
   }
 
@@ -185,24 +189,33 @@ function identity(link: Link | null): string {
   return link?.carrier === true ? `${String(link.index)} ${link.mac}` : "";
 }
 
-function dropGratuitous(name: string): SysctlName {
-  return ["net", "ipv4", "conf", name, "drop_gratuitous_arp"];
+/** What we need of an interface that is not ours. */
+function settingsFor(name: string): readonly Setting[] {
+  return [
+    // Otherwise it answers after a random time of up to 0.8 s, so that the true owner could be first; there is none on this link.
+    { name: ["net", "ipv4", "neigh", name, "proxy_delay"], value: "0" },
+    // Otherwise it would answer a VM's own announcement, and a guest that looks for conflicts give its address up. What that drops besides, `#learn` makes good.
+    { name: ["net", "ipv4", "conf", name, "drop_gratuitous_arp"], value: "1" },
+  ];
+}
+
+function borrowedIn(runDir: string): BorrowedSettings {
+  return new BorrowedSettings(join(runDir, "home-lan.settings"));
 }
 
 /** Returns how many there were. */
-function takeAway(netlink: Netlink): number {
+function takeAway(netlink: Netlink, borrowed: BorrowedSettings): number {
   const left = ours(netlink);
   for (const found of left) deleteProxy(netlink, found);
-  const devices = new Set(left.map(({ device }) => device));
-  for (const { index, name } of listLinks(netlink)) if (devices.has(index)) writeSysctl(dropGratuitous(name), "0");
+  borrowed.giveBack();
   return left.length;
 }
 
-/** For a home agent that routes: what an earlier one left that answered for addresses is taken away. Returns for how many. */
-export function stopAnswering(): number {
+/** For a home agent that routes: what an earlier one left that answered for addresses is taken away, and the interface's settings are as they were. Returns for how many addresses it was. */
+export function stopAnswering(runDir: string): number {
   const netlink = new Netlink();
   try {
-    return takeAway(netlink);
+    return takeAway(netlink, borrowedIn(runDir));
   } finally {
     netlink.close();
   }

@@ -18,7 +18,7 @@ export interface HomeLanListener {
  * gratuitous ARP. Contract:
  *
  * `set` makes the addresses that are answered for exactly the wanted ones, whatever was there before (a crash's left-overs on this interface and on others
- * included), and leaves alone what somebody else has set. It returns those that were not answered for before. `put` and `drop` do the same for one
+ * included, whose settings are put back), and leaves alone what somebody else has set. It returns those that were not answered for before. `put` and `drop` do the same for one
  * address, and return whether it changed anything. An answer is given at once (no proxy delay), on this interface only, and only while the machine's route
  * to the address leads elsewhere; a probe of an address that is about to be taken (RFC 5227 §2.1) and the owner's own announcement are not answered.
  * `announce` sends one gratuitous ARP, broadcast: it names this machine's Ethernet address, or the one of `owner` (who has come home). It is not repeated.
@@ -34,7 +34,7 @@ export interface HomeLan {
   announce(home: IpAddress, owner: Mac | null): void;
   /** Tells what happens on the LAN; once per HomeLan. The listener must not throw. */
   watch(listener: HomeLanListener): void;
-  /** Lets go of descriptors; a second call does nothing. `keep` leaves the kernel answering while the process is away. */
+  /** Lets go of descriptors; a second call does nothing. `keep` leaves the kernel answering while the process is away; otherwise the interface is set as it was before. */
   close(options: { readonly keep: boolean }): void;
 }
 
@@ -43,4 +43,6 @@ export interface HomeLanOptions {
   readonly interface: string;
   /** Home addresses at most. */
   readonly maxEntries: number;
+  /** Directory where stands how the interface was set before. */
+  readonly runDir: string;
 }

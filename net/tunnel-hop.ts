@@ -1,4 +1,5 @@
 import { ipv4, mac } from "../model/address.js";
+import { listFilters } from "./netlink/filters.js";
 import { deleteNeighbour, putNeighbour } from "./netlink/neighbours.js";
 import type { Netlink } from "./netlink/client.js";
 
@@ -21,7 +22,8 @@ export function putTunnelHop(netlink: Netlink, uplink: number): void {
   putNeighbour(netlink, { device: uplink, address: TUNNEL_HOP.address, mac: TUNNEL_HOP.mac });
 }
 
-/** Idempotent. */
+/** Idempotent. It stays while the other end on the same machine has a program there; ours are to be gone. */
 export function deleteTunnelHop(netlink: Netlink, uplink: number): void {
+  if (listFilters(netlink, uplink).some(({ direction, name }) => direction === "egress" && name.startsWith("careof_"))) return;
   deleteNeighbour(netlink, { device: uplink, address: TUNNEL_HOP.address });
 }

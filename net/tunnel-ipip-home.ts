@@ -4,7 +4,7 @@ import { ensureIpipDevice, raiseIpipDevice, removeIpipDevice } from "./ipip-devi
 import { requireLink } from "./netlink/links.js";
 import { HOME_AGENT_PROTOCOL, homeRouteRequests, MAIN_TABLE } from "./netlink/routes.js";
 import { BpfHomeTunnel } from "./tunnel-bpf-home.js";
-import { OUTER_HEADER } from "./tunnel-hop.js";
+import { deleteTunnelHop, OUTER_HEADER } from "./tunnel-hop.js";
 import type { HomeEntry, HomeTunnelOptions } from "./tunnel.js";
 import type { HomeWay } from "./tunnel-way.js";
 
@@ -23,9 +23,10 @@ const IPIP_WAY: HomeWay = {
     attachments.ensure(device, "egress", "ipip_home_egress");
     raiseIpipDevice(netlink);
   },
-  retireOther: ({ attachments }, uplink) => {
+  retireOther: ({ attachments, netlink }, uplink) => {
     attachments.remove(uplink.index, "ingress");
     attachments.remove(uplink.index, "egress");
+    deleteTunnelHop(netlink, uplink.index);
   },
   clear: ({ netlink }) => { removeIpipDevice(netlink, "home"); },
   routeWord: ({ active, mtu }) => `${String(active)} ${String(mtu)}`,

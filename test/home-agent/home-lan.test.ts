@@ -66,7 +66,7 @@ let tunnel: Topology["home"] | null = topology.home;
 async function start(running: boolean): Promise<Running> {
   const [ours, store] = [tunnel ?? topology.homeTunnel(), await Journal.open({ directory: join(directory, "state") })];
   tunnel = null;
-  const homeLan = new LinuxHomeLan({ interface: "home0", maxEntries: 100 });
+  const homeLan = new LinuxHomeLan({ interface: "home0", maxEntries: 100, runDir: directory });
   const home = await HomeAgent.open({ config, readConfig: () => config, clock: new SystemClock(), log: pino({ level: process.env["CAREOF_TEST_LOG"] ?? "silent" }), tunnel: ours, pathWire: new LinuxPathWire(), homeLan, store, version: "test" });
   const { agents, api } = await home.start();
   const agent = new ScriptedAgent({ name: "host-a", token: "token-host-a", careOf: a.careOf, port: agents.port });

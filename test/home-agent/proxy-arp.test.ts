@@ -15,7 +15,7 @@ const VM = mac("52:54:00:00:00:07");
 const ONE = { vm: vmId("web1"), home: ipv4("198.51.100.7"), mac: VM };
 const TWO = { vm: vmId("web2"), home: ipv4("198.51.100.8"), mac: mac("52:54:00:00:00:08") };
 
-function made(lan = new FakeHomeLan({ interface: "home0", maxEntries: 100_000 })) {
+function made(lan = new FakeHomeLan({ interface: "home0", maxEntries: 100_000, runDir: "" })) {
   const clock = new FakeClock();
   const metrics = new Metrics({ bindings: () => new Map(), hosts: () => 0 });
   const alarms: string[] = [];
@@ -66,7 +66,7 @@ t.test("the binding ends: silent first, then the address is the VM's own again",
 });
 
 t.test("a restart announces only what was not answered for before", (t) => {
-  const { lan, clock, proxyArp } = made(new FakeHomeLan({ interface: "home0", maxEntries: 10 }, [ONE.home, ipv4("198.51.100.99")]));
+  const { lan, clock, proxyArp } = made(new FakeHomeLan({ interface: "home0", maxEntries: 10, runDir: "" }, [ONE.home, ipv4("198.51.100.99")]));
   proxyArp.set([ONE, TWO]);
   clock.advance(60_000);
   t.same(lan.answered(), [ONE.home, TWO.home]);
@@ -144,7 +144,7 @@ t.test("who says on the LAN that he is there: only the VM itself, and not every 
 
 t.test("a VM that something else moves comes home by its own word; one that careof runs is an alarm", async (t) => {
   const change = { home: { prefixes: ["198.51.100.0/24"], mode: "proxy-arp", interface: "home0" } };
-  const lan = new FakeHomeLan({ interface: "home0", maxEntries: 10 });
+  const lan = new FakeHomeLan({ interface: "home0", maxEntries: 10, runDir: "" });
   const bench = await Bench.open(t, { change, homeLan: lan });
   const { a } = await bench.withVm();
   const EXTERNAL = ipAddress("198.51.100.8");
@@ -171,7 +171,7 @@ t.test("a VM that something else moves comes home by its own word; one that care
 t.test("a whole home agent: what is bound is answered for, whatever its state; what has expired or stopped is not", async (t) => {
   const directory = temporary(t);
   const change = { home: { prefixes: ["198.51.100.0/24"], mode: "proxy-arp", interface: "home0" }, timing: { keepAliveMs: 200, graceMs: 100, lifetimeMs: 400 } };
-  const lan = new FakeHomeLan({ interface: "home0", maxEntries: 10 });
+  const lan = new FakeHomeLan({ interface: "home0", maxEntries: 10, runDir: "" });
   const bench = await Bench.open(t, { directory, change, homeLan: lan, store: await Journal.open({ directory: join(directory, "state") }) });
   t.same(lan.answered(), []);
   const { a, b } = await bench.withVm();
@@ -206,7 +206,7 @@ t.test("a whole home agent: what is bound is answered for, whatever its state; w
 
   await bench.close();
   t.same(lan.answered(), [HOME], "the kernel goes on while the process is away");
-  const again = new FakeHomeLan({ interface: "home0", maxEntries: 10 }, lan.answered());
+  const again = new FakeHomeLan({ interface: "home0", maxEntries: 10, runDir: "" }, lan.answered());
   const second = await Bench.open(t, { directory, change, homeLan: again, store: await Journal.open({ directory: join(directory, "state") }) });
   t.same(again.answered(), [HOME]);
   t.same(again.announced, [], "and nothing is announced anew");

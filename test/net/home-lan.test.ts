@@ -1,3 +1,6 @@
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { ipAddress, ipv4, mac, type Ipv4 } from "../../model/address.js";
@@ -84,7 +87,7 @@ t.test("the fake", async (t) => {
   const fakes: FakeHomeLan[] = [];
   await contract(t, {
     make: (maxEntries = 5) => {
-      const made = new FakeHomeLan({ interface: "home0", maxEntries });
+      const made = new FakeHomeLan({ interface: "home0", maxEntries, runDir: "" });
       fakes.push(made);
       return made;
     },
@@ -93,7 +96,7 @@ t.test("the fake", async (t) => {
     become: (_made, state) => { for (const fake of fakes) fake.become(state); },
     arrive: (arrival) => { for (const fake of fakes) fake.arrive(arrival); },
   });
-  const gone = new FakeHomeLan({ interface: "home0", maxEntries: 5 }, [one]);
+  const gone = new FakeHomeLan({ interface: "home0", maxEntries: 5, runDir: "" }, [one]);
   t.same(gone.set([one, two]), [two], "what an earlier process answered for is not new");
   gone.become(null);
   t.throws(() => gone.set([]), { code: "no-link" });
@@ -114,7 +117,9 @@ t.test("Linux", async (t) => {
   const uplink = new Wire(far, "eth0");
   const us = (): string => macOf(machine, "home0");
   const within = <T>(work: () => T): T => machine.within(work);
-  const make = (maxEntries = 5): LinuxHomeLan => new LinuxHomeLan({ interface: "home0", maxEntries });
+  const runDir = mkdtempSync(join(tmpdir(), "careof-home-lan-"));
+  t.teardown(() => { rmSync(runDir, { recursive: true, force: true }); });
+  const make = (maxEntries = 5): LinuxHomeLan => new LinuxHomeLan({ interface: "home0", maxEntries, runDir });
 
   await t.test("the contract", (t) => contract(t, {
     make, within,
@@ -204,17 +209,42 @@ t.test("Linux", async (t) => {
     t.notMatch(machine.exec("ip", "neigh", "show", "proxy"), /198\.51\.100\.78/, "ours on another interface");
     t.equal(within(() => next.put(one)), true);
     for (const each of [crashed, next]) within(() => { each.close({ keep: true }); });
-    t.equal(within(() => stopAnswering()), 3, "a home agent that routes takes them away");
-    t.equal(within(() => stopAnswering()), 0);
+    t.equal(within(() => stopAnswering(runDir)), 3, "a home agent that routes takes them away");
+    t.equal(within(() => stopAnswering(runDir)), 0);
     t.equal(machine.exec("ip", "neigh", "show", "proxy").trim().split("\n").length, 1);
     t.end();
   });
 
+  await t.test("the interface's settings are as they were when it is not used any more, whoever used it", (t) => {
+    const setting = (name: string): string => machine.exec("sysctl", "-n", `net.ipv4.${name}`).trim();
+    const settings = (device: string): string[] => [setting(`conf.${device}.drop_gratuitous_arp`), setting(`neigh.${device}.proxy_delay`)];
+    all.connect(machine, "home1", far, "far1");
+    machine.exec("sysctl", "-w", "net.ipv4.neigh.home0.proxy_delay=40", "net.ipv4.conf.home1.drop_gratuitous_arp=1", "net.ipv4.neigh.home1.proxy_delay=44");
+    const use = (device: string): void => {
+      const made = within(() => new LinuxHomeLan({ interface: device, maxEntries: 5, runDir }));
+      within(() => made.set([]));
+      within(() => { made.close({ keep: true }); });
+    };
+    use("home0");
+    t.same([settings("home0"), settings("home1")], [["1", "0"], ["1", "44"]]);
+    use("home0");
+    use("home1");
+    t.same([settings("home0"), settings("home1")], [["0", "40"], ["1", "0"]], "another interface in the configuration");
+    use("home0");
+    t.same([settings("home0"), settings("home1")], [["1", "0"], ["1", "44"]], "what others have switched on stays on");
+    machine.exec("sysctl", "-w", "net.ipv4.neigh.home0.proxy_delay=12");
+    t.equal(within(() => stopAnswering(runDir)), 0, "routed: nobody was answered for");
+    t.same([settings("home0"), settings("home1")], [["0", "12"], ["1", "44"]], "what somebody has changed since stays so");
+    t.same(readdirSync(runDir), []);
+    machine.ip("link del home1");
+    t.end();
+  });
+
   await t.test("an interface that is not there, or not Ethernet, or goes", (t) => {
-    t.throws(() => within(() => new LinuxHomeLan({ interface: "nowhere0", maxEntries: 1 })), { code: "no-link", retryable: true });
-    t.throws(() => within(() => new LinuxHomeLan({ interface: "lo", maxEntries: 1 })), { code: "unsupported" });
+    t.throws(() => within(() => new LinuxHomeLan({ interface: "nowhere0", maxEntries: 1, runDir })), { code: "no-link", retryable: true });
+    t.throws(() => within(() => new LinuxHomeLan({ interface: "lo", maxEntries: 1, runDir })), { code: "unsupported" });
     all.connect(machine, "brief", far, "brief");
-    const made = within(() => new LinuxHomeLan({ interface: "brief", maxEntries: 3 }));
+    const made = within(() => new LinuxHomeLan({ interface: "brief", maxEntries: 3, runDir }));
     within(() => made.set([one]));
     machine.ip("link del brief");
     t.throws(() => within(() => made.set([one])), { code: "no-link" });

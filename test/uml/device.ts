@@ -75,6 +75,9 @@ t.test("from bpf to ipip and back: traffic flows, and the other driver's things 
       if (driver === "bpf") t.notMatch(seen(net), /ipip external/);
       else t.notMatch(seen(net), /careof_(home|host)_/);
     }
+    const hop = /^192\.0\.0\.8 /m;
+    if (driver === "bpf") t.match(homeAgent.exec("ip", "neigh", "show", "dev", "uplink", "nud", "permanent"), hop);
+    else t.notMatch(homeAgent.exec("ip", "neigh", "show", "dev", "uplink", "nud", "permanent"), hop, "nor is the hop that does not exist left");
     if (last !== null) for (const each of last) await each.close({ keep: true });
     last = [far, near];
   }
