@@ -13,8 +13,9 @@ const AGAIN_MS = [millis(200), millis(1000)] as const;
 /** Ten thousand VMs at once shall not flood the LAN: so many frames at most within so long. */
 const BURST = 50;
 const BURST_MS = millis(10);
-/** Whoever arrives says so several times; of one VM it is heard once within so long. */
+/** Whoever arrives says so several times; of one VM it is heard once within so long, and each time after twice as long, up to the longest: also of one that says so without end, or that somebody else speaks for. */
 const ARRIVAL_MS = 1000;
+const ARRIVAL_LONGEST_MS = 64_000;
 /** What the kernel refused is tried again after so long. */
 const RETRY_MS = millis(500);
 
@@ -37,7 +38,7 @@ export interface ProxyArpOptions {
   readonly lan: HomeLan;
   readonly clock: Clock;
   readonly log: Logger;
-  readonly metrics: Pick<Metrics, "gratuitousArps" | "answered">;
+  readonly metrics: Pick<Metrics, "gratuitousArps" | "answered" | "arrivalsIgnored">;
   readonly alarms: Pick<Alarms, "raise">;
   /** The VM, which is answered for, has itself said on the home LAN that it is there. */
   readonly cameHome: (vm: VmId) => void;
@@ -51,9 +52,13 @@ export interface ProxyArpOptions {
 export class ProxyArp {
   readonly #options: ProxyArpOptions;
   readonly #covered = new Map<IpAddress, Standing>();
+  /** The same by Ethernet address: RARP names no other, and a storm of it shall not go through all VMs each time. */
+  readonly #stations = new Map<Mac, Set<IpAddress>>();
   /** The newest about each address: an older one is not repeated. */
   readonly #announcing = new Map<IpAddress, Announcement>();
-  readonly #arrivals = new Map<VmId, Millis>();
+  /** When a VM was heard, and when that led to something, at last; and how long it shall lead to nothing more. */
+  readonly #arrivals = new Map<VmId, { heard: Millis; readonly at: Millis; readonly pause: number }>();
+  #stormy = false;
   #timer: Timer | null = null;
   #retry: Timer | null = null;
   #window: { readonly from: Millis; readonly sent: number } | null = null;
@@ -76,12 +81,13 @@ export class ProxyArp {
   /** Exactly these, whatever was before: at the start, and after the configuration has changed. */
   set(wanted: readonly Standing[]): void {
     this.retire(wanted);
-    for (const each of wanted) this.#covered.set(each.home, each);
+    for (const each of wanted) this.#stand(each);
     if (!this.#watching) {
       this.#watching = true;
       this.#options.lan.watch({
         changed: (state) => { this.#onLink(state === "usable"); },
         arrived: (arrival) => { this.#onArrival(arrival); },
+        missed: (frames) => { this.#onStorm(frames); },
         failed: (error) => { this.#alarm(`the home LAN is not watched any more: ${error.message}`); },
       });
     }
@@ -91,7 +97,7 @@ export class ProxyArp {
   cover(standing: Standing): void {
     const { home } = standing;
     const before = this.#covered.has(home);
-    this.#covered.set(home, standing);
+    this.#stand(standing);
     if (before) return;
     this.#guard(() => { this.#options.lan.put(home); });
     this.#count();
@@ -102,7 +108,7 @@ export class ProxyArp {
   uncover(home: IpAddress): void {
     const standing = this.#covered.get(home);
     if (standing === undefined) return;
-    this.#covered.delete(home);
+    this.#leave(standing);
     this.#arrivals.delete(standing.vm);
     this.#guard(() => { this.#options.lan.drop(home); });
     this.#count();
@@ -131,13 +137,45 @@ export class ProxyArp {
   /** Only with the Ethernet address that the configuration has: of an address taken by another station nothing follows here. */
   #onArrival({ mac, home }: Arrival): void {
     if (this.#closed) return;
-    const now = this.#options.clock.monotonic();
-    const who = home === null ? [...this.#covered.values()] : [this.#covered.get(home)];
-    for (const standing of who) {
-      if (standing?.mac !== mac || now - (this.#arrivals.get(standing.vm) ?? -Infinity) < ARRIVAL_MS) continue;
-      this.#arrivals.set(standing.vm, now);
-      this.#options.cameHome(standing.vm);
+    const { clock, metrics, cameHome } = this.#options;
+    const now = clock.monotonic();
+    for (const address of home === null ? (this.#stations.get(mac) ?? []) : [home]) {
+      const standing = this.#covered.get(address);
+      if (standing?.mac !== mac) continue;
+      const last = this.#arrivals.get(standing.vm);
+      const quiet = last === undefined ? ARRIVAL_LONGEST_MS : now - last.heard;
+      if (last !== undefined) last.heard = now;
+      if (last !== undefined && now - last.at < last.pause) {
+        metrics.arrivalsIgnored.inc({ why: "repeated" });
+        continue;
+      }
+      this.#arrivals.set(standing.vm, { heard: now, at: now, pause: last === undefined || quiet >= ARRIVAL_LONGEST_MS ? ARRIVAL_MS : Math.min(2 * last.pause, ARRIVAL_LONGEST_MS) });
+      cameHome(standing.vm);
     }
+  }
+
+  #onStorm(frames: number): void {
+    const { metrics, log } = this.#options;
+    metrics.arrivalsIgnored.inc({ why: "storm" }, frames);
+    // Once: the count says the rest.
+    if (!this.#stormy) log.warn({ frames }, "a storm of gratuitous ARP or RARP on the home LAN: some were not looked at (careof_home_lan_arrivals_ignored_total)");
+    this.#stormy = true;
+  }
+
+  #stand(standing: Standing): void {
+    const before = this.#covered.get(standing.home);
+    if (before !== undefined) this.#leave(before);
+    this.#covered.set(standing.home, standing);
+    const homes = this.#stations.get(standing.mac);
+    if (homes === undefined) this.#stations.set(standing.mac, new Set([standing.home]));
+    else homes.add(standing.home);
+  }
+
+  #leave({ home, mac }: Standing): void {
+    this.#covered.delete(home);
+    const homes = this.#stations.get(mac);
+    homes?.delete(home);
+    if (homes?.size === 0) this.#stations.delete(mac);
   }
 
   /** What was not there before is announced. */

@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import { addressFromBytes, isV4, macFromBytes, type Ipv4, type Mac } from "../model/address.js";
-import { EAGAIN, refused } from "./errno.js";
+import { readSome } from "./bounded-reads.js";
 import { attachFilter, type Instruction } from "./packet-filter.js";
 import * as sys from "./syscall.js";
 
@@ -16,8 +16,8 @@ const ETH_P_ALL = 3;
 const SOL_SOCKET = 1;
 const SO_RCVBUF = 8;
 const SOL_PACKET = 263;
+const PACKET_STATISTICS = 6;
 const PACKET_IGNORE_OUTGOING = 23;
-const ENETDOWN = 100;
 const ETHERTYPE_RARP = 0x8035;
 const ETHERTYPE_ARP = 0x0806;
 const FRAME = 42;
@@ -64,18 +64,21 @@ export class ArrivalSight {
     sys.bind(this.descriptor, address);
   }
 
-  /** Everything since the last call. */
-  read(): Arrival[] {
-    const found: Arrival[] = [];
-    for (;;) {
-      const length = sys.tryReceive(this.descriptor, this.#buffer);
-      if (length === -EAGAIN) return found;
-      // The interface went down, and says so once.
-      if (length === -ENETDOWN) continue;
-      if (length < 0) throw refused("to look at the home LAN", -length, "recv");
+  /** What has come since the last call, but only so much that other work gets its turn: `more` says that something may be left. */
+  read(): { readonly arrivals: readonly Arrival[]; readonly more: boolean } {
+    const arrivals: Arrival[] = [];
+    const more = readSome(() => sys.tryReceive(this.descriptor, this.#buffer), (length) => {
       const arrival = decodeArrival(this.#buffer.subarray(0, length));
-      if (arrival !== null) found.push(arrival);
-    }
+      if (arrival !== null) arrivals.push(arrival);
+    }, "to look at the home LAN");
+    return { arrivals, more };
+  }
+
+  /** Frames since the last call that found the queue full, and were not looked at. */
+  missed(): number {
+    const counts = Buffer.alloc(8);
+    sys.getSocketOption(this.descriptor, SOL_PACKET, PACKET_STATISTICS, counts);
+    return counts.readUInt32LE(4);
   }
 
   close(): void {

@@ -19,6 +19,7 @@ export class KernelError extends Error {
 export const ENOENT = 2;
 export const ESRCH = 3;
 export const EAGAIN = 11;
+export const ENETDOWN = 100;
 export const ENOMEM = 12;
 export const EEXIST = 17;
 export const ENODEV = 19;

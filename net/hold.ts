@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import { addressBytes, addressFromBytes, isV4, type Ipv4 } from "../model/address.js";
-import { EAGAIN, refused } from "./errno.js";
+import { readSome } from "./bounded-reads.js";
 import { ipHeader } from "./marker.js";
 import { changeLink, requireLink } from "./netlink/links.js";
 import { Netlink } from "./netlink/client.js";
@@ -31,11 +31,13 @@ export class HoldDevice {
   readonly name: string;
   /** Readable when something has come. */
   readonly descriptor: number;
+  readonly #queueLength: number;
   readonly #buffer = Buffer.allocUnsafeSlow(FRAME_BYTES);
 
   /** Lives as long as this process. @throws CareofError `kernel-refused`, `malformed-port` */
   constructor(name: string, queueLength: number) {
     this.name = name;
+    this.#queueLength = queueLength;
     this.descriptor = openTap(name);
     const netlink = new Netlink();
     try {
@@ -46,18 +48,16 @@ export class HoldDevice {
     }
   }
 
-  /** Everything that waits, oldest first. */
+  /** Everything that waited when this was called, oldest first: as much as its queue holds, and not what comes meanwhile, which may have no end. */
   read(): HeldFrame[] {
     const found: HeldFrame[] = [];
-    for (;;) {
-      const length = sys.tryRead(this.descriptor, this.#buffer);
-      if (length === -EAGAIN) return found;
-      if (length < 0) throw refused(`to read ${this.name}`, -length, "read");
+    readSome(() => sys.tryRead(this.descriptor, this.#buffer), (length) => {
       const frame = Buffer.from(this.#buffer.subarray(0, length));
       const home = length < ETHERNET + IP ? null : addressFromBytes(frame.subarray(ETHERNET + 16, ETHERNET + 20));
       // What the stack itself might send here is nobody's.
       if (home !== null && isV4(home) && frame.readUInt16BE(12) === 0x0800 && frame[6] === 0x02 && frame[7] === 0xca) found.push({ home, straggler: frame[11] === STRAGGLER, frame });
-    }
+    }, `to read ${this.name}`, this.#queueLength + 1);
+    return found;
   }
 
   close(): void {

@@ -66,6 +66,11 @@ export class FakeHomeLan implements HomeLan {
     this.#listener = listener;
   }
 
+  /** A storm of arrivals of which so many were not looked at. */
+  miss(frames: number): void {
+    this.#listener?.missed(frames);
+  }
+
   close({ keep }: { readonly keep: boolean }): void {
     if (!keep) this.#answered.clear();
   }

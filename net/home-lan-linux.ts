@@ -1,6 +1,8 @@
 import { join } from "node:path";
 import { mac, type IpAddress, type Ipv4, type Mac } from "../model/address.js";
+import { SystemClock, type Timer } from "../model/clock.js";
 import { CareofError, toCareofError } from "../model/errors.js";
+import { millis } from "../model/ids.js";
 import { ArrivalSight, type Arrival } from "./arrival-sight.js";
 import { BorrowedSettings } from "./borrowed-settings.js";
 import { checkSet, requireV4 } from "./entry-checks.js";
@@ -16,6 +18,9 @@ import { HOME_AGENT_PROTOCOL } from "./netlink/routes.js";
 import { PacketSocket } from "./packet-socket.js";
 import { Readiness } from "./readiness.js";
 import { routeFor, writeSysctl, type Setting } from "./sysctl.js";
+
+/** After a turn's full measure of arrivals none is looked at for so long: some thousand a second are enough for anybody. */
+const STORM_REST_MS = millis(50);
 
 /**
  * By the kernel's proxy neighbours: it answers while this process is away, and by itself only for an address whose route leads over another interface, so that
@@ -33,6 +38,8 @@ export class LinuxHomeLan implements HomeLan {
   #watching: { readonly monitor: LinkMonitor; readonly sight: ArrivalSight; readonly readiness: Readiness } | null = null;
   /** What `watch` told last, and of which interface. */
   #told = "";
+  readonly #clock = new SystemClock();
+  #rest: Timer | null = null;
   #closed = false;
 
   /** Changes nothing yet. @throws CareofError `no-link`, `unsupported` */
@@ -109,18 +116,27 @@ export class LinuxHomeLan implements HomeLan {
     readiness.add(monitor.descriptor, guard(() => {
       for (const event of monitor.read()) this.#heard(event, listener, sight);
     }));
-    readiness.add(sight.descriptor, guard(() => {
-      for (const arrival of sight.read()) {
+    const look = guard(() => {
+      const { arrivals, more } = sight.read();
+      for (const arrival of arrivals) {
         this.#learn(arrival);
         listener.arrived(arrival);
       }
-    }));
+      const missed = sight.missed();
+      if (missed > 0) listener.missed(missed);
+      if (!more) return;
+      // A storm: who has arrived says so more than once, so what finds the kernel's queue full meanwhile may be lost.
+      readiness.remove(sight.descriptor);
+      this.#rest = this.#clock.after("a storm on the home LAN", STORM_REST_MS, () => { readiness.add(sight.descriptor, look); });
+    });
+    readiness.add(sight.descriptor, look);
   }
 
   close({ keep }: { readonly keep: boolean }): void {
     if (this.#closed) return;
     this.#closed = true;
     if (!keep) takeAway(this.#netlink, this.#borrowed);
+    this.#rest?.cancel();
     this.#watching?.readiness.close();
     this.#watching?.monitor.close();
     this.#watching?.sight.close();

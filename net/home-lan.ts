@@ -9,6 +9,8 @@ export interface HomeLanListener {
   changed(state: HomeLanState): void;
   /** A station on the LAN, ours apart, has said that it is there. */
   arrived(arrival: Arrival): void;
+  /** So many frames that might have been arrivals were not looked at: there was a storm of them. */
+  missed(frames: number): void;
   /** There will be no more news. */
   failed(error: Error): void;
 }
@@ -32,7 +34,7 @@ export interface HomeLan {
   /** What is answered for now, sorted as text. */
   answered(): readonly IpAddress[];
   announce(home: IpAddress, owner: Mac | null): void;
-  /** Tells what happens on the LAN; once per HomeLan. The listener must not throw. */
+  /** Tells what happens on the LAN; once per HomeLan. The listener must not throw. Of a storm of arrivals only so many are told, a few at a time, that other work goes on. */
   watch(listener: HomeLanListener): void;
   /** Lets go of descriptors; a second call does nothing. `keep` leaves the kernel answering while the process is away; otherwise the interface is set as it was before. */
   close(options: { readonly keep: boolean }): void;

@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import { addressBytes, addressFromBytes, macBytes, type IpAddress, type Mac } from "../model/address.js";
-import { EAGAIN, refused } from "./errno.js";
+import { readSome } from "./bounded-reads.js";
 import { attachFilter, type Instruction } from "./packet-filter.js";
 import * as sys from "./syscall.js";
 
@@ -12,7 +12,6 @@ const SOCK_RAW_CLOEXEC_NONBLOCK = 3 | 0o2000000 | 0o4000;
 const ETH_P_ALL = 3;
 const SOL_SOCKET = 1;
 const SO_RCVBUF = 8;
-const ENETDOWN = 100;
 const ETHERTYPE = { ipv4: 0x0800, arp: 0x0806, rarp: 0x8035 } as const;
 /** As much of a frame as tells what it is. */
 const SNAP = 64;
@@ -60,7 +59,7 @@ export class PortSight {
     return this.#armed;
   }
 
-  /** The strongest of what was seen since the last call. */
+  /** The strongest of what was seen since the last call, or of its beginning when it was much. */
   read(): Seen | null {
     let best: Seen | null = null;
     this.#drain((frame) => {
@@ -74,15 +73,9 @@ export class PortSight {
     sys.close(this.descriptor);
   }
 
+  /** Only so much that other work gets its turn: of many frames the first tell as much as all. */
   #drain(each: (frame: Buffer) => void): void {
-    for (;;) {
-      const length = sys.tryReceive(this.descriptor, this.#buffer);
-      if (length === -EAGAIN) return;
-      // The port went down, and says so once.
-      if (length === -ENETDOWN) continue;
-      if (length < 0) throw refused("to look at a port", -length, "recv");
-      each(this.#buffer.subarray(0, length));
-    }
+    readSome(() => sys.tryReceive(this.descriptor, this.#buffer), (length) => { each(this.#buffer.subarray(0, length)); }, "to look at a port");
   }
 }
 

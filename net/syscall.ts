@@ -12,6 +12,7 @@ interface Libc {
   socket(family: number, type: number, protocol: number): number;
   bind(fd: number, address: Uint8Array, length: number): number;
   setsockopt(fd: number, level: number, option: number, value: Uint8Array, length: number): number;
+  getsockopt(fd: number, level: number, option: number, into: Uint8Array, length: Uint8Array): number;
   sendto(fd: number, data: Uint8Array, length: number, flags: number, address: Uint8Array | null, addressLength: number): number;
   recv(fd: number, into: Uint8Array, length: number, flags: number): number;
   read(fd: number, into: Uint8Array, length: number): number;
@@ -31,6 +32,7 @@ const c: Libc = {
   socket: libc.func("socket", "int", ["int", "int", "int"]),
   bind: libc.func("bind", "int", ["int", "void *", "uint"]),
   setsockopt: libc.func("setsockopt", "int", ["int", "int", "int", "void *", "uint"]),
+  getsockopt: libc.func("getsockopt", "int", ["int", "int", "int", "void *", "void *"]),
   sendto: libc.func("sendto", "long", ["int", "void *", "size_t", "int", "void *", "uint"]),
   recv: libc.func("recv", "long", ["int", "void *", "size_t", "int"]),
   read: libc.func("read", "long", ["int", "void *", "size_t"]),
@@ -64,6 +66,12 @@ export function bind(fd: number, address: Uint8Array): void {
 
 export function setSocketOption(fd: number, level: number, option: number, value: Uint8Array): void {
   checked(c.setsockopt(fd, level, option, value, value.length), "a socket option", "setsockopt");
+}
+
+/** Fills `into`. */
+export function getSocketOption(fd: number, level: number, option: number, into: Uint8Array): void {
+  const length = new Uint8Array(new Uint32Array([into.length]).buffer);
+  checked(c.getsockopt(fd, level, option, into, length), "to read a socket option", "getsockopt");
 }
 
 /** Returns the bytes sent. */

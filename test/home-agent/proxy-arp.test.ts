@@ -142,6 +142,47 @@ t.test("who says on the LAN that he is there: only the VM itself, and not every 
   t.end();
 });
 
+t.test("a storm: a VM that says without end that it is there is heard ever more seldom, what is left out is counted", async (t) => {
+  const { lan, clock, home, metrics, proxyArp } = made();
+  proxyArp.set([ONE]);
+  for (let i = 0; i < 300_000; i++) {
+    lan.arrive({ mac: ONE.mac, home: i % 2 === 0 ? ONE.home : null });
+    clock.advance(1);
+  }
+  t.ok(home.length <= 11, `${String(home.length)} times in five minutes`);
+  lan.miss(500);
+  lan.miss(500);
+  const counted = (await metrics.arrivalsIgnored.get()).values.map(({ labels, value }) => [labels.why, value]);
+  t.same(counted, [["repeated", 300_000 - home.length], ["storm", 1000]]);
+  const before = home.length;
+  clock.advance(65_000);
+  lan.arrive({ mac: ONE.mac, home: ONE.home });
+  clock.advance(1000);
+  lan.arrive({ mac: ONE.mac, home: ONE.home });
+  t.equal(home.length, before + 2, "forgotten when it was quiet for a while");
+  proxyArp.uncover(ONE.home);
+  proxyArp.cover(ONE);
+  lan.arrive({ mac: ONE.mac, home: null });
+  t.equal(home.length, before + 3, "a new binding begins anew");
+  lan.arrive({ mac: TWO.mac, home: null });
+  t.equal(home.length, before + 3);
+  proxyArp.close();
+  t.end();
+});
+
+t.test("RARP of one among very many costs what one costs", (t) => {
+  const { lan, home, proxyArp } = made();
+  const many = Array.from({ length: 20_000 }, (_, i) => ({ vm: vmId(`vm${String(i)}`), home: ipv4(`10.${String(i >> 16)}.${String((i >> 8) & 255)}.${String(i & 255)}`), mac: mac(`52:54:01:${[i >> 16, (i >> 8) & 255, i & 255].map((part) => part.toString(16).padStart(2, "0")).join(":")}`) }));
+  proxyArp.set(many);
+  const before = performance.now();
+  for (const { mac: station } of many) lan.arrive({ mac: station, home: null });
+  const took = performance.now() - before;
+  t.equal(home.length, many.length);
+  t.ok(took < 2000, `${took.toFixed(0)} ms`);
+  proxyArp.close();
+  t.end();
+});
+
 t.test("a VM that something else moves comes home by its own word; one that careof runs is an alarm", async (t) => {
   const change = { home: { prefixes: ["198.51.100.0/24"], mode: "proxy-arp", interface: "home0" } };
   const lan = new FakeHomeLan({ interface: "home0", maxEntries: 10, runDir: "" });

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { ipAddress, ipv4, mac, type Ipv4 } from "../../model/address.js";
 import type { Arrival } from "../../net/arrival-sight.js";
+import { FRAMES_PER_TURN } from "../../net/bounded-reads.js";
 import { FakeHomeLan } from "../../net/home-lan-fake.js";
 import { LinuxHomeLan, stopAnswering } from "../../net/home-lan-linux.js";
 import type { HomeLan, HomeLanState } from "../../net/home-lan.js";
@@ -61,7 +62,7 @@ async function contract(t: Test, { make, within, heard, become, arrive }: Bench)
 
   const states: HomeLanState[] = [];
   const arrivals: Arrival[] = [];
-  within(() => { made.watch({ changed: (state) => { states.push(state); }, arrived: (arrival) => { arrivals.push(arrival); }, failed: (error) => { throw error; } }); });
+  within(() => { made.watch({ changed: (state) => { states.push(state); }, arrived: (arrival) => { arrivals.push(arrival); }, missed: () => undefined, failed: (error) => { throw error; } }); });
   within(() => { made.announce(one, null); });
   arrive({ mac: VM, home: one });
   arrive({ mac: VM, home: null });
@@ -181,7 +182,7 @@ t.test("Linux", async (t) => {
   await t.test("a neighbour that has another Ethernet address now is learned all the same", async (t) => {
     const made = within(() => make());
     within(() => made.set([one]));
-    within(() => { made.watch({ changed: () => undefined, arrived: () => undefined, failed: (error) => { throw error; } }); });
+    within(() => { made.watch({ changed: () => undefined, arrived: () => undefined, missed: () => undefined, failed: (error) => { throw error; } }); });
     machine.ip("neigh replace 198.51.100.40 lladdr 02:00:00:00:00:01 dev home0 nud reachable", "neigh replace 198.51.100.41 lladdr 02:00:00:00:00:01 dev home0 nud permanent");
     const moved = mac("02:00:00:00:00:02");
     for (const host of [40, 41, 42]) {
@@ -213,6 +214,35 @@ t.test("Linux", async (t) => {
     t.equal(within(() => stopAnswering(runDir)), 0);
     t.equal(machine.exec("ip", "neigh", "show", "proxy").trim().split("\n").length, 1);
     t.end();
+  });
+
+  await t.test("a storm of arrivals: a few are looked at in each turn, the rest is counted", async (t) => {
+    const made = within(() => make());
+    let [seen, missed, turn, most, turns] = [0, 0, 0, 0, 0];
+    within(() => {
+      made.watch({
+        changed: () => undefined,
+        arrived: () => {
+          if (turn === 0) setImmediate(() => {
+            most = Math.max(most, turn);
+            turns += 1;
+            turn = 0;
+          });
+          turn += 1;
+          seen += 1;
+        },
+        missed: (frames) => { missed += frames; }, failed: (error) => { throw error; },
+      });
+    });
+    const frame = arpRequest({ mac: VM, address: one }, one);
+    const sent = 4000;
+    for (let i = 0; i < sent; i++) wire.send(frame);
+    for (const end = Date.now() + 20_000; seen + missed < sent && Date.now() < end;) await sleep(20);
+    t.comment(`${String(seen)} looked at in ${String(turns)} turns, ${String(missed)} missed`);
+    t.equal(seen + missed, sent);
+    t.ok(most <= FRAMES_PER_TURN, `${String(most)} in one turn`);
+    t.ok(missed > sent / 2);
+    within(() => { made.close({ keep: false }); });
   });
 
   await t.test("the interface's settings are as they were when it is not used any more, whoever used it", (t) => {
