@@ -86,7 +86,7 @@ export class BpfHomeTunnel implements HomeTunnel {
     this.#netlink = new Netlink();
     this.#uplink = way.uplink(this.#netlink, options.uplink);
     this.#device = way.prepare(this.#netlink, this.#uplink);
-    this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "homes"], options.maxEntries);
+    this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "hops", "homes"], options.maxEntries);
     this.#homes = this.#maps.get("homes");
     this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));
     this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCE);

@@ -87,7 +87,7 @@ export class BpfHostTunnel implements HostTunnel {
     this.#netlink = new Netlink();
     this.#uplink = way.uplink(this.#netlink, options.uplink);
     this.#device = way.prepare(this.#netlink, this.#uplink);
-    this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "guests", "ports"], options.maxEntries);
+    this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "hops", "guests", "ports"], options.maxEntries);
     this.#guests = this.#maps.get("guests");
     this.#ports = this.#maps.get("ports");
     this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));

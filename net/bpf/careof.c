@@ -7,10 +7,11 @@
  *   uplink ingress  home_ingress  check, decapsulate port ingress   port_ingress  check, local, encapsulate
  *                                                   uplink egress   host_egress   what the stack's slow path let out
  *
- * An encapsulated packet that leaves by bpf_redirect_neigh passes the uplink's egress hook again: it is known there by
- * its outer source and protocol.
+ * An encapsulated packet that leaves by a redirect passes the uplink's egress hook (again): it is known there by its outer source and protocol. One that is encapsulated on
+ * the uplink's egress, and whose next hop is known (next-hop.h), just goes on.
  */
 #include "ipip.h"
+#include "next-hop.h"
 #include "state.h"
 
 /* Reserved as a whole: a re-point must not fail for want of memory. */
@@ -19,17 +20,6 @@ struct map_definition guests TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address),
 /* ifindex of a VM's port -> one home address of that VM, so that what it may not send is counted for it */
 struct map_definition ports TABLE = {BPF_MAP_TYPE_HASH, sizeof(__u32), sizeof(struct address), 0, 0};
 
-static __always_inline int send_outer(const struct config *me)
-{
-	return bpf_redirect_neigh(me->uplink, 0, 0, 0);
-}
-
-/* Own tunnel packets on their way out. */
-static __always_inline int is_own_outer(const struct config *me, const struct ip4 *ip)
-{
-	return ip->protocol == PROTO_IPIP && ip->source == me->self.word[3];
-}
-
 SEC("tc")
 int home_egress(struct __sk_buff *skb)
 {
@@ -37,8 +27,9 @@ int home_egress(struct __sk_buff *skb)
 	const struct home_entry *entry;
 	struct address home;
 	struct ip4 ip;
+	__be32 to;
 
-	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(me, &ip))
+	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(skb, me, &ip))
 		return PASS;
 	home = mapped(ip.destination);
 	entry = bpf_map_lookup_elem(&homes, &home);
@@ -51,9 +42,10 @@ int home_egress(struct __sk_buff *skb)
 	if (marker_token(skb, ETH, &ip)) /* nobody but sendMarker makes them, and those come encapsulated */
 		return drop(&home, SPOOFED);
 	count_down(skb, &home, &ip);
-	if (push_outer(skb, &ip, me->self.word[3], entry->active.word[3]))
+	to = *(volatile const __be32 *)&entry->active.word[3]; /* once: a re-point may come at any time */
+	if (push_outer(skb, &ip, me->self.word[3], to))
 		return drop(&home, REFUSED);
-	return send_outer(me);
+	return send_outer(skb, me, to, ip.tos, AT_EGRESS);
 }
 
 /* From one VM to another: straight from tunnel to tunnel, unless the stack has something to say about it. */
@@ -72,7 +64,7 @@ static __always_inline int hairpin(struct __sk_buff *skb, const struct config *m
 	if (decrement_ttl(skb, ETH + IP, inner) || rewrite_outer(skb, outer, me->self.word[3], entry->active.word[3], OUTER_TTL))
 		*verdict = drop(&home, REFUSED);
 	else
-		*verdict = send_outer(me);
+		*verdict = send_outer(skb, me, outer->destination, outer->tos, AT_INGRESS);
 	return 1;
 }
 
@@ -188,7 +180,7 @@ int host_ingress(struct __sk_buff *skb)
 		stamp_forwarded(skb, &home, &inner);
 		if (rewrite_outer(skb, &outer, me->self.word[3], entry->to.word[3], outer.ttl - 1))
 			return drop(&home, REFUSED);
-		return send_outer(me);
+		return send_outer(skb, me, outer.destination, outer.tos, AT_INGRESS);
 	}
 	if (!from_home_agent && !listed(entry->stragglers, entry->straggler_count, &from))
 		return drop(&home, NOT_LISTED);
@@ -230,13 +222,13 @@ enum way {
 	BY_DEVICE,
 };
 
-static __always_inline int to_home_agent(struct __sk_buff *skb, const struct config *me, const struct address *home, const struct ip4 *ip, enum way way)
+static __always_inline int to_home_agent(struct __sk_buff *skb, const struct config *me, const struct address *home, const struct ip4 *ip, enum way way, enum hook hook)
 {
 	if (way == BY_DEVICE)
 		return send_by_device(skb, me, me->home_agents[0].word[3], OUTER_TTL);
 	if (push_outer(skb, ip, me->self.word[3], me->home_agents[0].word[3]))
 		return drop(home, REFUSED);
-	return send_outer(me);
+	return send_outer(skb, me, me->home_agents[0].word[3], ip->tos, hook);
 }
 
 static __always_inline int from_port(struct __sk_buff *skb, enum way way)
@@ -280,7 +272,7 @@ static __always_inline int from_port(struct __sk_buff *skb, enum way way)
 	count_up(skb, &home, &ip);
 	if (decrement_ttl(skb, ETH, &ip))
 		return drop(&home, REFUSED);
-	return to_home_agent(skb, me, &home, &ip, way);
+	return to_home_agent(skb, me, &home, &ip, way, AT_INGRESS);
 }
 
 static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
@@ -290,7 +282,7 @@ static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
 	struct address home;
 	struct ip4 ip;
 
-	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(me, &ip))
+	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(skb, me, &ip))
 		return PASS;
 	home = mapped(ip.source);
 	entry = bpf_map_lookup_elem(&guests, &home);
@@ -299,7 +291,7 @@ static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
 	if (bpf_ntohs(ip.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
 	count_up(skb, &home, &ip);
-	return to_home_agent(skb, me, &home, &ip, way);
+	return to_home_agent(skb, me, &home, &ip, way, AT_EGRESS);
 }
 
 SEC("tc")

@@ -13,6 +13,7 @@ const OBJ_GET = 7;
 const OBJ_INFO = 15;
 
 const PERCPU_HASH = 5;
+const PERCPU_ARRAY = 6;
 const NO_EXIST = 1;
 
 /**
@@ -109,7 +110,7 @@ export class BpfMap {
   }
 
   #isPerCpu(): boolean {
-    return this.definition.type === PERCPU_HASH;
+    return this.definition.type === PERCPU_HASH || this.definition.type === PERCPU_ARRAY;
   }
 
   #write(key: Uint8Array, value: Uint8Array, flags: number): number {

@@ -255,7 +255,7 @@ t.test("a straggler keeps the old host's outer source and loses a hop", async (t
 });
 
 t.test("other people's filters stay, and the end of the tunnel leaves nothing", async (t) => {
-  const maps = a.net.within(() => new PinnedMaps(join(topology.all.folder, "a"), ["config", "counters", "stamps", "guests"], 1000));
+  const maps = a.net.within(() => new PinnedMaps(join(topology.all.folder, "a"), ["config", "counters", "stamps", "hops", "guests"], 1000));
   const netlink = a.net.within(() => new Netlink());
   const foreign: Filter = { device: requireLink(netlink, "uplink").index, direction: "ingress", preference: 500, name: "somebody_elses" };
   withProgram("host_egress", maps, (program) => { putFilter(netlink, foreign, program); });
