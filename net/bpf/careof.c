@@ -26,45 +26,44 @@ int home_egress(struct __sk_buff *skb)
 	const struct config *me = instance();
 	const struct home_entry *entry;
 	struct address home;
-	struct ip4 ip;
+	struct headers h;
 	__be32 to;
 
-	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(skb, me, &ip))
+	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &h.inner) || is_own_outer(skb, me, &h.inner))
 		return PASS;
-	home = mapped(ip.destination);
+	home = mapped(h.inner.destination);
 	entry = bpf_map_lookup_elem(&homes, &home);
 	if (!entry)
 		return meant_for_tunnel(skb, me) ? drop_unowned(NO_BINDING) : PASS;
 	if (is_zero(&entry->active))
 		return drop(&home, NO_BINDING);
-	if (bpf_ntohs(ip.length) > 65535 - IP)
+	if (bpf_ntohs(h.inner.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
-	if (marker_token(skb, ETH, &ip)) /* nobody but sendMarker makes them, and those come encapsulated */
+	if (marker_token(skb, ETH, &h.inner)) /* nobody but sendMarker makes them, and those come encapsulated */
 		return drop(&home, SPOOFED);
-	count_down(skb, &home, &ip);
+	count_down(skb, &home, &h.inner);
 	to = *(volatile const __be32 *)&entry->active.word[3]; /* once: a re-point may come at any time */
-	if (push_outer(skb, &ip, me->self.word[3], to))
+	if (push_outer(skb, &h, me->self.word[3], to))
 		return drop(&home, REFUSED);
-	return send_outer(skb, me, to, ip.tos, AT_EGRESS);
+	return send_outer(skb, me, &home, &h, OUTER_ONLY, AT_EGRESS);
 }
 
 /* From one VM to another: straight from tunnel to tunnel, unless the stack has something to say about it. */
-static __always_inline int hairpin(struct __sk_buff *skb, const struct config *me, struct ip4 *outer, struct ip4 *inner, int *verdict)
+static __always_inline int hairpin(struct __sk_buff *skb, const struct config *me, struct headers *h, int *verdict)
 {
-	struct address home = mapped(inner->destination);
+	struct address home = mapped(h->inner.destination);
 	const struct home_entry *entry = bpf_map_lookup_elem(&homes, &home);
 
-	if (!entry || inner->ttl <= 1 || !fits(skb, ETH + IP, inner, entry->mtu))
+	if (!entry || h->inner.ttl <= 1 || !fits(skb, ETH + IP, &h->inner, entry->mtu))
 		return 0;
 	if (is_zero(&entry->active)) {
 		*verdict = drop(&home, NO_BINDING);
 		return 1;
 	}
-	count_down(skb, &home, inner);
-	if (decrement_ttl(skb, ETH + IP, inner) || rewrite_outer(skb, outer, me->self.word[3], entry->active.word[3], OUTER_TTL))
-		*verdict = drop(&home, REFUSED);
-	else
-		*verdict = send_outer(skb, me, outer->destination, outer->tos, AT_INGRESS);
+	count_down(skb, &home, &h->inner);
+	step_ttl(&h->inner);
+	rewrite_outer(&h->outer, me->self.word[3], entry->active.word[3], OUTER_TTL);
+	*verdict = send_outer(skb, me, &home, h, OUTER_AND_TTL, AT_INGRESS);
 	return 1;
 }
 
@@ -74,35 +73,35 @@ int home_ingress(struct __sk_buff *skb)
 	const struct config *me = instance();
 	const struct home_entry *entry;
 	struct address home, from;
-	struct ip4 outer, inner;
+	struct headers h;
 	enum reason why;
 	__u32 token;
 	int verdict;
 
 	if (!me)
 		return PASS;
-	verdict = read_tunnelled(skb, me, &outer, &inner, &why);
+	verdict = read_tunnelled(skb, me, &h.outer, &h.inner, &why);
 	if (!verdict)
 		return PASS;
 	if (verdict < 0)
 		return drop_unowned(why);
-	home = mapped(inner.source);
+	home = mapped(h.inner.source);
 	entry = bpf_map_lookup_elem(&homes, &home);
 	if (!entry)
 		return drop_unowned(NO_BINDING);
-	from = mapped(outer.source);
+	from = mapped(h.outer.source);
 	if (!listed(entry->accept, entry->accept_count, &from))
 		return drop(&home, NOT_LISTED);
-	token = marker_token(skb, ETH + IP, &inner);
+	token = marker_token(skb, ETH + IP, &h.inner);
 	if (token) {
 		stamp_marker(&home, token);
 		return TC_ACT_STOLEN;
 	}
 	stamp_packet(&home);
-	count_up(skb, &home, &inner);
-	if (hairpin(skb, me, &outer, &inner, &verdict))
+	count_up(skb, &home, &h.inner);
+	if (hairpin(skb, me, &h, &verdict))
 		return verdict;
-	if (pop_outer(skb, &outer, &inner, me->decap_flags))
+	if (pop_outer(skb, &h.outer, &h.inner, me->decap_flags))
 		return drop(&home, REFUSED);
 	return PASS;
 }
@@ -146,46 +145,45 @@ int host_ingress(struct __sk_buff *skb)
 	const struct config *me = instance();
 	const struct host_entry *entry;
 	struct address home, from;
-	struct ip4 outer, inner;
+	struct headers h;
 	enum reason why;
 	int verdict, from_home_agent;
 	__u32 token, which;
 
 	if (!me)
 		return PASS;
-	verdict = read_tunnelled(skb, me, &outer, &inner, &why);
+	verdict = read_tunnelled(skb, me, &h.outer, &h.inner, &why);
 	if (!verdict)
 		return PASS;
 	if (verdict < 0)
 		return drop_unowned(why);
-	home = mapped(inner.destination);
+	home = mapped(h.inner.destination);
 	entry = bpf_map_lookup_elem(&guests, &home);
 	if (!entry)
 		return drop_unowned(NO_BINDING);
-	from = mapped(outer.source);
+	from = mapped(h.outer.source);
 	from_home_agent = listed(me->home_agents, me->home_agent_count, &from);
-	token = from_home_agent ? marker_token(skb, ETH + IP, &inner) : 0;
+	token = from_home_agent ? marker_token(skb, ETH + IP, &h.inner) : 0;
 	if (token) {
 		stamp_marker(&home, token);
 		return TC_ACT_STOLEN;
 	}
 	if (entry->role == ROLE_FORWARD) {
 		if (!from_home_agent && (entry->held & HOLD_STRAGGLERS) && listed(entry->stragglers, entry->straggler_count, &from)) {
-			if (pop_outer(skb, &outer, &inner, me->decap_flags))
+			if (pop_outer(skb, &h.outer, &h.inner, me->decap_flags))
 				return drop(&home, REFUSED);
 			return to_hold(skb, &home, entry, HOLD_STRAGGLERS);
 		}
-		if (!from_home_agent || outer.ttl <= 1)
+		if (!from_home_agent || h.outer.ttl <= 1)
 			return drop(&home, LOOP);
-		stamp_forwarded(skb, &home, &inner);
-		if (rewrite_outer(skb, &outer, me->self.word[3], entry->to.word[3], outer.ttl - 1))
-			return drop(&home, REFUSED);
-		return send_outer(skb, me, outer.destination, outer.tos, AT_INGRESS);
+		stamp_forwarded(skb, &home, &h.inner);
+		rewrite_outer(&h.outer, me->self.word[3], entry->to.word[3], h.outer.ttl - 1);
+		return send_outer(skb, me, &home, &h, OUTER_ONLY, AT_INGRESS);
 	}
 	if (!from_home_agent && !listed(entry->stragglers, entry->straggler_count, &from))
 		return drop(&home, NOT_LISTED);
-	count_down(skb, &home, &inner);
-	if (pop_outer(skb, &outer, &inner, me->decap_flags))
+	count_down(skb, &home, &h.inner);
+	if (pop_outer(skb, &h.outer, &h.inner, me->decap_flags))
 		return drop(&home, REFUSED);
 	which = from_home_agent ? HOLD_DIRECT : HOLD_STRAGGLERS;
 	if (entry->held & which)
@@ -208,7 +206,7 @@ static __always_inline const struct host_entry *owner(struct __sk_buff *skb, con
 	const struct host_entry *entry = bpf_map_lookup_elem(&guests, home);
 	__u8 mac[6];
 
-	if (!entry || entry->port != skb->ifindex || bpf_skb_load_bytes(skb, 6, mac, 6))
+	if (!entry || entry->port != skb->ifindex || read_bytes(skb, 6, mac, 6))
 		return 0;
 	if (mac[0] != entry->mac[0] || mac[1] != entry->mac[1] || mac[2] != entry->mac[2] || mac[3] != entry->mac[3] ||
 	    mac[4] != entry->mac[4] || mac[5] != entry->mac[5])
@@ -222,13 +220,14 @@ enum way {
 	BY_DEVICE,
 };
 
-static __always_inline int to_home_agent(struct __sk_buff *skb, const struct config *me, const struct address *home, const struct ip4 *ip, enum way way, enum hook hook)
+/* What of the inner header has changed is in h->inner, and in the packet too where the device puts the outer one on. */
+static __always_inline int to_home_agent(struct __sk_buff *skb, const struct config *me, const struct address *home, struct headers *h, enum way way, enum hook hook)
 {
 	if (way == BY_DEVICE)
 		return send_by_device(skb, me, me->home_agents[0].word[3], OUTER_TTL);
-	if (push_outer(skb, ip, me->self.word[3], me->home_agents[0].word[3]))
+	if (push_outer(skb, h, me->self.word[3], me->home_agents[0].word[3]))
 		return drop(home, REFUSED);
-	return send_outer(skb, me, me->home_agents[0].word[3], ip->tos, hook);
+	return send_outer(skb, me, home, h, hook == AT_INGRESS ? OUTER_AND_TTL : OUTER_ONLY, hook);
 }
 
 static __always_inline int from_port(struct __sk_buff *skb, enum way way)
@@ -236,7 +235,7 @@ static __always_inline int from_port(struct __sk_buff *skb, enum way way)
 	const struct config *me = instance();
 	const struct host_entry *peer;
 	struct address home, other;
-	struct ip4 ip;
+	struct headers h;
 
 	if (!me)
 		return TC_ACT_SHOT;
@@ -246,33 +245,35 @@ static __always_inline int from_port(struct __sk_buff *skb, enum way way)
 		return PASS;
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return drop_at_port(skb, NOT_IPV4);
-	if (read_ip(skb, ETH, &ip))
+	if (read_ip(skb, ETH, &h.inner))
 		return drop_at_port(skb, MALFORMED);
-	home = mapped(ip.source);
-	if (!owner(skb, &home) || marker_token(skb, ETH, &ip))
+	home = mapped(h.inner.source);
+	if (!owner(skb, &home) || marker_token(skb, ETH, &h.inner))
 		return drop_at_port(skb, SPOOFED);
-	if (bpf_ntohl(ip.destination) >= 0xe0000000)
+	if (bpf_ntohl(h.inner.destination) >= 0xe0000000)
 		return drop(&home, MULTICAST);
-	if (ip.destination == me->gateway || ip.ttl <= 1)
+	if (h.inner.destination == me->gateway || h.inner.ttl <= 1)
 		return PASS;
 
-	other = mapped(ip.destination);
+	other = mapped(h.inner.destination);
 	peer = bpf_map_lookup_elem(&guests, &other);
 	if (peer && peer->role == ROLE_DELIVER && !(peer->held & HOLD_DIRECT)) {
-		count_up(skb, &home, &ip);
-		count_down(skb, &other, &ip);
-		if (decrement_ttl(skb, ETH, &ip))
+		count_up(skb, &home, &h.inner);
+		count_down(skb, &other, &h.inner);
+		if (decrement_ttl(skb, ETH, &h.inner))
 			return drop(&home, REFUSED);
 		return to_port(skb, &other, peer);
 	}
-	if (!fits(skb, ETH, &ip, me->inner_mtu))
+	if (!fits(skb, ETH, &h.inner, me->inner_mtu))
 		return PASS; /* its route has that MTU: it answers "frag needed" or fragments */
-	if (bpf_ntohs(ip.length) > 65535 - IP)
+	if (bpf_ntohs(h.inner.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
-	count_up(skb, &home, &ip);
-	if (decrement_ttl(skb, ETH, &ip))
+	count_up(skb, &home, &h.inner);
+	if (way == BY_PROGRAM)
+		step_ttl(&h.inner);
+	else if (decrement_ttl(skb, ETH, &h.inner))
 		return drop(&home, REFUSED);
-	return to_home_agent(skb, me, &home, &ip, way, AT_INGRESS);
+	return to_home_agent(skb, me, &home, &h, way, AT_INGRESS);
 }
 
 static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
@@ -280,18 +281,18 @@ static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
 	const struct config *me = instance();
 	const struct host_entry *entry;
 	struct address home;
-	struct ip4 ip;
+	struct headers h;
 
-	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &ip) || is_own_outer(skb, me, &ip))
+	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &h.inner) || is_own_outer(skb, me, &h.inner))
 		return PASS;
-	home = mapped(ip.source);
+	home = mapped(h.inner.source);
 	entry = bpf_map_lookup_elem(&guests, &home);
 	if (!entry || entry->role != ROLE_DELIVER)
 		return !meant_for_tunnel(skb, me) ? PASS : entry ? drop(&home, SPOOFED) : drop_unowned(SPOOFED);
-	if (bpf_ntohs(ip.length) > 65535 - IP)
+	if (bpf_ntohs(h.inner.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
-	count_up(skb, &home, &ip);
-	return to_home_agent(skb, me, &home, &ip, way, AT_EGRESS);
+	count_up(skb, &home, &h.inner);
+	return to_home_agent(skb, me, &home, &h, way, AT_EGRESS);
 }
 
 SEC("tc")

@@ -46,24 +46,27 @@ enum hook {
 	AT_EGRESS, /* of the uplink: the packet is on its way */
 };
 
-/* The outer header is on. */
-static __always_inline int send_outer(struct __sk_buff *skb, const struct config *me, __be32 to, __u8 tos, enum hook hook)
+/* There is room for the outer header; `changed` bytes of the IP headers are to be written. Drops are counted for `home`. */
+static __always_inline int send_outer(struct __sk_buff *skb, const struct config *me, const struct address *home, struct headers *h, __u32 changed, enum hook hook)
 {
-	struct hop *hop = hop_to(to);
+	struct hop *hop = hop_to(h->outer.destination);
 	__u64 now = bpf_jiffies64();
 
 	if (hop) {
-		if (hop->to != to || hop->dscp != (tos & DSCP) || now - hop->asked >= HOP_TICKS) {
-			hop->to = to;
-			hop->dscp = tos & DSCP;
+		if (hop->to != h->outer.destination || hop->dscp != (h->outer.tos & DSCP) || now - hop->asked >= HOP_TICKS) {
+			hop->to = h->outer.destination;
+			hop->dscp = h->outer.tos & DSCP;
 			hop->known = 0;
 			hop->asked = now;
 		} else if (hop->known) {
-			if (bpf_skb_store_bytes(skb, 0, hop->frame, ETH, 0))
-				return drop_unowned(REFUSED);
+			__builtin_memcpy(h->frame, hop->frame, ETH);
+			if (bpf_skb_store_bytes(skb, 0, h->frame, ETH + changed, 0))
+				return drop(home, REFUSED);
 			return hook == AT_EGRESS ? PASS : bpf_redirect(me->uplink, 0);
 		}
 	}
+	if (bpf_skb_store_bytes(skb, ETH, &h->outer, changed, 0))
+		return drop(home, REFUSED);
 	return bpf_redirect_neigh(me->uplink, 0, 0, 0);
 }
 
@@ -75,7 +78,7 @@ static __always_inline int is_own_outer(struct __sk_buff *skb, const struct conf
 	if (ip->protocol != PROTO_IPIP || ip->source != me->self.word[3])
 		return 0;
 	hop = hop_to(ip->destination);
-	if (hop && !hop->known && hop->to == ip->destination && hop->dscp == (ip->tos & DSCP) && !bpf_skb_load_bytes(skb, 0, hop->frame, ETH))
+	if (hop && !hop->known && hop->to == ip->destination && hop->dscp == (ip->tos & DSCP) && !read_bytes(skb, 0, hop->frame, ETH))
 		hop->known = 1;
 	return 1;
 }

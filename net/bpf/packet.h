@@ -6,6 +6,7 @@
 #include <linux/if_ether.h>
 #include <linux/pkt_cls.h>
 #include <linux/types.h>
+#include <stddef.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -36,6 +37,18 @@ struct ip4 {
 	__be32 source;
 	__be32 destination;
 };
+
+/* What is in front of a tunnelled packet's payload, so that all that changes of it is written at once: each call of a helper costs as much as a hundred instructions. */
+struct headers {
+	__u8 pad[2];
+	__u8 frame[ETH];
+	struct ip4 outer;
+	struct ip4 inner;
+};
+
+/* How many bytes of the IP headers have changed. */
+#define OUTER_ONLY IP
+#define OUTER_AND_TTL (IP + offsetof(struct ip4, source))
 
 /* net/marker.ts has the layout. */
 struct marker {
@@ -73,12 +86,23 @@ static __always_inline __u32 header_length(const struct ip4 *ip)
 	return (ip->version_ihl & 15) * 4;
 }
 
+/* Where they lie in one piece, as they nearly always do, without a helper. `into` has `size` bytes, a constant. */
+static __always_inline int read_bytes(struct __sk_buff *skb, __u32 offset, void *into, __u32 size)
+{
+	const __u8 *from = (const __u8 *)(long)skb->data + offset;
+
+	if (from + size > (const __u8 *)(long)skb->data_end)
+		return bpf_skb_load_bytes(skb, offset, into, size);
+	__builtin_memcpy(into, from, size);
+	return 0;
+}
+
 /* 0 when a whole and consistent IPv4 packet starts at offset. */
 static __always_inline int read_ip(struct __sk_buff *skb, __u32 offset, struct ip4 *ip)
 {
 	__u32 length;
 
-	if (bpf_skb_load_bytes(skb, offset, ip, sizeof(*ip)))
+	if (read_bytes(skb, offset, ip, sizeof(*ip)))
 		return -1;
 	length = bpf_ntohs(ip->length);
 	if (ip->version_ihl >> 4 != 4 || header_length(ip) < IP || length < header_length(ip) || offset + length > skb->len)
@@ -105,13 +129,18 @@ static __always_inline __u16 checksum(const struct ip4 *ip)
 	return ~fold(sum);
 }
 
-/* A router's step: TTL - 1, with the checksum (RFC 1624). */
-static __always_inline int decrement_ttl(struct __sk_buff *skb, __u32 offset, struct ip4 *ip)
+/* A router's step: TTL - 1, with the checksum (RFC 1624). Not yet in the packet. */
+static __always_inline void step_ttl(struct ip4 *ip)
 {
 	__u32 sum = ip->check + bpf_htons(0x0100);
 
 	ip->check = (__u16)(sum + (sum >= 0xffff));
 	ip->ttl--;
+}
+
+static __always_inline int decrement_ttl(struct __sk_buff *skb, __u32 offset, struct ip4 *ip)
+{
+	step_ttl(ip);
 	return bpf_skb_store_bytes(skb, offset + 8, &ip->ttl, 4, 0);
 }
 
@@ -158,39 +187,35 @@ static __always_inline __u32 marker_token(struct __sk_buff *skb, __u32 offset, c
 	return bpf_ntohl(m.token);
 }
 
-/* RFC 2003 3.1 in front of the packet, whose own header is inner. */
-static __always_inline int push_outer(struct __sk_buff *skb, const struct ip4 *inner, __be32 source, __be32 destination)
+/* RFC 2003 3.1: room in front of the packet, whose own header is h->inner, and what belongs there: send_outer writes it. */
+static __always_inline int push_outer(struct __sk_buff *skb, struct headers *h, __be32 source, __be32 destination)
 {
-	struct ip4 outer = {
+	h->outer = (struct ip4){
 		.version_ihl = 0x45,
-		.tos = inner->tos, /* RFC 6040 normal mode: DSCP and ECN are copied */
-		.length = bpf_htons(bpf_ntohs(inner->length) + IP),
-		.fragment = inner->fragment & DF,
+		.tos = h->inner.tos, /* RFC 6040 normal mode: DSCP and ECN are copied */
+		.length = bpf_htons(bpf_ntohs(h->inner.length) + IP),
+		.fragment = h->inner.fragment & DF,
 		.ttl = OUTER_TTL,
 		.protocol = PROTO_IPIP,
 		.source = source,
 		.destination = destination,
 	};
-
-	if (!outer.fragment) { /* only a packet that may be fragmented needs one (RFC 6864) */
-		outer.id = (__u16)bpf_get_prandom_u32();
-		if (!outer.id)
-			outer.id = 1;
+	if (!h->outer.fragment) { /* only a packet that may be fragmented needs one (RFC 6864) */
+		h->outer.id = (__u16)bpf_get_prandom_u32();
+		if (!h->outer.id)
+			h->outer.id = 1;
 	}
-	outer.check = checksum(&outer);
-	if (bpf_skb_adjust_room(skb, IP, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
-		return -1;
-	return bpf_skb_store_bytes(skb, ETH, &outer, sizeof(outer), 0);
+	h->outer.check = checksum(&h->outer);
+	return bpf_skb_adjust_room(skb, IP, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
 }
 
-/* New addresses and TTL for the outer header that is already there. */
-static __always_inline int rewrite_outer(struct __sk_buff *skb, struct ip4 *outer, __be32 source, __be32 destination, __u8 ttl)
+/* New addresses and TTL for the outer header that is already there: send_outer writes it. */
+static __always_inline void rewrite_outer(struct ip4 *outer, __be32 source, __be32 destination, __u8 ttl)
 {
 	outer->source = source;
 	outer->destination = destination;
 	outer->ttl = ttl;
 	outer->check = checksum(outer);
-	return bpf_skb_store_bytes(skb, ETH, outer, sizeof(*outer), 0);
 }
 
 /* RFC 6040 4.2: what the inner ECN field becomes; -1 where congestion was met by a packet that cannot say so. */

@@ -116,7 +116,7 @@ static __always_inline int read_tunnelled(struct __sk_buff *skb, const struct co
 {
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != HERE || skb->vlan_present)
 		return 0;
-	if (bpf_skb_load_bytes(skb, ETH, outer, sizeof(*outer)))
+	if (read_bytes(skb, ETH, outer, sizeof(*outer)))
 		return 0;
 	if (outer->protocol != PROTO_IPIP || outer->destination != me->self.word[3])
 		return 0;
