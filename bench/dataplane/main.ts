@@ -63,8 +63,8 @@ export async function benchDataplane(args: readonly string[]): Promise<number> {
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result, null, 2)}\n`);
   const body = report(result);
   process.stdout.write(`\n${body}\n`);
+  if (options.ipipOnly && result.ipip === null) return 1; // nothing to keep
   record({ title: `dataplane${options.quick ? " (quick)" : ""}`, command: `npm run bench -- dataplane ${args.join(" ")}`, body, raw: result });
-  if (options.ipipOnly && result.ipip === null) return 1;
   return result.variants.every((each) => each.notMeasured !== undefined || each.tcpDownGbps !== null) ? 0 : 1;
 }
 

@@ -14,7 +14,7 @@ mount -t devpts pts /dev/pts
 ln -s /proc/self/fd /dev/fd
 ip link set lo up
 
-# insmod (kmod is not everywhere, busybox is needed anyway) wants what a module needs loaded before it: modules.dep names that behind each, the deepest last.
+# Busybox, which the set-up installs anyway; kmod need not be there. insmod wants what a module needs loaded before it: modules.dep names that behind each, the deepest last.
 modules=/usr/lib/uml/modules/$(uname -r)
 load() {
   local name needs at
