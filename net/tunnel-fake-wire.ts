@@ -94,7 +94,7 @@ export class FakeLedger {
   }
 
   passed(home: IpAddress): void {
-    this.stamp(home, ({ firstPacket }, now) => ({ firstPacket: firstPacket ?? now, lastPacket: now }));
+    this.stamp(home, ({ behindMarker, firstPacket, marker }, now) => ({ firstPacket: firstPacket ?? now, behindMarker: marker === null ? null : behindMarker ?? now }));
   }
 
   marked(home: IpAddress, token: number): Fate {

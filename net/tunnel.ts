@@ -65,9 +65,10 @@ export interface Counters {
 export interface Stamps {
   /** A down marker with this token has arrived (host), or an up marker has passed the check (home agent): newest token and when. */
   readonly marker: { readonly token: number; readonly at: Millis } | null;
-  /** First and last packet handed to the VM's port (host) or to the stack (home agent). */
+  /** First packet handed to the VM's port (host) or to the stack (home agent). */
   readonly firstPacket: Millis | null;
-  readonly lastPacket: Millis | null;
+  /** The first that came behind a marker: by a path that a down marker has closed, none does. */
+  readonly behindMarker: Millis | null;
   /** First straggler passed on (host). */
   readonly firstForwarded: Millis | null;
 }

@@ -88,7 +88,7 @@ struct counters {
 struct stamps {
 	__u64 marker_at;
 	__u64 first;
-	__u64 last;
+	__u64 behind_marker;
 	__u64 first_forwarded;
 	__u32 token;
 	__u32 pad;

@@ -71,12 +71,13 @@ static __always_inline void stamp_packet(const struct address *home)
 	struct stamps *s = bpf_map_lookup_elem(&stamps, home);
 	__u64 now;
 
-	if (!s)
+	if (!s || (s->first && (!s->marker_at || s->behind_marker))) /* nearly always: the clock is not for nothing */
 		return;
 	now = bpf_ktime_get_ns();
 	if (!s->first)
 		s->first = now;
-	s->last = now;
+	if (s->marker_at && !s->behind_marker)
+		s->behind_marker = now;
 }
 
 static __always_inline void stamp_marker(const struct address *home, __u32 token)

@@ -129,7 +129,7 @@ t.test("counters are the sum over the CPUs; stamps that did not happen are null"
   t.equal(found.dropped["spoofed"], 30);
   t.equal(found.dropped["loop"], 0);
   const stamps = Buffer.alloc(40);
-  t.strictSame(decodeStamps(stamps), { marker: null, firstPacket: null, lastPacket: null, firstForwarded: null });
+  t.strictSame(decodeStamps(stamps), { marker: null, firstPacket: null, behindMarker: null, firstForwarded: null });
   stamps.writeBigUInt64LE(1_500_000n, 0);
   stamps.writeUInt32LE(77, 32);
   t.strictSame(decodeStamps(stamps).marker, { token: 77, at: 1.5 });

@@ -70,8 +70,9 @@ t.test("a lead: the marker arrives behind the last packet, on the old host only"
   await receiver.line(received);
   const [old, young] = [a.tunnel.stamps(one.home), b.tunnel.stamps(one.home)];
   t.equal(old.marker?.token, 99);
-  t.ok(old.marker !== null && old.lastPacket !== null && old.lastPacket <= old.marker.at, "nothing came behind it");
-  t.ok(old.lastPacket !== null && young.firstPacket !== null);
+  t.ok(old.firstPacket !== null && old.marker !== null && old.firstPacket < old.marker.at);
+  t.equal(old.behindMarker, null, "nothing came behind it");
+  t.not(young.firstPacket, null);
   t.equal(young.marker, null);
   t.equal(a.tunnel.counters(one.home).downPackets + b.tunnel.counters(one.home).downPackets, topology.home.counters(one.home).downPackets);
 });
