@@ -10,6 +10,7 @@ import { guestSpec } from "./guests.js";
 import { NO_HOLD } from "./hold.js";
 import type { Guest, GuestIdentity, HypervisorDriver } from "./hypervisor/driver.js";
 import { makeImage } from "./hypervisor/image.js";
+import type { RelayListener } from "./migration/relay-listener.js";
 import { openTargetRelay } from "./migration/relay-target.js";
 import type { TargetRelay } from "./migration/relay.js";
 import { TargetRun } from "./migration/run-target.js";
@@ -21,7 +22,7 @@ const STRAGGLERS_MS = millis(5000);
 
 export interface ArrivalContext extends MigrationContext {
   readonly driver: HypervisorDriver;
-  readonly relayListen: { readonly address: string; readonly port: number };
+  readonly relays: RelayListener;
 }
 
 interface Owned {
@@ -152,7 +153,7 @@ export class Arrival {
   }
 
   async #ready(body: Body<"prepare">, canLead: boolean, owned: (part: Owned) => void): Promise<void> {
-    const { network, driver, clock, log, relayListen } = this.#context;
+    const { network, driver, clock, log, relays } = this.#context;
     const { vm } = body.spec;
     const port = await network.attach(body.spec, [body.sourceLocator.address]);
     network.clearStamps(vm);
@@ -168,8 +169,8 @@ export class Arrival {
     await guest.receive({ socket, lead: lead && canLead, maxBandwidth: 0, downtimeLimitMs, autoConverge: false, channels });
     network.prime(vm);
     const relay = await openTargetRelay({
-      migration: body.migration, secret: body.secret, address: relayListen.address, port: relayListen.port, socket, ...(body.disks.length > 0 ? { diskSocket } : {}), clock,
-      onIntruder: (detail) => { log.warn({ migration: body.migration, reason: "bad-token", detail }, "somebody without the move's secret knocked at the relay"); },
+      migration: body.migration, secret: body.secret, listener: relays, socket, ...(body.disks.length > 0 ? { diskSocket } : {}), clock,
+      onIntruder: (detail) => { log.warn({ migration: body.migration, reason: "bad-token", detail }, "somebody who is not the move's source came to the relay"); },
     });
     this.#relayPort = relay.port;
     owned({ relay });

@@ -21,6 +21,7 @@ import { Guests } from "./guests.js";
 import { holdOf } from "./hold.js";
 import { HeartbeatRelay } from "./heartbeat-relay.js";
 import { QemuDriver } from "./hypervisor/qemu.js";
+import { RelayListener } from "./migration/relay-listener.js";
 import { Migrations } from "./migrations.js";
 import { Outbox } from "./outbox.js";
 import { migrationFile, outsideRecord, vmRecord } from "./record-shapes.js";
@@ -66,8 +67,12 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   const guests: Guests = new Guests({
     driver, network, clock, log, records: new Records(join(config.stateDir, "vms"), vmRecord), died: (resident, detail) => { agent.guestDied(resident, detail); },
   });
+  const relays = new RelayListener({
+    ...relayEndpoint(config),
+    onIntruder: (detail) => { log.warn({ reason: "bad-token", detail }, "somebody without a move's secret knocked at the relay"); },
+  });
   const migrations = new Migrations({
-    host: config.name, careOf: config.careOf, relayListen: relayEndpoint(config), runDir: config.runDir, driver, guests, network, outbox, clock, log,
+    host: config.name, careOf: config.careOf, relays, runDir: config.runDir, driver, guests, network, outbox, clock, log,
     records: new Records(join(config.stateDir, "migrations"), migrationFile), say: (body) => { session.tell(body); },
     keepMovedDisks: config.disks.keepMoved, hold: holdOf(process.env["CAREOF_HOLD"], clock, log),
   });

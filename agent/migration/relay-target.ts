@@ -1,33 +1,28 @@
-import { connect, type AddressInfo, type Socket } from "node:net";
-import { createServer, type Server, type TLSSocket } from "node:tls";
+import { connect, type Socket } from "node:net";
+import type { TLSSocket } from "node:tls";
 import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
-import { millis, type MigrationId } from "../../model/ids.js";
+import type { MigrationId } from "../../model/ids.js";
 import type { RelayFrame, RelayHello } from "../../proto/relay-framing.js";
 import { RELAY_LIMITS, RELAY_SILENCE, RELAY_VERSION, type Release, type TargetRelay } from "./relay.js";
 import type { RelayClockReading } from "./relay-clock.js";
-import { RELAY_TLS, RelayConnection } from "./relay-connection.js";
+import { RelayConnection } from "./relay-connection.js";
+import { HANDSHAKE_MS, type Place, type RelayListener } from "./relay-listener.js";
 import { RelayPipe } from "./relay-pipe.js";
 import { RelayWriter } from "./relay-writer.js";
 
 export interface TargetRelayOptions {
   readonly migration: MigrationId;
   readonly secret: Uint8Array;
-  readonly address: string;
-  /** 0: any. */
-  readonly port: number;
+  readonly listener: RelayListener;
   /** Unix socket on which the hypervisor already listens for its stream. */
   readonly socket: string;
   /** Unix socket on which its NBD server already listens, where disks are to be copied. */
   readonly diskSocket?: string;
   readonly clock: Clock;
-  /** Somebody failed to authenticate. For the log. */
+  /** Somebody knew the secret and did not speak as the move's source does. For the log. */
   readonly onIntruder?: (detail: string) => void;
 }
-
-/** Connections that have not authenticated yet, and how long each may take: a stranger who opens them and says nothing must not keep the source out. */
-const MAX_PENDING = 8;
-const HANDSHAKE_MS = millis(3000);
 
 /** @throws CareofError `relay-failed` when the address cannot be listened on */
 export async function openTargetRelay(options: TargetRelayOptions): Promise<TargetRelay> {
@@ -48,10 +43,10 @@ class Relay implements TargetRelay {
   readonly connected: Promise<void>;
   readonly released: Promise<Release>;
   readonly disksDone: Promise<number>;
-  readonly address: string;
+  address = "";
   port = 0;
   readonly #options: TargetRelayOptions;
-  readonly #server: Server;
+  #place: Place | null = null;
   #settle: (cause: CareofError | null) => void = () => undefined;
   #greeted: () => void = () => undefined;
   #disks: (disks: number) => void = () => undefined;
@@ -68,30 +63,17 @@ class Relay implements TargetRelay {
 
   constructor(options: TargetRelayOptions) {
     this.#options = options;
-    this.address = options.address;
     this.closed = new Promise((resolve) => { this.#settle = resolve; });
     this.connected = new Promise((resolve) => { this.#greeted = resolve; });
     this.released = new Promise((resolve) => { this.#give = resolve; });
     this.disksDone = new Promise((resolve) => { this.#disks = resolve; });
-    this.#server = createServer({
-      ...RELAY_TLS, dhparam: "auto", handshakeTimeout: HANDSHAKE_MS,
-      pskCallback: (_socket, identity) => (identity === options.migration ? options.secret : null),
-    }, (socket) => { this.#accept(socket); });
-    this.#countPlaces();
-    this.#server.on("tlsClientError", (cause, socket) => {
-      // After a time-out Node leaves the connection open, and its place taken.
-      socket.destroy();
-      options.onIntruder?.(cause.message);
-    });
   }
 
   async listen(): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once("error", (cause: Error) => { reject(new CareofError("relay-failed", `cannot listen for the relay on ${this.address}: ${cause.message}`, { cause })); });
-      this.#server.listen(this.#options.port, this.#options.address, resolve);
-    });
-    const bound: AddressInfo | string | null = this.#server.address();
-    if (bound !== null && typeof bound === "object") this.port = bound.port;
+    const { listener, migration, secret } = this.#options;
+    this.#place = await listener.expect(migration, secret, (socket) => { this.#accept(socket); });
+    this.address = this.#place.address;
+    this.port = this.#place.port;
   }
 
   clock(): RelayClockReading | null {
@@ -109,7 +91,7 @@ class Relay implements TargetRelay {
   /** After an orderly end, whatever has come still reaches the hypervisor. */
   #finish(cause: CareofError | null): void {
     this.#over = true;
-    this.#server.close();
+    this.#place?.leave();
     this.#connection?.destroy();
     for (const newcomer of this.#newcomers) newcomer.destroy();
     if (cause === null) {
@@ -133,7 +115,6 @@ class Relay implements TargetRelay {
     const leave = (): void => {
       limit.cancel();
       this.#newcomers.delete(connection);
-      this.#countPlaces();
     };
     const connection: RelayConnection = new RelayConnection({
       socket, clock, silenceMs: RELAY_SILENCE, highWaterBytes: RELAY_LIMITS.highWaterBytes,
@@ -194,7 +175,6 @@ class Relay implements TargetRelay {
 
   #channelOver(pipe: RelayPipe, cause: CareofError | null): void {
     this.#pipes.delete(pipe);
-    this.#countPlaces();
     if (this.#release !== null) this.#settleRelease();
     else if (cause !== null) this.cut(cause);
   }
@@ -204,11 +184,6 @@ class Relay implements TargetRelay {
     if (this.#release === null || this.#over || [...this.#pipes].some((pipe) => !pipe.heardEnd)) return;
     this.#give(this.#release);
     if (this.#mainEnded) this.#finish(null);
-  }
-
-  /** Strangers have so many places, whatever the source has open. */
-  #countPlaces(): void {
-    this.#server.maxConnections = MAX_PENDING + this.#pipes.size + (this.#connection === null ? 0 : 1);
   }
 
   #receive(frame: RelayFrame): void {

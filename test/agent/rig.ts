@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Guests, type Resident } from "../../agent/guests.js";
 import type { GuestEvent, HypervisorDriver } from "../../agent/hypervisor/driver.js";
+import { RelayListener } from "../../agent/migration/relay-listener.js";
 import { Migrations } from "../../agent/migrations.js";
 import { Outbox } from "../../agent/outbox.js";
 import { migrationFile, vmRecord } from "../../agent/record-shapes.js";
@@ -50,6 +51,7 @@ export class Host {
   readonly driver: HypervisorDriver;
   readonly ports = new FakeVmPorts();
   readonly told: Body[] = [];
+  readonly relays = new RelayListener({ address: "127.0.0.1", port: 0 });
   readonly deaths: string[] = [];
   network!: VmNetwork;
   guests!: Guests;
@@ -73,7 +75,7 @@ export class Host {
     this.outbox = new Outbox(asker, clock, log);
     this.guests = new Guests({ driver: this.driver, network: this.network, records: new Records(join(this.directory, "vms"), vmRecord), clock, log, died: (resident, detail) => { this.#died(resident, detail); } });
     this.migrations = new Migrations({
-      host: this.name, careOf: this.careOf, relayListen: { address: "127.0.0.1", port: 0 }, runDir: this.directory, keepMovedDisks: false, driver: this.driver, guests: this.guests, network: this.network,
+      host: this.name, careOf: this.careOf, relays: this.relays, runDir: this.directory, keepMovedDisks: false, driver: this.driver, guests: this.guests, network: this.network,
       records: new Records(join(this.directory, "migrations"), migrationFile), outbox: this.outbox, say: (body) => { this.#tell(body); }, clock, log,
     });
     const gone = await this.guests.recover();

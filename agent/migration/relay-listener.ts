@@ -1,0 +1,147 @@
+import { createServer as createTcpServer, type AddressInfo, type Server as TcpServer, type Socket } from "node:net";
+import { createServer, type Server, type TLSSocket } from "node:tls";
+import { CareofError } from "../../model/errors.js";
+import { millis, type MigrationId } from "../../model/ids.js";
+import { RELAY_TLS } from "./relay-connection.js";
+
+/** How long a connection may take to authenticate. */
+export const HANDSHAKE_MS = millis(3000);
+
+export interface StrangerLimits {
+  /** Connections of one address that have not authenticated yet. A move may open as many channels at once as there are, and a few moves may come from one host. */
+  readonly perAddress: number;
+  /** Of all addresses together. */
+  readonly all: number;
+}
+
+const STRANGERS: StrangerLimits = { perAddress: 128, all: 512 };
+
+export interface RelayListenerOptions {
+  readonly address: string;
+  /** 0: any, another one each time that a move is expected and none was. */
+  readonly port: number;
+  /** Somebody failed to authenticate, or gave way to others. For the log. */
+  readonly onIntruder?: (detail: string) => void;
+  readonly strangers?: Partial<StrangerLimits>;
+}
+
+interface Expected {
+  readonly secret: Uint8Array;
+  readonly accept: (socket: TLSSocket) => void;
+}
+
+export interface Place {
+  readonly address: string;
+  readonly port: number;
+  /** Nobody is let in for this move any more; who was is not touched. Idempotent. */
+  leave(): void;
+}
+
+/**
+ * The one place of a host where moves arrive. The name that a connection authenticates by (RFC 4279's identity, under the secret of that move) says which move it belongs to. Listens while a move is
+ * expected, so that a host to which nothing comes has no open port.
+ *
+ * A connection that has not authenticated is a stranger's: there are so many places for them, of which the oldest stranger gives his to the newest, so that those who connect and say nothing
+ * keep no source out, whose handshake takes some round trips.
+ */
+export class RelayListener {
+  readonly #options: RelayListenerOptions;
+  readonly #limits: StrangerLimits;
+  /** By migration: a connection names one that need not be well formed. */
+  readonly #expected = new Map<string, Expected>();
+  readonly #strangers = new Map<string, Socket>();
+  readonly #named = new WeakMap<TLSSocket, Expected>();
+  readonly #tls: Server;
+  #listening: { readonly server: TcpServer; readonly port: Promise<number> } | null = null;
+
+  constructor(options: RelayListenerOptions) {
+    this.#options = options;
+    this.#limits = { ...STRANGERS, ...options.strangers };
+    this.#tls = createServer({
+      ...RELAY_TLS, dhparam: "auto", handshakeTimeout: HANDSHAKE_MS,
+      pskCallback: (socket, identity) => {
+        const expected = this.#expected.get(identity);
+        if (expected === undefined) return null;
+        this.#named.set(socket, expected);
+        return expected.secret;
+      },
+    }, (socket) => { this.#authenticated(socket); });
+    this.#tls.on("tlsClientError", (cause, socket) => {
+      // After a time-out Node leaves the connection open.
+      socket.destroy();
+      options.onIntruder?.(cause.message);
+    });
+  }
+
+  /** @throws CareofError `relay-failed` when the address cannot be listened on, or the move is expected already */
+  async expect(migration: MigrationId, secret: Uint8Array, accept: (socket: TLSSocket) => void): Promise<Place> {
+    if (this.#expected.has(migration)) throw new CareofError("relay-failed", `${migration} is expected already`);
+    this.#expected.set(migration, { secret, accept });
+    this.#listening ??= this.#listen();
+    try {
+      const port = await this.#listening.port;
+      return { address: this.#options.address, port, leave: () => { this.#leave(migration); } };
+    } catch (thrown) {
+      this.#leave(migration);
+      throw thrown;
+    }
+  }
+
+  #leave(migration: MigrationId): void {
+    if (!this.#expected.delete(migration) || this.#expected.size > 0) return;
+    this.#listening?.server.close();
+    this.#listening = null;
+    for (const stranger of this.#strangers.values()) stranger.destroy();
+  }
+
+  #listen(): { readonly server: TcpServer; readonly port: Promise<number> } {
+    const { address, port } = this.#options;
+    const server = createTcpServer((socket) => { this.#arrived(socket); });
+    return {
+      server,
+      port: new Promise((resolve, reject) => {
+        server.once("error", (cause: Error) => {
+          // The next move tries again.
+          if (this.#listening?.server === server) this.#listening = null;
+          reject(new CareofError("relay-failed", `cannot listen for the relay on ${address}: ${cause.message}`, { cause }));
+        });
+        server.listen(port, address, () => {
+          const bound: AddressInfo | string | null = server.address();
+          resolve(bound !== null && typeof bound === "object" ? bound.port : port);
+        });
+      }),
+    };
+  }
+
+  #arrived(socket: Socket): void {
+    const name = nameOf(socket);
+    this.#strangers.set(name, socket);
+    socket.once("close", () => { this.#strangers.delete(name); });
+    // What a stranger's connection breaks by is nobody's matter; without a listener it would end the process.
+    socket.on("error", () => undefined);
+    const fromThere = [...this.#strangers].filter(([, stranger]) => stranger.remoteAddress === socket.remoteAddress);
+    if (fromThere.length > this.#limits.perAddress) this.#showOut(fromThere[0]);
+    else if (this.#strangers.size > this.#limits.all) this.#showOut([...this.#strangers][0]);
+    this.#tls.emit("connection", socket);
+  }
+
+  #showOut(oldest: readonly [string, Socket] | undefined): void {
+    if (oldest === undefined) return;
+    const [name, socket] = oldest;
+    this.#strangers.delete(name);
+    socket.destroy();
+    this.#options.onIntruder?.(`${name} had not authenticated, and gave way to others`);
+  }
+
+  #authenticated(socket: TLSSocket): void {
+    this.#strangers.delete(nameOf(socket));
+    const expected = this.#named.get(socket);
+    // A resumed session names nobody, and that move may have left meanwhile.
+    if (expected === undefined || ![...this.#expected.values()].includes(expected)) socket.destroy();
+    else expected.accept(socket);
+  }
+}
+
+function nameOf({ remoteAddress, remotePort }: Pick<Socket, "remoteAddress" | "remotePort">): string {
+  return `${remoteAddress ?? ""}:${String(remotePort)}`;
+}

@@ -1,0 +1,69 @@
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { connect, createServer, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t from "tap";
+import { RELAY_TLS } from "../../../agent/migration/relay-connection.js";
+import { RelayListener } from "../../../agent/migration/relay-listener.js";
+import { openSourceRelay } from "../../../agent/migration/relay-source.js";
+import { openTargetRelay } from "../../../agent/migration/relay-target.js";
+import { SystemClock } from "../../../model/clock.js";
+import { CareofError } from "../../../model/errors.js";
+import { epoch, migrationId, millis, vmId } from "../../../model/ids.js";
+
+const clock = new SystemClock({ keepAlive: true });
+
+void t.test("one listener for all moves of a host, on one port, told apart by the name that they authenticate by", async (test) => {
+  const directory = mkdtempSync(join(tmpdir(), "careof-relay-"));
+  const port = await freePort();
+  const listener = new RelayListener({ address: "127.0.0.1", port });
+  const moves = ["web1", "web2", "web3"].map((vm) => ({ name: migrationId(vmId(vm), epoch(7)), secret: randomBytes(32), incoming: join(directory, `in-${vm}`), outgoing: join(directory, `out-${vm}`) }));
+  const cleanUp: (() => void)[] = [];
+  test.teardown(() => {
+    for (const each of cleanUp) each();
+    rmSync(directory, { recursive: true, force: true });
+  });
+  const opened = await Promise.all(moves.map(async ({ name, secret: key, incoming, outgoing }) => {
+    const arrived = new Promise<Socket>((resolve) => {
+      const server = createServer((socket) => { socket.on("error", () => undefined); resolve(socket); }).listen(incoming);
+      cleanUp.push(() => { server.close(); });
+    });
+    const target = await openTargetRelay({ migration: name, secret: key, listener, socket: incoming, clock });
+    const source = await openSourceRelay({ migration: name, secret: key, address: "127.0.0.1", port: target.port, socket: outgoing, diskSocket: `${outgoing}-disks`, clock, limits: { connectMs: millis(2000) } });
+    const from = connect(outgoing).on("error", () => undefined);
+    from.write(name);
+    const to = await arrived;
+    cleanUp.push(() => { source.cut(new CareofError("shutting-down", "over")); target.cut(new CareofError("shutting-down", "over")); from.destroy(); to.destroy(); });
+    return { name, target, to };
+  }));
+  test.same(opened.map(({ target }) => target.port), [port, port, port]);
+  for (const { name, to } of opened) test.equal(String(await new Promise((resolve) => { to.once("data", resolve); })), name, "each has its own stream");
+  const [first, second] = moves;
+  const dial = (identity: string, psk: Uint8Array): Promise<string> => new Promise((resolve) => {
+    const socket = connectTls({ ...RELAY_TLS, host: "127.0.0.1", port, pskCallback: () => ({ psk, identity }), checkServerIdentity: () => undefined });
+    socket.once("secureConnect", () => { socket.destroy(); resolve("in"); }).once("error", () => { resolve("refused"); });
+  });
+  test.equal(await dial(first?.name ?? "", second?.secret ?? randomBytes(32)), "refused", "the secret of another move opens nothing");
+  for (const { target } of opened) {
+    test.equal(await dial(first?.name ?? "", first?.secret ?? randomBytes(32)), target === opened[0]?.target ? "in" : "refused", "nor does that of a move that is over");
+    target.cut(new CareofError("shutting-down", "over"));
+  }
+  await test.rejects(new Promise((resolve, reject) => { connect(port, "127.0.0.1").once("connect", resolve).once("error", reject); }), { code: "ECONNREFUSED" }, "and nobody listens when nothing is expected");
+  const again = await openTargetRelay({ migration: first?.name ?? migrationId(vmId("web1"), epoch(7)), secret: randomBytes(32), listener, socket: join(directory, "none"), clock });
+  test.equal(again.port, port, "until something is, at once");
+  again.cut(new CareofError("shutting-down", "over"));
+});
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  const port = await new Promise<number>((resolve) => {
+    server.listen(0, "127.0.0.1", () => {
+      const bound = server.address();
+      resolve(bound !== null && typeof bound === "object" ? bound.port : 0);
+    });
+  });
+  await new Promise((resolve) => { server.close(resolve); });
+  return port;
+}
