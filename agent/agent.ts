@@ -169,7 +169,13 @@ export class HostAgent {
     log.error({ vm: spec.vm, epoch, reason: "guest-gone", detail }, "a guest's process ended");
     guests.bury(spec, epoch);
     this.#inBackground("detach", network.detach(spec.vm));
-    this.#report({ vm: spec.vm, state: "absent", basedOn: epoch, locator: null, evidence: "guest-gone" });
+    this.#report({ vm: spec.vm, state: "absent", basedOn: epoch, locator: null, evidence: "guest-gone", unreachable: false });
+  }
+
+  /** A guest's monitor answers again, or does not any more. */
+  reached({ spec: { vm } }: Resident): void {
+    if (this.#closed) return;
+    for (const report of this.#reports()) if (report.vm === vm) this.#inBackground("refresh", this.#say({ ...report, evidence: "refresh" }));
   }
 
   async #start({ spec, epoch, adopt }: Body<"startVm">): Promise<void> {
@@ -209,7 +215,7 @@ export class HostAgent {
     if (resident === undefined && !migrations.has(update.vm)) {
       // An owner that is not here (it died while a move held the home agent's attention), or a start whose answer was lost: the home agent waits for a word.
       const ours = update.owner === host && (registration || update.state === "bound" || update.state === "stale");
-      if (ours || (registration && update.owner === null)) this.#report({ vm: update.vm, state: "absent", basedOn: update.epoch, locator: null, evidence: "guest-gone" });
+      if (ours || (registration && update.owner === null)) this.#report({ vm: update.vm, state: "absent", basedOn: update.epoch, locator: null, evidence: "guest-gone", unreachable: false });
       return;
     }
     if (resident?.state !== "runs" || migrations.ownsDeathOf(update.vm)) return;
@@ -220,8 +226,9 @@ export class HostAgent {
   /** Our guest, and the home agent does not know: look whether it is really there, and claim anew on the epoch that it said. */
   async #claim(resident: Resident, update: BindingUpdate): Promise<void> {
     const { spec } = resident;
-    if (resident.guest === null || (await resident.guest.status()) === "gone") return;
-    await this.#say({ vm: spec.vm, state: "runs", basedOn: update.epoch, locator: this.#locator(), evidence: "resync" });
+    // One that cannot be asked has a process: its end would have been heard.
+    if (resident.guest === null || (resident.guest.reachable && (await resident.guest.status()) === "gone")) return;
+    await this.#say({ vm: spec.vm, state: "runs", basedOn: update.epoch, locator: this.#locator(), evidence: "resync", unreachable: !resident.guest.reachable });
   }
 
   #report(report: VmReport): void {
@@ -238,7 +245,7 @@ export class HostAgent {
     log.warn({ vm: report.vm, reason: answer.reason, epoch: answer.epoch, basedOn: report.basedOn, detail: answer.detail }, "the home agent does not accept our claim");
     const resident = guests.get(report.vm);
     // Once more, on the current epoch; only a registration would help after that.
-    if (answer.reason === "stale-epoch" && report.evidence === "refresh" && resident?.guest !== null && (await resident?.guest.status()) === "running") {
+    if (answer.reason === "stale-epoch" && report.evidence === "refresh" && resident?.guest !== null && resident?.guest !== undefined && (!resident.guest.reachable || (await resident.guest.status()) === "running")) {
       await this.#say({ ...report, basedOn: answer.epoch, evidence: "resync" });
     }
   }
@@ -255,8 +262,8 @@ export class HostAgent {
 
   #reports(): VmReport[] {
     const { guests, migrations, outside } = this.#options;
-    return [...outside.reports(), ...guests.all().filter(({ state }) => state === "runs").map(({ spec, epoch }) => ({
-      vm: spec.vm, state: migrations.reportState(spec.vm) ?? "runs", basedOn: epoch, locator: this.#locator(), evidence: "resync" as const,
+    return [...outside.reports(), ...guests.all().filter(({ state }) => state === "runs").map(({ spec, epoch, guest }) => ({
+      vm: spec.vm, state: migrations.reportState(spec.vm) ?? "runs", basedOn: epoch, locator: this.#locator(), evidence: "resync" as const, unreachable: guest?.reachable === false,
     }))];
   }
 

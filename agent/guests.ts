@@ -34,6 +34,8 @@ export interface GuestsOptions {
   readonly log: Logger;
   /** A guest's process ended without having been told to. */
   readonly died: (resident: Resident, detail: string) => void;
+  /** A guest's monitor answers again, or does not any more. */
+  readonly reached: (resident: Resident) => void;
 }
 
 /** The guests of this host, each with its record on disk. What is not on disk does not run: the record is written before the process is started. */
@@ -60,17 +62,19 @@ export class Guests {
   }
 
   /**
-   * After the agent's restart: finds the processes of the records again. `arriving` are guests that their migration's record speaks for. Returns the VMs whose
-   * guest is gone.
+   * After the agent's restart: finds the processes of the records again, all at once: a monitor that hangs holds up no other. Returns the VMs whose guest is gone.
    */
   async recover(): Promise<readonly Resident[]> {
     const { records, network } = this.#options;
     const gone: Resident[] = [];
-    for (const record of records.all().values()) {
+    const found = await Promise.all([...records.all().values()].map(async (record) => {
+      const { state, identity, spec: { vm } } = record;
+      return { record, guest: state === "ended" || identity === null ? null : await this.adopt(vm, identity) };
+    }));
+    for (const { record, guest } of found) {
       const { vm } = record.spec;
       this.#epochs.set(vm, record.epoch);
       if (record.state === "ended") continue;
-      const guest = record.identity === null ? null : await this.adopt(vm, record.identity);
       const resident: Resident = { spec: record.spec, epoch: record.epoch, state: "runs", guest, adopted: record.adopted };
       if (guest === null) {
         gone.push(resident);
@@ -82,7 +86,10 @@ export class Guests {
     return gone;
   }
 
-  /** @throws CareofError `adopt-failed`: the process lives and does not answer. It is left alone: another agent may be its master. */
+  /**
+   * One that somebody else has started need not answer: it is not reachable then, until it does.
+   * @throws CareofError `adopt-failed`: a process of ours lives and does not answer. It is left alone: another agent may be its master.
+   */
   async adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null> {
     for (let tries = 1; ; tries++) {
       try {
@@ -213,7 +220,9 @@ export class Guests {
     this.#residents.set(vm, resident);
     this.#epochs.set(vm, resident.epoch);
     guest.subscribe((event) => {
-      if (event.kind === "gone" && this.#residents.get(vm) === resident && resident.state === "runs") this.#options.died(resident, event.detail);
+      if (this.#residents.get(vm) !== resident || resident.state !== "runs") return;
+      if (event.kind === "gone") this.#options.died(resident, event.detail);
+      else if (event.kind === "monitor") this.#options.reached(resident);
     });
   }
 

@@ -66,6 +66,7 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   const outbox = new Outbox({ ask: (body) => session.ask(body, "decision", ASK_LIMIT), get registered() { return session.registered; } }, clock, log);
   const guests: Guests = new Guests({
     driver, network, clock, log, records: new Records(join(config.stateDir, "vms"), vmRecord), died: (resident, detail) => { agent.guestDied(resident, detail); },
+    reached: (resident) => { agent.reached(resident); },
   });
   const relays = new RelayListener({
     ...relayEndpoint(config),

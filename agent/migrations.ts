@@ -95,6 +95,7 @@ export class Migrations {
   async describeDisks(vm: VmId): Promise<Body<"disksDescribed">> {
     const resident = this.#options.guests.get(vm);
     if (resident?.state !== "runs" || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here`);
+    requireReachable(resident.guest);
     return { kind: "disksDescribed", disks: describeDisks(resident.spec, await resident.guest.disks.sizes()) };
   }
 
@@ -108,6 +109,7 @@ export class Migrations {
     if (body.epoch <= (this.#forbidden.get(vm) ?? 0)) throw new CareofError("stale-epoch", `${body.migration} was aborted before it began`);
     const resident = guests.get(vm);
     if (resident?.state !== "runs" || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here`);
+    requireReachable(resident.guest);
     if (body.epoch <= resident.epoch) throw new CareofError("stale-epoch", `${vm} runs here under epoch ${String(resident.epoch)}`);
     const file = departureFile(body, resident.spec, resident.guest);
     const departure = Departure.begin(this.#options, file, resident.guest, body, body.parameters.lead && canLead, () => { this.#settled(vm, departure); });
@@ -191,4 +193,8 @@ export class Migrations {
     this.#options.records.remove(vm);
     this.#options.outbox.drop(moving.file.migration);
   }
+}
+
+function requireReachable({ reachable, vm, identity }: Guest): void {
+  if (!reachable) throw new CareofError("guest-unreachable", `${vm} runs in process ${String(identity.pid)}, and its monitor ${identity.control} does not answer: it cannot move until it does`, { retryable: true });
 }

@@ -17,6 +17,8 @@ export const vmReply = z.object({
   since: time.nullable(),
   lastHeartbeat: time.nullable(),
   evidence: z.string().nullable(),
+  /** False: its host cannot ask it. */
+  reachable: z.boolean().optional(),
 });
 export type VmReply = z.infer<typeof vmReply>;
 

@@ -14,7 +14,7 @@ import type { RelayedHeartbeats } from "./heartbeats.js";
 import { updateFor } from "./messages.js";
 import type { Metrics } from "./metrics.js";
 import type { MigrationBook } from "./migrations.js";
-import { viewHost } from "./views.js";
+import { viewHost, viewVm } from "./views.js";
 
 /** The version of the channel that this home agent speaks. */
 export const CHANNEL_VERSION = 1;
@@ -182,7 +182,18 @@ export class AgentSession implements HostSession {
     const { hosts, cache } = this.#context;
     const owner = cache.state(report.vm)?.binding.owner ?? null;
     const careOfListed = report.locator === null || hosts.host(this.host)?.careOf.includes(report.locator.address) === true;
+    this.#hearsWhetherReachable(report);
     return cache.dispatch(report.vm, { type: "report", host: this.host, report, careOfListed, ownerConnected: hosts.connected(owner) });
+  }
+
+  #hearsWhetherReachable({ vm, unreachable }: VmReport): void {
+    const { hosts, cache, log, events } = this.#context;
+    const config = hosts.vm(vm);
+    const state = cache.state(vm);
+    if (config === null || state === null || !config.hosts.includes(this.host) || !hosts.setUnreachable(vm, this.host, unreachable)) return;
+    if (unreachable) log.warn({ vm, host: this.host, reason: "guest-unreachable" }, "the host cannot ask its guest: it cannot be moved");
+    else log.info({ vm, host: this.host }, "the host can ask its guest again");
+    events.publish({ event: "vm", data: viewVm(state, config, hosts) });
   }
 
   #decide(decided: ReturnType<BindingCache["dispatch"]>, answer: Answer): void {

@@ -33,6 +33,8 @@ export class Hosts {
   readonly #losses = new Map<HostId, { readonly lostAt: Millis; readonly losses: number }>();
   readonly #locators = new Map<HostId, Locator>();
   readonly #draining = new Set<HostId>();
+  /** Hosts that have a guest of the VM whose monitor does not answer. */
+  readonly #unreachable = new Map<VmId, HostId>();
   readonly #learned: (address: IpAddress) => number | null;
 
   /** `learned`: what routers have said of the path to a care-of address, in bytes. */
@@ -74,6 +76,19 @@ export class Hosts {
 
   connected(host: HostId | null): boolean {
     return host !== null && this.#sessions.has(host);
+  }
+
+  /** The guest lives there, and the host cannot ask it: it cannot be moved now. */
+  unreachable(vm: VmId, host: HostId | null): boolean {
+    return host !== null && this.#unreachable.get(vm) === host;
+  }
+
+  /** As the host says. True: it was not known. */
+  setUnreachable(vm: VmId, host: HostId, unreachable: boolean): boolean {
+    if (this.unreachable(vm, host) === unreachable) return false;
+    if (unreachable) this.#unreachable.set(vm, host);
+    else this.#unreachable.delete(vm);
+    return true;
   }
 
   /** It takes no VMs. */

@@ -83,6 +83,7 @@ export class OperatorDesk implements Operations {
     const { cache, hosts } = this.#options;
     const owner = cache.state(vm)?.binding.owner ?? null;
     const source = owner === null ? null : hosts.session(owner);
+    if (hosts.unreachable(vm, owner)) throw new CareofError("guest-unreachable", `${vm} runs on ${owner ?? "no host"} in a QEMU whose monitor does not answer: it cannot move until it does`, { retryable: true });
     const sourceCanLead = source?.capabilities.canLead ?? false;
     const decided = await cache.dispatch(vm, { type: "migrate", host, actor, wishes, sourceConnected: source !== null, targetConnected: hosts.connected(host), targetLife: hosts.session(host)?.life ?? null, sourceCanLead });
     accept(decided);

@@ -27,6 +27,7 @@ export const REASONS = {
   "not-moving": 128,
   "not-running": 128,
   "not-bound": 128,
+  "guest-unreachable": 128,
   "host-gone": 128,
   "host-draining": 128,
   "not-draining": 128,

@@ -80,6 +80,8 @@ export interface VmReport {
   readonly basedOn: Epoch;
   readonly locator: Locator | null;
   readonly evidence: ReportEvidence;
+  /** Its process lives, and its monitor does not answer. */
+  readonly unreachable: boolean;
 }
 
 export interface BindingUpdate {

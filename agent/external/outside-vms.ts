@@ -82,7 +82,7 @@ export class OutsideVms {
   /** What is here, for the registration and the refreshes. */
   reports(): VmReport[] {
     return [...this.#vms.values()].filter(({ state }) => state.phase === "here").map(({ state }) => ({
-      vm: state.spec.vm, state: "runs", basedOn: state.epoch, locator: this.#options.locator, evidence: "resync",
+      vm: state.spec.vm, state: "runs", basedOn: state.epoch, locator: this.#options.locator, evidence: "resync", unreachable: false,
     }));
   }
 
@@ -254,7 +254,7 @@ export class OutsideVms {
         outbox.put({ key: `${vm}/leaving`, topic: `vm/${vm}/gone`, body: { kind: "leaving", vm, basedOn: effect.basedOn, to: effect.to }, answered: () => undefined });
         break;
       case "unseen":
-        outbox.put({ key: `${vm}/unseen`, topic: `vm/${vm}/gone`, body: { kind: "vmReport", vm, state: "absent", basedOn: effect.basedOn, locator: null, evidence: "port-gone" }, answered: () => undefined });
+        outbox.put({ key: `${vm}/unseen`, topic: `vm/${vm}/gone`, body: { kind: "vmReport", vm, state: "absent", basedOn: effect.basedOn, locator: null, evidence: "port-gone", unreachable: false }, answered: () => undefined });
         break;
       case "drained": tell({ kind: "drained", vm, token: effect.token });
     }

@@ -93,17 +93,22 @@ export type GuestEvent =
   | { readonly kind: "disks"; readonly status: "ready" | "failed"; readonly detail: string }
   /** The whole memory has been looked through again; only the first few dozen of a copy are told. */
   | { readonly kind: "pass"; readonly passes: number }
+  /** Of a process that somebody else has started: whether its monitor answers. */
+  | { readonly kind: "monitor"; readonly reachable: boolean }
   | { readonly kind: "gone"; readonly detail: string };
 
 /**
  * One guest process. Contract (same tests for every driver):
  * events come in the order in which things happened, `gone` last and once. Every call ends within a bounded time, by its result or by a CareofError:
- * `guest-gone` (no process), `qmp-timeout` (retryable), `qmp-…` (the hypervisor refused). Calls may be made at any time.
+ * `guest-gone` (no process), `guest-unreachable` (retryable: a process that somebody else has started lives, and its monitor does not answer), `qmp-timeout` (retryable),
+ * `qmp-…` (the hypervisor refused). Calls may be made at any time.
  */
 export interface Guest {
   readonly vm: VmId;
   readonly identity: GuestIdentity;
   readonly disks: GuestDisks;
+  /** False: its process lives, as far as is known, and cannot be asked. It is tried again until it can. */
+  readonly reachable: boolean;
   /** Returns the function that ends the subscription. */
   subscribe(listener: (event: GuestEvent) => void): () => void;
   /** Never rejects for a guest that is gone. */
@@ -139,7 +144,7 @@ export interface HypervisorDriver {
   start(spec: GuestSpec): Promise<Guest>;
   /** A guest that waits for its state and then for `resume`. @throws CareofError `start-failed` */
   incoming(spec: GuestSpec): Promise<Guest>;
-  /** The guest of an earlier life of the agent; `null` when that process is gone. */
+  /** The guest of an earlier life of the agent; `null` when that process is gone. One that somebody else has started may be not reachable. */
   adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null>;
   /**
    * A guest that runs in a process that somebody else has started, whose monitor is `control`. Until it is given back it is driven like ours; its files stay its starter's.

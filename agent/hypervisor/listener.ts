@@ -13,6 +13,12 @@ export function listenerOf(path: string): number | null {
   return null;
 }
 
+/** Whether that process listens on a unix socket; one that has taken its name since does not count. */
+export function listensOn(path: string, pid: number): boolean {
+  const inode = inodeOf(path, readFileSync("/proc/net/unix", "utf8"));
+  return inode !== null && holds(String(pid), `socket:[${inode}]`);
+}
+
 /** `Num RefCount Protocol Flags Type St Inode Path`, hexadecimal but for the inode. */
 export function inodeOf(path: string, table: string): string | null {
   for (const line of table.split("\n")) {

@@ -30,6 +30,7 @@ interface Machine {
   server: Server | null;
   readonly disks: FakeDisks;
   readonly listeners: Set<(event: GuestEvent) => void>;
+  reachable: boolean;
 }
 
 /**
@@ -95,6 +96,14 @@ export class FakeHypervisor implements HypervisorDriver {
     die(machine, "killed by SIGKILL");
   }
 
+  /** Its monitor answers, or does not. */
+  setReachable(pid: number, reachable: boolean): void {
+    const machine = this.#machines.get(pid);
+    if (machine === undefined) return;
+    machine.reachable = reachable;
+    for (const listener of [...machine.listeners]) listener({ kind: "monitor", reachable });
+  }
+
   /** Numbers of the guests that execute at this moment. */
   running(): readonly number[] {
     return [...this.#machines].filter(([, { status }]) => status === "running").map(([pid]) => pid);
@@ -106,7 +115,7 @@ export class FakeHypervisor implements HypervisorDriver {
     const disks = new FakeDisks({ disks: disksOf(spec.qemu), clock: this.#clock, emit: (event) => { for (const listener of [...machine.listeners]) listener(event); }, status: () => machine.status });
     const machine: Machine = {
       identity: { pid, startTicks: String(pid), bootId: "fake", control: `fake-${String(pid)}`, console: "" }, incoming, status: incoming ? "incoming" : "running", stream: "none",
-      passes: 0, transferred: 0, cancelled: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(),
+      passes: 0, transferred: 0, cancelled: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(), reachable: true,
     };
     this.#machines.set(pid, machine);
     return Promise.resolve(new FakeGuest(spec.vm, machine, this.#clock, () => { this.kill(pid); }));
@@ -140,6 +149,10 @@ class FakeGuest implements Guest {
     this.#kill = kill;
   }
 
+  get reachable(): boolean {
+    return this.#machine.reachable;
+  }
+
   subscribe(listener: (event: GuestEvent) => void): () => void {
     this.#mine.add(listener);
     this.#machine.listeners.add(listener);
@@ -150,6 +163,7 @@ class FakeGuest implements Guest {
   }
 
   status(): Promise<GuestStatus> {
+    if (!this.#machine.reachable) return Promise.reject(new CareofError("guest-unreachable", `${this.vm} does not answer`, { retryable: true }));
     return Promise.resolve(this.#machine.status);
   }
 
@@ -339,6 +353,7 @@ class FakeGuest implements Guest {
 
   #alive(): void {
     if (this.#machine.status === "gone") throw new CareofError("guest-gone", `${this.vm} has no process any more`);
+    if (!this.#machine.reachable) throw new CareofError("guest-unreachable", `${this.vm} does not answer`, { retryable: true });
   }
 }
 

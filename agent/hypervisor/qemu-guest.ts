@@ -5,15 +5,14 @@ import { CareofError } from "../../model/errors.js";
 import { millis, type VmId } from "../../model/ids.js";
 import type { Logger } from "../../model/log.js";
 import type { Guest, GuestEvent, GuestIdentity, GuestStatus, StreamOptions, StreamProgress, StreamStatus } from "./driver.js";
+import { LastingMonitor, type Monitor } from "./monitor.js";
 import { endProcess, isAlive, pause } from "./process.js";
 import { QemuDisks } from "./qemu-disks.js";
-import type { Qmp, QmpEvent } from "./qmp.js";
+import type { QmpEvent } from "./qmp.js";
 
 const COMMAND_LIMIT = millis(3000);
 /** After its QMP connection broke, a process is looked at for so long before it is ended: nothing could ever be asked of it again. */
 const LINGER_MS = 2000;
-/** How often a process is looked at of which nothing is heard. */
-const FOREIGN_LOOK_MS = millis(500);
 const EXIT_STATUS_MS = millis(500);
 const CONSOLE_LOOK_MS = millis(10_000);
 const CONSOLE_MAX_BYTES = 1024 * 1024;
@@ -40,24 +39,22 @@ const migration = z.looseObject({
 export interface QemuGuestOptions {
   readonly vm: VmId;
   readonly identity: GuestIdentity;
-  readonly qmp: Qmp;
+  readonly monitor: Monitor;
   readonly clock: Clock;
   readonly log: Logger;
   /** How the process ended, where this process is its parent. */
   readonly ended: Promise<string> | null;
-  /** False for a process that somebody else has started: it is never ended because its monitor broke. */
-  readonly ours: boolean;
   /** Removes the files of a guest that is gone. */
   forget(): void;
 }
 
-/** One QEMU process and its QMP connection. */
+/** One QEMU process and its monitor. */
 export class QemuGuest implements Guest {
   readonly vm: VmId;
   readonly identity: GuestIdentity;
   readonly disks: QemuDisks;
   readonly #options: QemuGuestOptions;
-  readonly #qmp: Qmp;
+  readonly #monitor: Monitor;
   readonly #listeners = new Set<(event: GuestEvent) => void>();
   readonly #gone: Promise<string>;
   #isGone = false;
@@ -68,13 +65,18 @@ export class QemuGuest implements Guest {
     this.vm = options.vm;
     this.identity = options.identity;
     this.#options = options;
-    this.#qmp = options.qmp;
+    this.#monitor = options.monitor;
     this.disks = new QemuDisks({
       clock: options.clock, emit: (event) => { this.#emit(event); }, execute: (command, parameters, limit) => this.#execute(command, parameters, limit),
     });
-    this.#qmp.subscribe((event) => { this.#take(event); });
+    this.#monitor.subscribe((event) => { this.#take(event); });
+    if (this.#monitor instanceof LastingMonitor) this.#monitor.onChange((reachable) => { this.#emit({ kind: "monitor", reachable }); });
     this.#gone = this.#watch();
     this.#boundConsole();
+  }
+
+  get reachable(): boolean {
+    return this.#monitor.reachable;
   }
 
   subscribe(listener: (event: GuestEvent) => void): () => void {
@@ -161,7 +163,7 @@ export class QemuGuest implements Guest {
 
   async destroy(): Promise<void> {
     await endProcess(this.identity, this.#options.clock);
-    this.#qmp.close();
+    this.#monitor.close();
     await this.#gone;
   }
 
@@ -169,7 +171,7 @@ export class QemuGuest implements Guest {
     this.#released = true;
     this.#consoleTimer?.cancel();
     this.#listeners.clear();
-    this.#qmp.close();
+    this.#monitor.close();
     await this.#gone;
   }
 
@@ -185,13 +187,13 @@ export class QemuGuest implements Guest {
   }
 
   #isOlderThan(major: number, minor: number): boolean {
-    const [ours = 0, oursMinor = 0] = this.#qmp.version.split(".").map(Number);
+    const [ours = 0, oursMinor = 0] = this.#monitor.version.split(".").map(Number);
     return ours < major || (ours === major && oursMinor < minor);
   }
 
   async #execute(command: string, parameters: Readonly<Record<string, unknown>>, limit = COMMAND_LIMIT): Promise<unknown> {
     try {
-      return await this.#qmp.execute(command, parameters, limit);
+      return await this.#monitor.execute(command, parameters, limit);
     } catch (cause) {
       if (this.#isGone || !isAlive(this.identity)) throw new CareofError("guest-gone", `${this.vm} has no QEMU any more`, { cause });
       throw cause;
@@ -212,21 +214,17 @@ export class QemuGuest implements Guest {
     for (const listener of [...this.#listeners]) listener(event);
   }
 
-  /** Waits for the connection's end, then for the process's. A QEMU that lives on without QMP (its socket broke) is unreachable for good and ended. */
+  /**
+   * Waits for the monitor's end, then for the process's. A QEMU of ours that lives on without QMP (its socket broke) is unreachable for good and ended; the monitor of somebody else's
+   * ends with its process.
+   */
   async #watch(): Promise<string> {
-    const error = await this.#qmp.closed;
+    const error = await this.#monitor.closed;
     if (this.#released) return "released";
-    const { clock, identity, log, ended, ours } = this.#options;
+    const { clock, identity, log, ended } = this.#options;
     const end = clock.monotonic() + LINGER_MS;
     while (isAlive(identity) && clock.monotonic() < end) await pause(clock);
-    if (isAlive(identity) && !ours) {
-      log.error({ vm: this.vm, pid: identity.pid, reason: error.code }, "the monitor of a guest that somebody else has started broke: it runs on, and cannot be moved or stopped");
-      while (isAlive(identity)) {
-        await new Promise<void>((resolve) => { clock.after("foreign-look", FOREIGN_LOOK_MS, resolve); });
-        // `release` sets it meanwhile, which is not seen from here.
-        if (this.#letGo()) return "released";
-      }
-    } else if (isAlive(identity)) {
+    if (isAlive(identity)) {
       log.error({ vm: this.vm, pid: identity.pid, reason: error.code }, "the guest's QMP connection broke and its process lives on: it is ended");
       await endProcess(identity, clock);
     }
@@ -236,10 +234,6 @@ export class QemuGuest implements Guest {
     this.#options.forget();
     this.#emit({ kind: "gone", detail });
     return detail;
-  }
-
-  #letGo(): boolean {
-    return this.#released;
   }
 
   /** A process is gone before its parent hears how it ended. */

@@ -10,6 +10,8 @@ import type { Logger } from "../../model/log.js";
 import { chooseAccelerator, type AcceleratorChoice, type AcceleratorWish } from "./accelerator.js";
 import type { DriverFacts, Guest, GuestIdentity, GuestSpec, HypervisorDriver } from "./driver.js";
 import { meet } from "./foreign.js";
+import { listensOn } from "./listener.js";
+import { LastingMonitor } from "./monitor.js";
 import { commandLine, endProcess, identifyProcess, isAlive, pause, spawnDetached, tail, type Spawned } from "./process.js";
 import { qemuArgs, type QemuFiles } from "./qemu-args.js";
 import { QemuGuest } from "./qemu-guest.js";
@@ -57,14 +59,14 @@ export class QemuDriver implements HypervisorDriver {
   async adopt(vm: VmId, identity: GuestIdentity): Promise<Guest | null> {
     // Its files are `cleanUp`'s: a process that is not the one of this identity may still be ours.
     if (!isAlive(identity)) return null;
-    const qmp = await Qmp.connect(identity.control, this.#options.clock, CONNECT_LIMIT);
-    return this.#guest(vm, identity, qmp);
+    if (!this.#isOurs(identity.control)) return this.#foreign(vm, identity, await this.#reach(identity).catch(() => null));
+    return this.#ours(vm, identity, await Qmp.connect(identity.control, this.#options.clock, CONNECT_LIMIT), null);
   }
 
   async takeOver(vm: VmId, control: string, memoryBytes: number): Promise<Guest> {
     const { identity, qmp } = await meet(vm, control, memoryBytes, this.#options.clock);
     this.#options.log.info({ vm, pid: identity.pid, control }, "guest process of somebody else taken over");
-    return this.#guest(vm, identity, qmp);
+    return this.#isOurs(control) ? this.#ours(vm, identity, qmp, null) : this.#foreign(vm, identity, qmp);
   }
 
   async giveBack(guest: Guest): Promise<{ readonly control: string }> {
@@ -79,10 +81,23 @@ export class QemuDriver implements HypervisorDriver {
     return dirname(control) === this.#options.directory;
   }
 
-  #guest(vm: VmId, identity: GuestIdentity, qmp: Qmp): QemuGuest {
+  #ours(vm: VmId, identity: GuestIdentity, monitor: Qmp, ended: Promise<string> | null): QemuGuest {
     const { clock, log } = this.#options;
-    const ours = this.#isOurs(identity.control);
-    return new QemuGuest({ vm, identity, qmp, clock, log, ended: null, ours, forget: () => { if (ours) this.#forget(identity.control); } });
+    return new QemuGuest({ vm, identity, monitor, clock, log, ended, forget: () => { this.#forget(identity.control); } });
+  }
+
+  /** `qmp`: `null` while its monitor does not answer. */
+  #foreign(vm: VmId, identity: GuestIdentity, qmp: Qmp | null): QemuGuest {
+    const { clock, log } = this.#options;
+    if (qmp === null) log.error({ vm, pid: identity.pid, control: identity.control, reason: "guest-unreachable" }, "the monitor of a guest that somebody else has started does not answer: it is tried again");
+    const monitor = new LastingMonitor({ name: vm, identity, connect: () => this.#reach(identity), clock, log }, qmp);
+    return new QemuGuest({ vm, identity, monitor, clock, log, ended: null, forget: () => undefined });
+  }
+
+  /** What is named by the path meanwhile may be another process's. @throws CareofError `adopt-failed`, as `Qmp.connect` */
+  async #reach(identity: GuestIdentity): Promise<Qmp> {
+    if (!listensOn(identity.control, identity.pid)) throw new CareofError("adopt-failed", `process ${String(identity.pid)} does not listen on ${identity.control}`);
+    return Qmp.connect(identity.control, this.#options.clock, CONNECT_LIMIT);
   }
 
   async cleanUp(keep: readonly GuestIdentity[]): Promise<readonly string[]> {
@@ -119,7 +134,7 @@ export class QemuDriver implements HypervisorDriver {
     try {
       const qmp = await this.#connect(spawned, files);
       log.info({ vm: spec.vm, epoch: spec.epoch, pid: identity.pid, accelerator, incoming }, "guest process started");
-      return new QemuGuest({ vm: spec.vm, identity, qmp, clock, log, ended: spawned.ended, ours: true, forget: () => { this.#forget(files.control); } });
+      return this.#ours(spec.vm, identity, qmp, spawned.ended);
     } catch (cause) {
       // However long it takes: whoever hears of a failed start may start the guest elsewhere.
       await endProcess(identity, clock, Infinity);

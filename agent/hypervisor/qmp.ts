@@ -3,6 +3,7 @@ import { z } from "zod";
 import type { Clock, Timer } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import { millis, type Millis } from "../../model/ids.js";
+import type { Monitor } from "./monitor.js";
 
 /** What QMP says by itself. `at` is on `Clock.monotonic`, taken from QEMU's own stamp. */
 export interface QmpEvent {
@@ -51,7 +52,7 @@ interface Waiting {
  * time limit, because a QEMU whose migration thread hangs does not answer at all. Whatever is not QMP ends the connection.
  * Errors: `qmp-closed` and `qmp-timeout` (retryable), `qmp-malformed`, `qmp-too-many`, `qmp-refused` (QEMU's answer, `detail` in the message).
  */
-export class Qmp {
+export class Qmp implements Monitor {
   readonly version: string;
   readonly #socket: Socket;
   readonly #clock: Clock;
@@ -98,6 +99,10 @@ export class Qmp {
       throw thrown;
     }
     return qmp;
+  }
+
+  get reachable(): boolean {
+    return this.#ended === null;
   }
 
   /** Resolves with the cause when the connection is over. */

@@ -291,6 +291,8 @@ export class SourceRun {
       case "resumed": this.#later({ kind: "resumed" }); return;
       case "stream": this.#later({ kind: "stream", status: event.status }); return;
       case "disks": this.#later(event.status === "ready" ? { kind: "disks", what: "ready" } : { kind: "disks-failed", detail: event.detail }); return;
+      // What it is asked next fails, or does not.
+      case "monitor": return;
       case "pass": this.#later({ kind: "pass", passes: event.passes }); return;
       case "gone": this.#later({ kind: "guest", status: "gone", stream: "none" }); return;
     }

@@ -17,7 +17,7 @@ export function vmTable(vms: readonly VmReply[], now: number, columns: number | 
   return table(
     ["VM", "ADDRESS", "HOST", "CARE-OF", "STATE", "EPOCH", "SINCE", "HEARD"],
     vms.map((vm) => [
-      vm.vm, `${vm.homeAddresses[0] ?? "–"}${vm.homeAddresses.length > 1 ? ` +${String(vm.homeAddresses.length - 1)}` : ""}`, `${vm.host ?? "–"}${moving.has(vm.vm) ? ` → ${moving.get(vm.vm) ?? ""}` : ""}`, vm.careOf ?? "–", vm.state, String(vm.epoch),
+      vm.vm, `${vm.homeAddresses[0] ?? "–"}${vm.homeAddresses.length > 1 ? ` +${String(vm.homeAddresses.length - 1)}` : ""}`, `${vm.host ?? "–"}${moving.has(vm.vm) ? ` → ${moving.get(vm.vm) ?? ""}` : ""}`, vm.careOf ?? "–", vm.reachable === false ? `${vm.state}, not reachable` : vm.state, String(vm.epoch),
       age(vm.since, now), age(vm.lastHeartbeat, now),
     ]),
     columns,

@@ -22,6 +22,7 @@ export function describe(vm: VmReply, now: number): string {
     ["home address", vm.homeAddresses.join(", ")],
     ["last heartbeat", vm.lastHeartbeat === null ? "none" : `${age(vm.lastHeartbeat, now)} ago`],
     ["known by", vm.evidence],
+    ["monitor", vm.reachable === false ? "does not answer: the VM cannot be moved until it does" : null],
   ])}`;
 }
 

@@ -49,6 +49,7 @@ export const vmReport: Field<VmReport, v1.VmReport.$Properties> = message<VmRepo
   basedOn: epochField,
   locator: optional(locator),
   evidence: word("running", "stopped", "resync", "refresh", "guest-gone", "port-gone"),
+  unreachable: flag,
 });
 
 const migrationRecord = message<MigrationRecord, v1.MigrationRecord.$Properties>({

@@ -1,8 +1,9 @@
 import t from "tap";
 import { FakeHypervisor } from "../../agent/hypervisor/qemu-fake.js";
 import { inodeOf } from "../../agent/hypervisor/listener.js";
-import { epoch } from "../../model/ids.js";
-import { begin, clock, Host, settle, specOf, VM } from "./rig.js";
+import { epoch, migrationId } from "../../model/ids.js";
+import { ipInIp } from "../../model/locator.js";
+import { begin, clock, Host, PARAMETERS, settle, specOf, VM } from "./rig.js";
 
 const PORT = "tap7";
 
@@ -41,6 +42,27 @@ await t.test("adopted it is a guest like any other, on the port that it has; als
   t.same(driver.running(), [], "the process that it has left is ended");
   t.match(b.ports.list(), [{ kind: "tap" }]);
   t.same(a.ports.list(), []);
+});
+
+await t.test("one whose monitor does not answer stops no agent from starting; it cannot move until it does", async (t) => {
+  const { a, b, driver, control, pid } = await made(t);
+  await a.guests.start(specOf(), epoch(1), { control, port: PORT });
+  await a.crash();
+  driver.setReachable(pid, false);
+  await a.boot();
+  t.equal(a.guests.get(VM)?.guest?.reachable, false);
+  t.equal(a.entries(), "deliver", "what it receives goes on");
+  t.same(a.deaths, []);
+  await t.rejects(a.migrations.describeDisks(VM), { code: "guest-unreachable" });
+  const locator = ipInIp(b.careOf);
+  const migrate = { kind: "migrate", migration: migrationId(VM, epoch(2)), vm: VM, epoch: epoch(2), target: b.name, targetLocator: locator, relayAddress: "127.0.0.1", relayPort: 1, secret: new Uint8Array(32), parameters: PARAMETERS } as const;
+  await t.rejects(a.migrations.migrate(migrate), { code: "guest-unreachable", message: /monitor fake-1 does not answer/ });
+  t.notOk(a.migrations.has(VM), "and nothing was begun");
+  driver.setReachable(pid, true);
+  t.same(a.reached, [`${VM} true`], "the home agent is told");
+  await begin(a, b, 3);
+  await settle(a, b, 3);
+  t.ok(await b.runs());
 });
 
 await t.test("given back: neither this agent nor its next life has anything to do with it", async (t) => {

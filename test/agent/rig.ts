@@ -53,6 +53,7 @@ export class Host {
   readonly told: Body[] = [];
   readonly relays = new RelayListener({ address: "127.0.0.1", port: 0 });
   readonly deaths: string[] = [];
+  readonly reached: string[] = [];
   network!: VmNetwork;
   guests!: Guests;
   migrations!: Migrations;
@@ -73,7 +74,7 @@ export class Host {
     this.network = new VmNetwork({ ports: this.ports, queueLength: 1000, guestMtu: 1480 });
     const asker = { ask: (body: Body) => this.#ask(body), registered: true };
     this.outbox = new Outbox(asker, clock, log);
-    this.guests = new Guests({ driver: this.driver, network: this.network, records: new Records(join(this.directory, "vms"), vmRecord), clock, log, died: (resident, detail) => { this.#died(resident, detail); } });
+    this.guests = new Guests({ driver: this.driver, network: this.network, records: new Records(join(this.directory, "vms"), vmRecord), clock, log, died: (resident, detail) => { this.#died(resident, detail); }, reached: ({ spec, guest }) => { this.reached.push(`${spec.vm} ${String(guest?.reachable)}`); } });
     this.migrations = new Migrations({
       host: this.name, careOf: this.careOf, relays: this.relays, runDir: this.directory, keepMovedDisks: false, driver: this.driver, guests: this.guests, network: this.network,
       records: new Records(join(this.directory, "migrations"), migrationFile), outbox: this.outbox, say: (body) => { this.#tell(body); }, clock, log,

@@ -1,6 +1,8 @@
 import t from "tap";
 import { readHomeAgentConfig } from "../../home-agent/config.js";
+import { epoch, vmId } from "../../model/ids.js";
 import { decision } from "../../proto/channel.js";
+import type { Body } from "../../proto/messages.js";
 import { Bench, CARE_OF, configFile, temporary } from "./bench.js";
 
 const vm = (adopt: Readonly<Record<string, unknown>>, hosts: readonly string[] = ["host-a", "host-b"]): Readonly<Record<string, unknown>> => ({
@@ -32,6 +34,24 @@ await t.test("a VM is adopted where the configuration says that it is, and given
   t.match(b.last("startVm"), { adopt: null });
   t.match(await bench.call("POST", "/v1/vms/web1/stop", {}), { status: 200 });
   t.match(b.last("stopVm"), { giveBack: false });
+});
+
+await t.test("a guest whose monitor does not answer is shown so, and is not moved until it does", async (t) => {
+  const bench = await Bench.open(t, { change: vm(ADOPT) });
+  const [a, b] = [bench.agent("host-a"), bench.agent("host-b")];
+  await a.connect();
+  await b.connect();
+  t.match(await bench.call("POST", "/v1/vms/web1/adopt", { host: "host-a" }), { status: 200, body: { reachable: true } });
+  const says = (unreachable: boolean): Body<"vmReport"> => ({ kind: "vmReport", vm: vmId("web1"), state: "runs", basedOn: epoch(1), locator: null, evidence: "refresh", unreachable });
+  t.match(await a.ask(says(true), "decision"), { reason: "accepted" }, "it lives");
+  t.match(await bench.where(), { state: "bound", host: "host-a", reachable: false });
+  t.match(await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b" }), { status: 409, body: { code: "guest-unreachable", message: /monitor does not answer/, retryable: true } });
+  t.same(b.last("prepare"), undefined, "nobody was asked");
+  t.match(await b.ask(says(false), "decision"), { reason: "both-claim" });
+  t.match(await bench.where(), { reachable: false }, "another host has no say in that");
+  await a.ask(says(false), "decision");
+  t.match(await bench.where(), { reachable: true });
+  t.match(await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b" }), { status: 202 });
 });
 
 await t.test("what cannot be adopted stays as it was; nor is a VM given back that is being stopped", async (t) => {

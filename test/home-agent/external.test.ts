@@ -57,7 +57,7 @@ class Desk {
   }
 
   unseen(host: HostId, basedOn: Epoch = this.state.binding.epoch): Reason {
-    return this.do({ type: "report", host, report: { vm: VM, state: "absent", basedOn, locator: null, evidence: "port-gone" }, careOfListed: true, ownerConnected: true });
+    return this.do({ type: "report", host, report: { vm: VM, state: "absent", basedOn, locator: null, unreachable: false, evidence: "port-gone" }, careOfListed: true, ownerConnected: true });
   }
 
   get owner(): HostId | null {

@@ -82,7 +82,7 @@ export class ScriptedAgent {
     socket.on("message", (data: Buffer) => { channel.receive(data); });
     socket.on("close", () => { channel.end(new CareofError("closed", "closed")); });
     const locators = [ipInIp(ipAddress(careOf))];
-    const vms = [...this.runs].map(([vm, basedOn]): VmReport => ({ vm, state: "runs", basedOn, locator: null, evidence: "resync" }));
+    const vms = [...this.runs].map(([vm, basedOn]): VmReport => ({ vm, state: "runs", basedOn, locator: null, unreachable: false, evidence: "resync" }));
     const answer = await this.ask({
       kind: "register", version: 1, host: this.name, instance: "test", restartCounter: 1, locators, software: "scripted", vms, migrations: this.records,
       capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", memoryBytes: 1 << 30 },
@@ -111,7 +111,7 @@ export class ScriptedAgent {
   }
 
   async report(vm: string, state: VmReport["state"], basedOn: number, evidence: VmReport["evidence"] = "running"): Promise<Body<"decision">> {
-    return this.ask({ kind: "vmReport", vm: vmId(vm), state, basedOn: epoch(basedOn), locator: null, evidence }, "decision");
+    return this.ask({ kind: "vmReport", vm: vmId(vm), state, basedOn: epoch(basedOn), locator: null, unreachable: false, evidence }, "decision");
   }
 
   #beat(channel: Channel, period: number): void {

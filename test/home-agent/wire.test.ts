@@ -109,7 +109,7 @@ await t.test("claims and denials over the wire", async (t) => {
   t.match(await b.report("web1", "absent", 1, "stopped"), { reason: "not-owner" });
   t.match(await c.report("web1", "runs", 1), { reason: "not-listed" });
   t.match(await a.report("nobody", "runs", 0), { reason: "unknown-vm" });
-  const foreign = await a.ask({ kind: "vmReport", vm: WEB1, state: "runs", basedOn: epoch(1), locator: ipInIp(ipAddress("10.66.6.6")), evidence: "running" }, "decision");
+  const foreign = await a.ask({ kind: "vmReport", vm: WEB1, state: "runs", basedOn: epoch(1), locator: ipInIp(ipAddress("10.66.6.6")), unreachable: false, evidence: "running" }, "decision");
   t.match(foreign, { reason: "foreign-care-of", epoch: 1 });
   t.match(await a.ask({ kind: "startVm", spec: a.last("bindingUpdate")?.spec ?? b.last("bindingUpdate")?.spec ?? never(), epoch: NEVER_BOUND, adopt: null }, "decision"), { reason: "unsupported" });
   await a.disconnect();

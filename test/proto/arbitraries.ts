@@ -42,6 +42,7 @@ const reports: Arbitrary<VmReport> = record({
   basedOn: epochs,
   locator: fc.option(locators),
   evidence: fc.constantFrom("running", "stopped", "resync", "refresh", "guest-gone", "port-gone"),
+  unreachable: fc.boolean(),
 });
 const diskFormats = fc.constantFrom("raw" as const, "qcow2" as const);
 const images = fc.array(record({ path: text, format: diskFormats, virtualBytes: counts, allocatedBytes: counts }), { maxLength: 3 });

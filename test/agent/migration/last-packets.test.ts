@@ -67,6 +67,7 @@ void t.test("the target waits for the word, not longer than the limit, and not a
 class LoadedGuest implements Guest {
   readonly vm = PLAN.vm;
   readonly identity = { pid: 1, startTicks: "1", bootId: "", control: "", console: "" };
+  readonly reachable = true;
   resumed = 0;
   get disks(): never { throw new Error("it has none"); }
   subscribe(): () => void { return () => undefined; }
