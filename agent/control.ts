@@ -1,4 +1,4 @@
-import { chmodSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { z } from "zod";
 import { fields } from "../model/config.js";
@@ -35,9 +35,14 @@ export async function openControl(path: string, outside: OutsideVms, log: Logger
   rmSync(path, { force: true });
   await new Promise<void>((resolve, reject) => {
     server.once("error", (cause) => { reject(new CareofError("cannot-listen", `cannot listen on ${path}: ${cause.message}`, { cause })); });
-    server.listen(path, resolve);
+    // Whoever may connect may say that a VM is here. Made so, since what is changed later was open before; the path is bound before `listen` returns.
+    const before = process.umask(0o177);
+    try {
+      server.listen(path, resolve);
+    } finally {
+      process.umask(before);
+    }
   });
-  chmodSync(path, 0o600);
   return {
     close: () => new Promise((resolve) => {
       server.close(() => { resolve(); });

@@ -150,13 +150,31 @@ export class Guests {
     if (resident?.guest === null || resident?.state !== "runs") throw new CareofError("not-running", `${vm} does not run here`);
     const { pid } = resident.guest.identity;
     try {
-      // Its files first: what the next life of the agent finds there and does not know, it ends.
-      const { control } = await this.#options.driver.giveBack(resident.guest);
-      this.bury(resident.spec, resident.epoch);
-      const port = await this.#options.network.giveBack(vm);
-      return `process ${String(pid)}, monitor ${control}, port ${port ?? "none"}`;
+      const { control } = await this.#options.driver.giveBack(resident.guest, () => { this.#disown(resident); });
+      return `process ${String(pid)}, monitor ${control}, port ${await this.#giveBackPort(vm)}`;
     } catch (cause) {
       throw new CareofError("stop-failed", toCareofError(cause).message, { cause });
+    }
+  }
+
+  /** Durable when it returns, and before anybody else can have the guest: a crash leaves it with one holder. @throws CareofError `record-write-failed`: it is still this host's */
+  #disown(resident: Resident): void {
+    try {
+      this.bury(resident.spec, resident.epoch);
+    } catch (thrown) {
+      this.#residents.set(resident.spec.vm, resident);
+      throw thrown;
+    }
+  }
+
+  /** The guest is somebody else's by now, whatever becomes of the port. */
+  async #giveBackPort(vm: VmId): Promise<string> {
+    try {
+      return await this.#options.network.giveBack(vm) ?? "none";
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      this.#options.log.error({ vm, reason: error.code, err: error }, "the port of a guest that was let go of could not be");
+      return `not let go of (${error.message})`;
     }
   }
 
@@ -206,6 +224,9 @@ export class Guests {
     const { qemu } = guestSpec(spec, epoch, port);
     const guest = await this.#options.driver.takeOver(spec.vm, control, qemu.memoryBytes);
     try {
+      const { pid, startTicks } = guest.identity;
+      const other = this.all().find((each) => each.guest?.identity.pid === pid && each.guest.identity.startTicks === startTicks);
+      if (other !== undefined) throw new CareofError("already-running", `process ${String(pid)} is the guest of ${other.spec.vm} already`);
       await this.#options.network.attach(spec, [], port);
       return guest;
     } catch (thrown) {

@@ -151,8 +151,11 @@ export interface HypervisorDriver {
    * @throws CareofError `adopt-failed`, `not-running`, `unsupported`: nothing was touched
    */
   takeOver(vm: VmId, control: string, memoryBytes: number): Promise<Guest>;
-  /** Lets go of a guest, which lives on and is none of this agent's any more: `cleanUp` does not know it. Returns where its monitor is now. */
-  giveBack(guest: Guest): Promise<{ readonly control: string }>;
+  /**
+   * Lets go of a guest, which lives on and is none of this agent's any more: `cleanUp` does not know it. `record` is called before: when it has returned, it is durable that the guest is
+   * nobody's here; when it throws, so does this and nothing has changed. Returns where its monitor is now.
+   */
+  giveBack(guest: Guest, record: () => void): Promise<{ readonly control: string }>;
   /** Ends every guest of this agent that is not in `keep` and removes the files that they left. Returns what was ended, for the log. */
   cleanUp(keep: readonly GuestIdentity[]): Promise<readonly string[]>;
 }

@@ -75,7 +75,8 @@ export class FakeHypervisor implements HypervisorDriver {
     return Promise.resolve(new FakeGuest(vm, machine, this.#clock, () => { this.kill(pid); }));
   }
 
-  async giveBack(guest: Guest): Promise<{ readonly control: string }> {
+  async giveBack(guest: Guest, record: () => void): Promise<{ readonly control: string }> {
+    record();
     this.#foreign.add(guest.identity.pid);
     await guest.release();
     return { control: guest.identity.control };

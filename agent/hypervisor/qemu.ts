@@ -60,7 +60,10 @@ export class QemuDriver implements HypervisorDriver {
     // Its files are `cleanUp`'s: a process that is not the one of this identity may still be ours.
     if (!isAlive(identity)) return null;
     if (!this.#isOurs(identity.control)) return this.#foreign(vm, identity, await this.#reach(identity).catch(() => null));
-    return this.#ours(vm, identity, await Qmp.connect(identity.control, this.#options.clock, CONNECT_LIMIT), null);
+    const qmp = await Qmp.connect(identity.control, this.#options.clock, CONNECT_LIMIT);
+    // Whoever asks for it has a record of it: it was not let go of when an earlier life ended in the midst of that.
+    rmSync(givenBackMark(identity.control), { force: true });
+    return this.#ours(vm, identity, qmp, null);
   }
 
   async takeOver(vm: VmId, control: string, memoryBytes: number): Promise<Guest> {
@@ -69,10 +72,17 @@ export class QemuDriver implements HypervisorDriver {
     return this.#isOurs(control) ? this.#ours(vm, identity, qmp, null) : this.#foreign(vm, identity, qmp);
   }
 
-  async giveBack(guest: Guest): Promise<{ readonly control: string }> {
+  async giveBack(guest: Guest, record: () => void): Promise<{ readonly control: string }> {
     const { control } = guest.identity;
-    // The socket stays where it is: a listener is known to the kernel by the name that it was bound to.
-    if (this.#isOurs(control)) writeFileSync(givenBackMark(control), "");
+    const mark = givenBackMark(control);
+    // The socket stays where it is: a listener is known to the kernel by the name that it was bound to. The mark needs no sync: a reboot that could lose it ends the process as well.
+    if (this.#isOurs(control)) writeFileSync(mark, "");
+    try {
+      record();
+    } catch (thrown) {
+      if (this.#isOurs(control)) rmSync(mark, { force: true });
+      throw thrown;
+    }
     await guest.release();
     return { control };
   }

@@ -1,7 +1,10 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import t from "tap";
 import { FakeHypervisor } from "../../agent/hypervisor/qemu-fake.js";
 import { inodeOf } from "../../agent/hypervisor/listener.js";
-import { epoch, migrationId } from "../../model/ids.js";
+import { ipv4 } from "../../model/address.js";
+import { epoch, migrationId, vmId } from "../../model/ids.js";
 import { ipInIp } from "../../model/locator.js";
 import { begin, clock, Host, PARAMETERS, settle, specOf, VM } from "./rig.js";
 
@@ -18,7 +21,7 @@ async function made(t: { teardown: (end: () => Promise<void>) => unknown }): Pro
   const spec = specOf();
   if (spec.qemu === null) throw new Error("no qemu");
   const theirs = await driver.start({ vm: VM, epoch: epoch(1), mac: spec.mac, port: PORT, qemu: spec.qemu });
-  const { control } = await driver.giveBack(theirs);
+  const { control } = await driver.giveBack(theirs, () => undefined);
   a.ports.external.add(PORT);
   return { a, b, driver, control, pid: theirs.identity.pid };
 }
@@ -80,6 +83,36 @@ await t.test("given back: neither this agent nor its next life has anything to d
   await t.rejects(a.guests.start(specOf(), epoch(1), { control, port: PORT }), { code: "stale-epoch" });
   await a.guests.start(specOf(), epoch(2), { control, port: PORT });
   t.ok(await a.runs(), "and can be adopted again");
+});
+
+await t.test("it is written down before anybody can have it, and kept when it cannot be written down", async (t) => {
+  const { a, driver, control, pid } = await made(t);
+  await a.guests.start(specOf(), epoch(1), { control, port: PORT });
+  const guest = a.guests.get(VM)?.guest;
+  if (guest === null || guest === undefined) throw new Error("no guest");
+  let atRelease: unknown = null;
+  const release = guest.release.bind(guest);
+  guest.release = () => {
+    atRelease = JSON.parse(readFileSync(join(a.directory, "vms", `${VM}.json`), "utf8"));
+    return release();
+  };
+  a.loseRecords();
+  await t.rejects(a.guests.giveBack(VM), { code: "stop-failed" });
+  t.equal(atRelease, null, "not let go of");
+  t.ok(await a.runs(), "it is this host's as before");
+  a.findRecords();
+  await a.guests.giveBack(VM);
+  t.match(atRelease, { state: "ended", identity: null });
+  t.same(driver.running(), [pid]);
+});
+
+await t.test("one process is the guest of one VM", async (t) => {
+  const { a, driver, control, pid } = await made(t);
+  await a.guests.start(specOf(), epoch(1), { control, port: PORT });
+  const other = { ...specOf(), vm: vmId("web2"), homeAddresses: [ipv4("198.51.100.8")] };
+  await t.rejects(a.guests.start(other, epoch(1), { control, port: "tap8" }), { code: "start-failed", message: /guest of web1 already/ });
+  t.same(driver.running(), [pid]);
+  t.ok(await a.runs());
 });
 
 await t.test("a guest of ours is given back with its port", async (t) => {

@@ -246,8 +246,11 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   t.match(ports.list(), [{ name: "tap-web1", kind: "external" }], "the stack's slow path came after");
 
   const socket = join(directory, "control.sock");
-  const control = await openControl(socket, vms, log);
-  t.equal(statSync(socket).mode & 0o777, 0o600);
+  const before = process.umask(0);
+  const opening = openControl(socket, vms, log);
+  t.equal(statSync(socket).mode & 0o777, 0o600, "from its first moment on it is its owner's alone");
+  t.equal(process.umask(before), 0, "and what else is made is as it was");
+  const control = await opening;
   const careof = async (...words: string[]): Promise<{ code: number; stdout: string; stderr: string }> => command([process.execPath, join(REPOSITORY, "dist", "cli", "main.js"), "port", ...words]);
   t.match(await careof("leave", "web1", "--socket", socket, "--to", "host-x"), { code: 1, stderr: /unknown-host/ });
   t.match(await careof("leave", "nobody", "--socket", socket), { code: 1, stderr: /unknown-vm/ });

@@ -60,7 +60,7 @@ for (const kind of kinds) {
       const driver = made(kind);
       const guest = await driver.start(guestSpec(1));
       const { pid } = guest.identity;
-      const { control } = await driver.giveBack(guest);
+      const { control } = await driver.giveBack(guest, () => undefined);
       await driver.cleanUp([]);
       const again = await driver.takeOver(vm, control, qemu.memoryBytes);
       t.equal(await again.status(), "running");

@@ -47,7 +47,7 @@ function withoutPort(driver: HypervisorDriver): HypervisorDriver {
     incoming: (spec) => driver.incoming({ ...spec, port: null }),
     adopt: (vm, identity) => driver.adopt(vm, identity),
     takeOver: (vm, control, memoryBytes) => driver.takeOver(vm, control, memoryBytes),
-    giveBack: (guest) => driver.giveBack(guest),
+    giveBack: (guest, record) => driver.giveBack(guest, record),
     cleanUp: (keep) => driver.cleanUp(keep),
   };
 }
