@@ -129,7 +129,7 @@ export interface Guest {
   resume(): Promise<void>;
   /** The ACPI power button. Whether the guest obeys is its own business. */
   powerDown(): Promise<void>;
-  /** Resolves when the process is gone for certain. Idempotent. */
+  /** Resolves when the process is gone for certain. One that somebody else has started is asked to end first, and has some seconds. Idempotent. */
   destroy(): Promise<void>;
   /** Lets go of the guest, which lives on. */
   release(): Promise<void>;

@@ -1,7 +1,7 @@
 import { statSync, truncateSync } from "node:fs";
 import { z } from "zod";
 import type { Clock, Timer } from "../../model/clock.js";
-import { CareofError } from "../../model/errors.js";
+import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type VmId } from "../../model/ids.js";
 import type { Logger } from "../../model/log.js";
 import type { Guest, GuestEvent, GuestIdentity, GuestStatus, StreamOptions, StreamProgress, StreamStatus } from "./driver.js";
@@ -11,6 +11,8 @@ import { QemuDisks } from "./qemu-disks.js";
 import type { QmpEvent } from "./qmp.js";
 
 const COMMAND_LIMIT = millis(3000);
+/** A process of somebody else has so long to end by itself: it may have disks to close, and others that wait for it. */
+const QUIT_MS = 5000;
 /** After its QMP connection broke, a process is looked at for so long before it is ended: nothing could ever be asked of it again. */
 const LINGER_MS = 2000;
 const EXIT_STATUS_MS = millis(500);
@@ -44,6 +46,8 @@ export interface QemuGuestOptions {
   readonly log: Logger;
   /** How the process ended, where this process is its parent. */
   readonly ended: Promise<string> | null;
+  /** False for a process that somebody else has started: it is asked to go before it is made to. */
+  readonly ours: boolean;
   /** Removes the files of a guest that is gone. */
   forget(): void;
 }
@@ -162,6 +166,7 @@ export class QemuGuest implements Guest {
   }
 
   async destroy(): Promise<void> {
+    if (!this.#options.ours) await this.#askToQuit();
     await endProcess(this.identity, this.#options.clock);
     this.#monitor.close();
     await this.#gone;
@@ -173,6 +178,21 @@ export class QemuGuest implements Guest {
     this.#listeners.clear();
     this.#monitor.close();
     await this.#gone;
+  }
+
+  /** What it is that has started it, and what else it does, is not known: killing is for one that does not go. */
+  async #askToQuit(): Promise<void> {
+    const { clock, identity, log } = this.#options;
+    if (!isAlive(identity)) return;
+    try {
+      await this.#execute("quit", {});
+    } catch (thrown) {
+      log.warn({ vm: this.vm, pid: identity.pid, reason: toCareofError(thrown).code }, "a process that somebody else has started cannot be asked to end: it is killed");
+      return;
+    }
+    const end = clock.monotonic() + QUIT_MS;
+    while (isAlive(identity) && clock.monotonic() < end) await pause(clock);
+    log.info({ vm: this.vm, pid: identity.pid, killed: isAlive(identity) }, "the process that somebody else has started is ended: its guest is not here any more");
   }
 
   /** All are set each time: a guest that arrived as a target keeps what it was told then. */

@@ -93,7 +93,7 @@ export class QemuDriver implements HypervisorDriver {
 
   #ours(vm: VmId, identity: GuestIdentity, monitor: Qmp, ended: Promise<string> | null): QemuGuest {
     const { clock, log } = this.#options;
-    return new QemuGuest({ vm, identity, monitor, clock, log, ended, forget: () => { this.#forget(identity.control); } });
+    return new QemuGuest({ vm, identity, monitor, clock, log, ended, ours: true, forget: () => { this.#forget(identity.control); } });
   }
 
   /** `qmp`: `null` while its monitor does not answer. */
@@ -101,7 +101,7 @@ export class QemuDriver implements HypervisorDriver {
     const { clock, log } = this.#options;
     if (qmp === null) log.error({ vm, pid: identity.pid, control: identity.control, reason: "guest-unreachable" }, "the monitor of a guest that somebody else has started does not answer: it is tried again");
     const monitor = new LastingMonitor({ name: vm, identity, connect: () => this.#reach(identity), clock, log }, qmp);
-    return new QemuGuest({ vm, identity, monitor, clock, log, ended: null, forget: () => undefined });
+    return new QemuGuest({ vm, identity, monitor, clock, log, ended: null, ours: false, forget: () => undefined });
   }
 
   /** What is named by the path meanwhile may be another process's. @throws CareofError `adopt-failed`, as `Qmp.connect` */

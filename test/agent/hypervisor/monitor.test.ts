@@ -1,3 +1,4 @@
+import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,6 +53,43 @@ await t.test("a monitor that hangs holds up nobody for long, and letting go of i
   t.equal(guest?.reachable, false);
   t.ok(clock.monotonic() - before < 4000);
   await guest?.release();
+});
+
+/** A QEMU that somebody else has started, as a process of its own. */
+async function theirs(path: string, whenToldToQuit: string): Promise<{ readonly identity: GuestIdentity; readonly ended: Promise<string> }> {
+  const child = spawn(process.execPath, ["-e", `
+    require("node:net").createServer((socket) => {
+      socket.on("error", () => undefined);
+      socket.write('{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}}}}\\n');
+      socket.on("data", (chunk) => {
+        for (const line of chunk.toString().trim().split("\\n")) {
+          const { execute, id } = JSON.parse(line);
+          socket.write(JSON.stringify({ return: {}, id }) + "\\n");
+          if (execute === "quit") { ${whenToldToQuit} }
+        }
+      });
+    }).listen(${JSON.stringify(path)}, () => { console.log("listens"); });
+  `], { stdio: ["ignore", "pipe", "inherit"] });
+  const ended = new Promise<string>((resolve) => { child.once("exit", (code, signal) => { resolve(signal ?? String(code)); }); });
+  await new Promise<void>((resolve) => { child.stdout.once("data", () => { resolve(); }); });
+  const identity = identifyProcess(child.pid ?? 0);
+  if (identity === null) throw new Error("no process");
+  return { identity: { ...identity, control: path, console: "" }, ended };
+}
+
+await t.test("a process of somebody else is asked to end before it is killed", async (t) => {
+  const obedient = await theirs(join(directory, "obedient.qmp"), "setTimeout(() => { process.exit(7); }, 100);");
+  await (await driver.adopt(VM, obedient.identity))?.destroy();
+  t.equal(await obedient.ended, "7", "it went by itself, in its own time");
+  const deaf = await theirs(join(directory, "deaf.qmp"), "");
+  await (await driver.adopt(VM, deaf.identity))?.destroy();
+  t.equal(await deaf.ended, "SIGKILL");
+  const mute = await theirs(join(directory, "mute.qmp"), "");
+  const guest = await driver.adopt(VM, { ...mute.identity, control: join(directory, "elsewhere.qmp") });
+  const before = clock.monotonic();
+  await guest?.destroy();
+  t.equal(await mute.ended, "SIGKILL", "nor is one waited for that cannot be asked");
+  t.ok(clock.monotonic() - before < 2000);
 });
 
 await t.test("a socket that is another process's by now is not asked", async (t) => {
