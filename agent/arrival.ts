@@ -1,15 +1,16 @@
-import { existsSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { CareofError } from "../model/errors.js";
 import { millis, type Epoch } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
 import type { Body, VmReport } from "../proto/messages.js";
 import type { MigrationContext } from "./departure.js";
-import { removeDisks } from "./disk-files.js";
+import { removeDisks, resolved } from "./disk-files.js";
 import { guestSpec } from "./guests.js";
 import { NO_HOLD } from "./hold.js";
 import type { Guest, GuestIdentity, HypervisorDriver } from "./hypervisor/driver.js";
 import { makeImage } from "./hypervisor/image.js";
+import { fileAt } from "./hypervisor/open-files.js";
 import type { RelayListener } from "./migration/relay-listener.js";
 import { openTargetRelay } from "./migration/relay-target.js";
 import type { TargetRelay } from "./migration/relay.js";
@@ -82,7 +83,7 @@ export class Arrival {
   static begin(context: ArrivalContext, body: Body<"prepare">, canLead: boolean, settled: () => void): Arrival {
     const file: MigrationFile = {
       migration: body.migration, side: "target", state: "prepared", epoch: body.epoch, peer: body.source, peerLocator: body.sourceLocator, spec: body.spec,
-      identity: null, stopAt: null, markerAt: null, bytes: 0, madeDisks: [],
+      identity: null, stopAt: null, markerAt: null, bytes: 0, madeDisks: [], movedDisks: [],
     };
     context.records.write(body.spec.vm, file);
     return new Arrival(context, file, beginTarget({ migration: body.migration, vm: body.spec.vm, epoch: body.epoch }), null, body, canLead, settled);
@@ -177,10 +178,12 @@ export class Arrival {
   }
 
   /** What is about to be made is on disk before, so that it goes with a guest that never ran, whatever is killed. */
-  #makeDisks({ disks }: Body<"prepare">): void {
+  #makeDisks({ disks: described }: Body<"prepare">): void {
     rmSync(this.#diskSocket, { force: true });
+    // Where links on the way lead now: what is removed later is what was made.
+    const disks = described.map((image) => ({ ...image, path: resolved(image.path) }));
     for (const [index, image] of disks.entries()) {
-      if (existsSync(image.path)) throw new CareofError("disk-exists", `${image.path} is there already`);
+      if (fileAt(image.path) !== null) throw new CareofError("disk-exists", `${image.path} is there already`);
       this.#write({ madeDisks: disks.slice(0, index + 1).map(({ path }) => path) });
       try {
         makeImage(image);

@@ -17,7 +17,7 @@ import { SourceRun } from "./migration/run-source.js";
 import { beginSource, ended, recoverSource } from "./migration/source.js";
 import type { SourcePlan, SourceStep } from "./migration/source-shapes.js";
 import type { Outbox } from "./outbox.js";
-import type { MigrationFile } from "./record-shapes.js";
+import type { DiskFile, MigrationFile } from "./record-shapes.js";
 import type { Records } from "./records.js";
 import type { VmNetwork } from "./vm-network.js";
 
@@ -206,12 +206,13 @@ export class Departure {
   /** The home agent has said that the binding of this host is over: the guest runs elsewhere, with the disks that it took along. */
   #retireDisks(): void {
     const { keepMovedDisks, log } = this.#context;
-    const { spec, epoch } = this.#file;
+    const { spec, epoch, movedDisks } = this.#file;
     // Once: what has these names later may be the disks of the guest that came back.
     if (this.#disksRetired || !this.#mine) return;
     this.#disksRetired = true;
     try {
-      retireDisks(spec, epoch, keepMovedDisks);
+      const others = retireDisks(movedDisks, epoch, keepMovedDisks);
+      if (others.length > 0) log.error({ vm: spec.vm, files: others, reason: "disk-failed" }, "disks of a guest that has moved away are other files by now: they are left alone");
     } catch (thrown) {
       log.error({ vm: spec.vm, reason: "disk-failed", err: toCareofError(thrown) }, "a disk of a guest that has moved away could not be removed");
     }
@@ -252,10 +253,10 @@ function relaySockets(runDir: string, vm: VmId): { readonly socket: string; read
 }
 
 /** What `Migrate` says, as a record. */
-export function departureFile(body: Body<"migrate">, spec: MigrationFile["spec"], guest: Guest): MigrationFile {
+export function departureFile(body: Body<"migrate">, spec: MigrationFile["spec"], guest: Guest, movedDisks: readonly DiskFile[]): MigrationFile {
   const unknown: Millis | null = null;
   return {
     migration: body.migration, side: "source", state: "active", epoch: body.epoch, peer: body.target, peerLocator: body.targetLocator, spec, identity: guest.identity,
-    stopAt: unknown, markerAt: unknown, bytes: 0, madeDisks: [],
+    stopAt: unknown, markerAt: unknown, bytes: 0, madeDisks: [], movedDisks,
   };
 }

@@ -1,9 +1,11 @@
-import { existsSync, renameSync, rmSync, statfsSync, statSync } from "node:fs";
-import { dirname } from "node:path";
+import { realpathSync, renameSync, rmSync, statfsSync, statSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { CareofError, toCareofError } from "../model/errors.js";
 import type { Epoch } from "../model/ids.js";
 import type { DiskImage, VmSpec } from "../proto/messages.js";
-import { localDisks, type DiskSize } from "./hypervisor/disks.js";
+import { disksOf, localDisks, type DiskSize } from "./hypervisor/disks.js";
+import { fileAt, sameFile } from "./hypervisor/open-files.js";
+import type { DiskFile } from "./record-shapes.js";
 
 /** Room that is left to others: an image's own tables, and what the guest writes meanwhile. */
 const SPARE_BYTES = 16 * 1024 * 1024;
@@ -19,6 +21,52 @@ export function describeDisks(spec: VmSpec, sizes: readonly DiskSize[]): readonl
 }
 
 /**
+ * The files of these disks, as the hypervisor has them open, so that a move copies and removes no other file than meant. The last part of a path may be no symbolic link, since it would be the link
+ * that is removed; those before it are resolved.
+ * @throws CareofError `disk-failed`: the hypervisor has another file than the configuration says, or one file is two disks
+ */
+export function diskFiles(spec: VmSpec, sizes: readonly DiskSize[]): readonly DiskFile[] {
+  const files = sizes.flatMap((size) => {
+    const path = spec.qemu?.disks[size.disk];
+    return path === undefined ? [] : [diskFile(spec, path, size)];
+  });
+  const all = spec.qemu === null ? [] : disksOf(spec.qemu);
+  for (const file of files) {
+    // A link to it, or a second name of it, elsewhere in the list.
+    const names = all.filter(({ path, local }) => sameFile(file, local ? fileAt(path) : resolvedFile(path)));
+    if (names.length > 1) throw new CareofError("disk-failed", `${names.map(({ path }) => path).join(" and ")} are one file: a disk that moves is nobody else's`);
+  }
+  return files;
+}
+
+function diskFile({ vm }: VmSpec, path: string, { file, open }: DiskSize): DiskFile {
+  const found = fileAt(path);
+  if (found === null) throw new CareofError("disk-failed", `${vm} runs with ${file}, and there is no ${path}`);
+  if (found.kind === "link") throw new CareofError("disk-failed", `${path} is a symbolic link: configure the path of the file itself`);
+  if (found.kind === "other") throw new CareofError("disk-failed", `${path} is no file, and only files move with their guest`);
+  if (!sameFile(found, open)) throw new CareofError("disk-failed", `${vm} runs with ${file}, and not with the file that is at ${path}`);
+  return { path: resolved(path), dev: found.dev, ino: found.ino };
+}
+
+/** Where that file is when the links on the way to it lead elsewhere. @throws CareofError `disk-failed` when there is no such directory */
+export function resolved(path: string): string {
+  try {
+    return join(realpathSync(dirname(path)), basename(path));
+  } catch (cause) {
+    throw new CareofError("disk-failed", `no directory for a disk: ${toCareofError(cause).message}`, { cause });
+  }
+}
+
+function resolvedFile(path: string): ReturnType<typeof fileAt> {
+  try {
+    return fileAt(realpathSync(path));
+  } catch {
+    // A shared disk that is not there is not ours to judge.
+    return null;
+  }
+}
+
+/**
  * Whether the disks can be made here: nothing stands in their place, and each file system has room for what they take at the source. Changes nothing.
  * @throws CareofError `disk-exists`, `no-room`, `disk-failed` (no directory, or the source has other disks than `spec`)
  */
@@ -28,7 +76,7 @@ export function checkDisks(spec: VmSpec, images: readonly DiskImage[]): void {
   if (wanted !== described) throw new CareofError("disk-failed", `${spec.vm} runs with the disks ${described || "none"} and is configured with ${wanted || "none"}: stop and start it first`);
   const needed = new Map<number, { readonly directory: string; readonly free: number; bytes: number }>();
   for (const { path, allocatedBytes } of images) {
-    if (existsSync(path)) throw new CareofError("disk-exists", `${path} is there already: move it away if it is not needed`);
+    if (fileAt(path) !== null) throw new CareofError("disk-exists", `${path} is there already: move it away if it is not needed`);
     const directory = dirname(path);
     const device = deviceOf(directory);
     const { bavail, bsize } = statfsSync(directory);
@@ -46,12 +94,17 @@ export function removeDisks(paths: readonly string[]): void {
   for (const path of paths) rmSync(path, { force: true });
 }
 
-/** The guest runs elsewhere with its disks for good: its old ones go, or are set aside as `PATH.moved-EPOCH`. Idempotent. */
-export function retireDisks(spec: VmSpec, epoch: Epoch, keep: boolean): void {
-  for (const { path } of localDisks(spec.qemu)) {
-    if (!keep) rmSync(path, { force: true });
-    else if (existsSync(path)) renameSync(path, `${path}.moved-${String(epoch)}`);
+/** The guest runs elsewhere with its disks for good: its old ones go, or are set aside as `PATH.moved-EPOCH`. What has such a name by now and is another file is left alone, and returned. Idempotent. */
+export function retireDisks(files: readonly DiskFile[], epoch: Epoch, keep: boolean): readonly string[] {
+  const others: string[] = [];
+  for (const file of files) {
+    const found = fileAt(file.path);
+    if (found === null) continue;
+    if (!sameFile(found, file)) others.push(file.path);
+    else if (keep) renameSync(file.path, `${file.path}.moved-${String(epoch)}`);
+    else rmSync(file.path);
   }
+  return others;
 }
 
 function deviceOf(directory: string): number {

@@ -5,8 +5,9 @@ import type { Reason } from "../model/reasons.js";
 import type { Body, BindingUpdate, MigrationRecord, VmReport } from "../proto/messages.js";
 import { Arrival, type ArrivalContext } from "./arrival.js";
 import { Departure, departureFile } from "./departure.js";
-import { checkDisks, describeDisks } from "./disk-files.js";
+import { checkDisks, describeDisks, diskFiles } from "./disk-files.js";
 import { guestSpec } from "./guests.js";
+import { localDisks } from "./hypervisor/disks.js";
 import type { Guest, GuestIdentity } from "./hypervisor/driver.js";
 
 export interface MigrationsOptions extends ArrivalContext {
@@ -96,7 +97,9 @@ export class Migrations {
     const resident = this.#options.guests.get(vm);
     if (resident?.state !== "runs" || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here`);
     requireReachable(resident.guest);
-    return { kind: "disksDescribed", disks: describeDisks(resident.spec, await resident.guest.disks.sizes()) };
+    const sizes = await resident.guest.disks.sizes();
+    diskFiles(resident.spec, sizes);
+    return { kind: "disksDescribed", disks: describeDisks(resident.spec, sizes) };
   }
 
   /** @throws CareofError with the reason of the refusal; nothing has changed then */
@@ -111,7 +114,9 @@ export class Migrations {
     if (resident?.state !== "runs" || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here`);
     requireReachable(resident.guest);
     if (body.epoch <= resident.epoch) throw new CareofError("stale-epoch", `${vm} runs here under epoch ${String(resident.epoch)}`);
-    const file = departureFile(body, resident.spec, resident.guest);
+    const moved = localDisks(resident.spec.qemu).length === 0 ? [] : diskFiles(resident.spec, await resident.guest.disks.sizes());
+    if (guests.get(vm) !== resident || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here any more`);
+    const file = departureFile(body, resident.spec, resident.guest, moved);
     const departure = Departure.begin(this.#options, file, resident.guest, body, body.parameters.lead && canLead, () => { this.#settled(vm, departure); });
     this.#open.set(vm, departure);
   }

@@ -4,6 +4,7 @@ import { epoch, millis, parseMigrationId, type Epoch, type HostId, type Migratio
 import type { Locator } from "../model/locator.js";
 import type { Adopt, Peer, VmSpec } from "../proto/messages.js";
 import type { GuestIdentity } from "./hypervisor/driver.js";
+import type { FileId } from "./hypervisor/open-files.js";
 
 /** Shapes of what this agent keeps on disk. A field is only ever added, with a default: an older file must stay readable. */
 
@@ -70,6 +71,13 @@ export interface MigrationFile {
   readonly bytes: number;
   /** Files that the target has made, or was about to, and that go with a guest which never ran. */
   readonly madeDisks: readonly string[];
+  /** The files that the source's guest has open as its own disks, and that go when it has gone. */
+  readonly movedDisks: readonly DiskFile[];
+}
+
+/** A file of this host's, and not another one that has its name later. */
+export interface DiskFile extends FileId {
+  readonly path: string;
 }
 
 export const migrationFile: z.ZodType<MigrationFile> = z.strictObject({
@@ -85,4 +93,5 @@ export const migrationFile: z.ZodType<MigrationFile> = z.strictObject({
   markerAt: millisField.nullable(),
   bytes: z.number(),
   madeDisks: z.array(z.string()).default([]),
+  movedDisks: z.array(z.strictObject({ path: z.string(), dev: z.string(), ino: z.string() })).default([]),
 });

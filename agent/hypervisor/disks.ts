@@ -1,4 +1,5 @@
 import type { DiskFormat, QemuSpec } from "../../proto/messages.js";
+import type { FileId } from "./open-files.js";
 
 /** One disk of a guest. `local`: this host alone sees it, and it moves with the guest. */
 export interface Disk {
@@ -24,6 +25,10 @@ export interface DiskSize {
   readonly disk: number;
   readonly virtualBytes: number;
   readonly allocatedBytes: number;
+  /** The hypervisor's own name for the file, */
+  readonly file: string;
+  /** and what it has open under that name; `null`: the name is another file's by now. */
+  readonly open: FileId | null;
 }
 
 /** Bytes over all disks, holes too; `total` grows with what the guest writes. */

@@ -4,6 +4,7 @@ import { CareofError } from "../../model/errors.js";
 import { millis, type Millis } from "../../model/ids.js";
 import type { GuestEvent } from "./driver.js";
 import type { DiskProgress, DiskSize, GuestDisks, MirrorOptions } from "./disks.js";
+import { openFile } from "./open-files.js";
 import { pause } from "./process.js";
 import type { QmpEvent } from "./qmp.js";
 
@@ -16,10 +17,11 @@ const CONNECT_LIMIT = millis(15_000);
 const FINISH_MS = 5000;
 const DROP_MS = 10_000;
 
-const nodes = z.array(z.looseObject({ "node-name": z.string(), image: z.looseObject({ "virtual-size": z.number(), "actual-size": z.number().optional() }) }));
+const nodes = z.array(z.looseObject({ "node-name": z.string(), image: z.looseObject({ filename: z.string(), "virtual-size": z.number(), "actual-size": z.number().optional() }) }));
 const jobs = z.array(z.looseObject({ device: z.string(), len: z.number(), offset: z.number() }));
 
 export interface QemuDisksOptions {
+  readonly pid: number;
   /** @throws CareofError as QMP does */
   readonly execute: (command: string, parameters: Readonly<Record<string, unknown>>, limit?: Millis) => Promise<unknown>;
   readonly emit: (event: GuestEvent) => void;
@@ -42,7 +44,7 @@ export class QemuDisks implements GuestDisks {
   async sizes(): Promise<readonly DiskSize[]> {
     return (await this.#nodes()).flatMap(({ "node-name": name, image }) => {
       const disk = LOCAL_NODE.exec(name)?.[1];
-      return disk === undefined ? [] : [{ disk: Number(disk), virtualBytes: image["virtual-size"], allocatedBytes: image["actual-size"] ?? image["virtual-size"] }];
+      return disk === undefined ? [] : [{ disk: Number(disk), virtualBytes: image["virtual-size"], allocatedBytes: image["actual-size"] ?? image["virtual-size"], file: image.filename, open: openFile(this.#options.pid, image.filename) }];
     }).sort((a, b) => a.disk - b.disk);
   }
 

@@ -5,6 +5,7 @@ import { CareofError } from "../../model/errors.js";
 import { millis } from "../../model/ids.js";
 import type { Disk, DiskProgress, DiskSize, GuestDisks, MirrorOptions } from "./disks.js";
 import type { GuestEvent, GuestStatus } from "./driver.js";
+import { fileAt } from "./open-files.js";
 
 export interface FakeDisksOptions {
   readonly disks: readonly Disk[];
@@ -43,7 +44,7 @@ export class FakeDisks implements GuestDisks {
     this.#alive();
     return Promise.resolve(this.#local.map(({ disk, path }) => {
       const { size, blocks } = statSync(path);
-      return { disk, virtualBytes: size, allocatedBytes: blocks * 512 };
+      return { disk, virtualBytes: size, allocatedBytes: blocks * 512, file: path, open: fileAt(path) };
     }));
   }
 

@@ -71,7 +71,7 @@ export class QemuGuest implements Guest {
     this.#options = options;
     this.#monitor = options.monitor;
     this.disks = new QemuDisks({
-      clock: options.clock, emit: (event) => { this.#emit(event); }, execute: (command, parameters, limit) => this.#execute(command, parameters, limit),
+      pid: options.identity.pid, clock: options.clock, emit: (event) => { this.#emit(event); }, execute: (command, parameters, limit) => this.#execute(command, parameters, limit),
     });
     this.#monitor.subscribe((event) => { this.#take(event); });
     if (this.#monitor instanceof LastingMonitor) this.#monitor.onChange((reachable) => { this.#emit({ kind: "monitor", reachable }); });
