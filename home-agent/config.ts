@@ -42,7 +42,7 @@ const qemu = z.strictObject({
     z.strictObject({ path: z.string().startsWith("/", "an absolute path"), shared: z.boolean().default(true), format: z.enum(["raw", "qcow2"]).optional() }),
   ])).max(16).default([]),
   extraArgs: z.array(z.string()).max(64).default([]),
-  adopt: z.record(z.string(), z.strictObject({ qmp: z.string().startsWith("/", "an absolute path on that host").max(107), port: z.string().min(1).max(15) })).default({}),
+  adopt: z.record(z.string(), z.strictObject({ qmp: z.string().startsWith("/", "an absolute path on that host").max(107), port: z.string().max(15).regex(/^(?!\.{1,2}$)[^\s/:]+$/, "the name of an interface") })).default({}),
 });
 
 const vm = z.strictObject({

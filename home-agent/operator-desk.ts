@@ -1,6 +1,7 @@
 import { CareofError } from "../model/errors.js";
 import { parseMigrationId, type HostId, type Millis, type VmId } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
+import { hasLocalDisks, requireAbility } from "./abilities.js";
 import type { ApiEvent, GivenBackView, HistoryView, HostView, MigrationView, Operations, ReloadView, VmView } from "./api/operations.js";
 import type { DrainView, DrainWish } from "./api/drain-operations.js";
 import type { BindingCache, Decided } from "./bindings/binding-cache.js";
@@ -84,6 +85,7 @@ export class OperatorDesk implements Operations {
     const owner = cache.state(vm)?.binding.owner ?? null;
     const source = owner === null ? null : hosts.session(owner);
     if (hosts.unreachable(vm, owner)) throw new CareofError("guest-unreachable", `${vm} runs on ${owner ?? "no host"} in a QEMU whose monitor does not answer: it cannot move until it does`, { retryable: true });
+    if (hasLocalDisks(this.#config(vm))) for (const session of [source, hosts.session(host)]) if (session !== null) requireAbility(session, "localDisks");
     const sourceCanLead = source?.capabilities.canLead ?? false;
     const decided = await cache.dispatch(vm, { type: "migrate", host, actor, wishes, sourceConnected: source !== null, targetConnected: hosts.connected(host), targetLife: hosts.session(host)?.life ?? null, sourceCanLead });
     accept(decided);

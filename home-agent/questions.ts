@@ -4,6 +4,7 @@ import { millis, type HostId, type MigrationId, type Millis } from "../model/ids
 import { isReason, type Reason } from "../model/reasons.js";
 import { Refused } from "../proto/channel.js";
 import type { Body } from "../proto/messages.js";
+import { hasLocalDisks, requireAbility } from "./abilities.js";
 import type { HandoverConfig, Timing, VmConfig } from "./config.js";
 import type { Migration, VmEvent, VmState } from "./handover/migration.js";
 import type { Hosts } from "./hosts.js";
@@ -63,15 +64,19 @@ export class Questioner {
     const { migration } = state;
     switch (what.ask) {
       case "start":
+        if (vm.adopt.has(host)) requireAbility(session, "adopts");
+        if (hasLocalDisks(vm)) requireAbility(session, "localDisks");
         await decided({ kind: "startVm", spec: specFor(vm, host), epoch: what.epoch, adopt: vm.adopt.get(host) ?? null }, timing.startMs);
         return done({ type: "started", host, epoch: what.epoch });
       case "stop":
+        if (what.giveBack === true) requireAbility(session, "adopts");
         return done({
           type: "stopped", host, epoch: what.epoch,
           detail: (await decided({ kind: "stopVm", vm: vm.name, epoch: what.epoch, force: what.force, patienceMs: timing.stopPatienceMs, giveBack: what.giveBack ?? false }, stopLimit(timing))).detail,
         });
       case "prepare": {
         const { id, from, epoch, lead, plan } = open(migration);
+        if (hasLocalDisks(vm)) for (const each of [hosts.require(from), session]) requireAbility(each, "localDisks");
         const disks = hasLocalDisks(vm) ? (await hosts.require(from).ask({ kind: "describeDisks", vm: vm.name }, "disksDescribed", WORD_MS)).disks : [];
         const secret = Uint8Array.from(randomBytes(SECRET_BYTES));
         this.#secrets.set(id, secret);
@@ -122,10 +127,6 @@ export class Questioner {
 /** A host must have stopped a guest within this. */
 export function stopLimit(timing: Timing): Millis {
   return millis(timing.stopPatienceMs + BEGIN_MS);
-}
-
-function hasLocalDisks({ qemu }: VmConfig): boolean {
-  return qemu?.diskOptions.some(({ shared }) => !shared) ?? false;
 }
 
 function done(event: VmEvent | null): { readonly event: VmEvent | null; readonly reason: Reason; readonly detail: string } {

@@ -97,6 +97,23 @@ export function text(max: number): Field<string, string> {
   return { read: check, write: check };
 }
 
+function textThat(max: number, is: (value: string) => boolean, what: string): Field<string, string> {
+  const check = (value: unknown, at: string): string => {
+    const found = text(max).read(value, at);
+    if (!is(found)) throw malformed(at, `not ${what}`);
+    return found;
+  };
+  return { read: check, write: check };
+}
+
+export function absolutePath(max: number): Field<string, string> {
+  return textThat(max, (value) => value.startsWith("/") && !value.includes("\0"), "an absolute path");
+}
+/** Of a unix socket: what Linux takes. */
+export const socketPath = absolutePath(107);
+/** What Linux takes (dev_valid_name). */
+export const interfaceName = textThat(15, (value) => value !== "" && value !== "." && value !== ".." && !/[\s/:]/.test(value) && !value.includes("\0"), "the name of an interface");
+
 function named<T extends string>(parse: (text: string) => T): Field<T, string> {
   return { read: (wire, at) => { const raw = text(128).read(wire, at); return checked(at, () => parse(raw)); }, write: (value) => value };
 }

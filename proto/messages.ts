@@ -20,6 +20,10 @@ export interface Capabilities {
   readonly accelerator: "kvm" | "tcg" | "none";
   readonly dataPlane: string;
   readonly memoryBytes: number;
+  /** It knows disks that move with their guest. */
+  readonly localDisks: boolean;
+  /** It can take over a guest that somebody else has started, and let go of one. */
+  readonly adopts: boolean;
 }
 
 export type VmState = "absent" | "runs" | "paused" | "incoming" | "released";

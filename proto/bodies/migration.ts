@@ -1,5 +1,5 @@
 import {
-  amount, bytes, detail, duration, enumeration, epochField, flag, host, instant, integer, list, maybeDuration, maybeInstant, message, migration, port, reason, text, uint32,
+  absolutePath, amount, bytes, detail, duration, enumeration, epochField, flag, host, instant, integer, list, maybeDuration, maybeInstant, message, migration, port, reason, text, uint32,
   uint53, vm, word, optional, type Field,
 } from "../fields.js";
 import { careof } from "../gen/careof.js";
@@ -30,7 +30,7 @@ const parameters = message<MigrationParameters, v1.MigrationParameters.$Properti
   forceMs: duration,
 });
 
-const disks = list(message<DiskImage, v1.DiskImage.$Properties>({ path: text(4096), format: diskFormat, virtualBytes: uint53, allocatedBytes: uint53 }), 64);
+const disks = list(message<DiskImage, v1.DiskImage.$Properties>({ path: absolutePath(4096), format: diskFormat, virtualBytes: uint53, allocatedBytes: uint53 }), 64);
 
 export const prepare = message<BodyByKind["prepare"], v1.Prepare.$Properties>({
   migration,

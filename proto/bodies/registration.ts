@@ -1,8 +1,8 @@
 import type { Locator } from "../../model/locator.js";
 import { replyCode } from "../../model/reasons.js";
 import {
-  address, bytes, detail, duration, enumeration, epochField, flag, host, instant, integer, list, macAddress, message, migration, optional, orEmpty, port,
-  reason, text, uint32, uint53, vm, word, type Field,
+  address, bytes, detail, duration, enumeration, epochField, flag, host, instant, integer, interfaceName, list, macAddress, message, migration, optional, orEmpty, port,
+  reason, socketPath, text, uint32, uint53, vm, word, type Field,
 } from "../fields.js";
 import { careof } from "../gen/careof.js";
 import type { Adopt, BindingUpdate, BodyByKind, Capabilities, Decision, DiskOptions, MigrationRecord, Peer, QemuSpec, VmReport, VmSpec } from "../messages.js";
@@ -35,6 +35,8 @@ const capabilities = message<Capabilities, v1.Capabilities.$Properties>({
   accelerator: word("kvm", "tcg", "none"),
   dataPlane: text(64),
   memoryBytes: uint53,
+  localDisks: flag,
+  adopts: flag,
 });
 
 export const vmReport: Field<VmReport, v1.VmReport.$Properties> = message<VmReport, v1.VmReport.$Properties>({
@@ -127,7 +129,7 @@ export const registered = message<BodyByKind["registered"], v1.Registered.$Prope
   heartbeatPort: port,
 });
 
-const adopt = message<Adopt, v1.Adopt.$Properties>({ control: text(4096), port: text(256) });
+const adopt = message<Adopt, v1.Adopt.$Properties>({ control: socketPath, port: interfaceName });
 export const startVm = message<BodyByKind["startVm"], v1.StartVm.$Properties>({ spec: vmSpec, epoch: epochField, adopt: optional(adopt) });
 export const stopVm = message<BodyByKind["stopVm"], v1.StopVm.$Properties>({ vm, epoch: epochField, force: flag, patienceMs: duration, giveBack: flag });
 export const keepAlive = message<BodyByKind["keepAlive"], v1.KeepAlive.$Properties>({ at: instant });

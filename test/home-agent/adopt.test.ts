@@ -4,6 +4,7 @@ import { epoch, vmId } from "../../model/ids.js";
 import { decision } from "../../proto/channel.js";
 import type { Body } from "../../proto/messages.js";
 import { Bench, CARE_OF, configFile, temporary } from "./bench.js";
+import { CAPABILITIES } from "./scripted-agent.js";
 
 const vm = (adopt: Readonly<Record<string, unknown>>, hosts: readonly string[] = ["host-a", "host-b"]): Readonly<Record<string, unknown>> => ({
   vms: [{ name: "web1", homeAddresses: ["198.51.100.7"], mac: "52:54:00:00:00:07", keyFile: "web1.key", hosts, qemu: { memory: "128M", adopt } }],
@@ -70,6 +71,21 @@ await t.test("what cannot be adopted stays as it was; nor is a VM given back tha
   t.match(await bench.call("POST", "/v1/vms/web1/release", {}), { status: 409, body: { code: "stop-pending" } });
   stopped();
   t.equal((await stop).status, 200);
+});
+
+await t.test("a host whose agent would start a second guest, or stop this one, is not asked", async (t) => {
+  const bench = await Bench.open(t, { change: vm(ADOPT) });
+  const a = bench.agent("host-a");
+  await a.connect({ capabilities: { ...CAPABILITIES, adopts: false } });
+  t.match(await bench.call("POST", "/v1/vms/web1/adopt", { host: "host-a" }), { status: 409, body: { code: "unsupported", message: /cannot adopt guests/ } });
+  t.equal(a.count("startVm"), 0);
+  t.match(await bench.where(), { host: null, state: "expired" });
+  await a.connect();
+  t.match(await bench.call("POST", "/v1/vms/web1/adopt", { host: "host-a" }), { status: 200 });
+  await a.connect({ capabilities: { ...CAPABILITIES, adopts: false } });
+  t.match(await bench.call("POST", "/v1/vms/web1/release", {}), { status: 409, body: { code: "unsupported" } });
+  t.equal(a.count("stopVm"), 0);
+  t.match(await bench.where(), { host: "host-a", state: "bound" });
 });
 
 await t.test("a configuration that cannot be meant", (t) => {

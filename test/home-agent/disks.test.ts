@@ -3,7 +3,7 @@ import { readHomeAgentConfig } from "../../home-agent/config.js";
 import { decision } from "../../proto/channel.js";
 import type { DiskImage } from "../../proto/messages.js";
 import { Bench, CARE_OF, configFile, temporary, until } from "./bench.js";
-import { Move } from "./scripted-agent.js";
+import { CAPABILITIES, Move } from "./scripted-agent.js";
 
 const withDisks = (disks: readonly unknown[]): Readonly<Record<string, unknown>> => ({
   vms: [{ name: "web1", homeAddresses: ["198.51.100.7"], mac: "52:54:00:00:00:07", keyFile: "web1.key", hosts: ["host-a", "host-b"], qemu: { memory: "128M", disks } }],
@@ -40,6 +40,24 @@ await t.test("what a host refuses is said in its own words, and nothing has move
   t.match(await move(), { result: "failed", reason: "no-room", detail: "/d has room for 3 MB" });
   t.equal(a.count("migrate"), 0);
   t.equal(bench.entry()?.active, CARE_OF["host-a"]);
+});
+
+await t.test("a host whose agent knows no such disks is no source and no target of such a move, and starts no such guest", async (t) => {
+  const bench = await Bench.open(t, { change: withDisks([OWN]) });
+  const { a, b } = await bench.withVm();
+  const old = (agent: typeof a): Promise<unknown> => agent.connect({ capabilities: { ...CAPABILITIES, localDisks: false }, software: "careof/0.0.9" });
+  await old(b);
+  const refused = (host: string): unknown => ({ status: 409, body: { code: "unsupported", message: `the agent of ${host} (careof/0.0.9) knows no disks that move with their guest: update it` } });
+  t.match(await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b" }), refused("host-b"));
+  t.match(await bench.where(), { state: "bound", epoch: 1 }, "nothing was begun");
+  t.match((await bench.call("GET", "/v1/hosts")).body, [{ capabilities: { localDisks: true } }, { capabilities: { localDisks: false } }]);
+  await b.connect();
+  await old(a);
+  t.match(await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b" }), refused("host-a"));
+  t.equal(a.count("describeDisks") + b.count("prepare"), 0);
+  t.match(await bench.call("POST", "/v1/vms/web1/stop", { force: true }), { status: 200 });
+  t.match(await bench.call("POST", "/v1/vms/web1/start", { host: "host-a" }), refused("host-a"));
+  t.equal(a.count("startVm"), 1, "which was its first start");
 });
 
 t.test("disks in a configuration", (t) => {

@@ -6,7 +6,9 @@ import { CareofError } from "../../model/errors.js";
 import { epoch, hostId, migrationId, millis, NEVER_BOUND, vmId, type Epoch, type HostId, type MigrationId, type VmId } from "../../model/ids.js";
 import { ipInIp } from "../../model/locator.js";
 import { Channel, decision, type Answer } from "../../proto/channel.js";
-import type { Body, Kind, MigrationRecord, VmReport } from "../../proto/messages.js";
+import type { Body, Capabilities, Kind, MigrationRecord, VmReport } from "../../proto/messages.js";
+
+export const CAPABILITIES: Capabilities = { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", memoryBytes: 1 << 30, localDisks: true, adopts: true };
 
 export interface ScriptedAgentOptions {
   readonly name: string;
@@ -85,7 +87,7 @@ export class ScriptedAgent {
     const vms = [...this.runs].map(([vm, basedOn]): VmReport => ({ vm, state: "runs", basedOn, locator: null, unreachable: false, evidence: "resync" }));
     const answer = await this.ask({
       kind: "register", version: 1, host: this.name, instance: "test", restartCounter: 1, locators, software: "scripted", vms, migrations: this.records,
-      capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", memoryBytes: 1 << 30 },
+      capabilities: CAPABILITIES,
       ...change,
     }, "registered");
     this.#beat(channel, answer.keepAliveMs);

@@ -45,7 +45,8 @@ const reports: Arbitrary<VmReport> = record({
   unreachable: fc.boolean(),
 });
 const diskFormats = fc.constantFrom("raw" as const, "qcow2" as const);
-const images = fc.array(record({ path: text, format: diskFormats, virtualBytes: counts, allocatedBytes: counts }), { maxLength: 3 });
+const paths = fc.string({ maxLength: 100 }).map((name) => `/${name.replaceAll("\0", "")}`);
+const images = fc.array(record({ path: paths, format: diskFormats, virtualBytes: counts, allocatedBytes: counts }), { maxLength: 3 });
 const qemuSpecs: Arbitrary<QemuSpec> = record({
   memoryBytes: counts, cpus: fc.integer({ min: 1, max: 4096 }), kernel: text, initrd: text, append: text,
   disks: fc.array(text, { maxLength: 3 }), extraArgs: fc.array(text, { maxLength: 3 }),
@@ -75,7 +76,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
     version: uint32, host: hosts, instance: text, restartCounter: counts, locators: fc.array(locators, { maxLength: 3 }),
     capabilities: record({
       ownsTap: fc.boolean(), ownsStream: fc.boolean(), canLead: fc.boolean(), canHoldTarget: fc.boolean(), qemuVersion: text,
-      accelerator: fc.constantFrom("kvm", "tcg", "none"), dataPlane: text, memoryBytes: counts,
+      accelerator: fc.constantFrom("kvm", "tcg", "none"), dataPlane: text, memoryBytes: counts, localDisks: fc.boolean(), adopts: fc.boolean(),
     }),
     software: text, vms: fc.array(reports, { maxLength: 3 }), migrations: fc.array(records, { maxLength: 3 }),
   }),
@@ -105,7 +106,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
   announcement: record({ vm: vms, basedOn: epochs, locator: locators, what: fc.constantFrom("rarp", "gratuitous-arp", "packet", "port", "arrive"), at: stamps }),
   leaving: record({ vm: vms, basedOn: epochs, to: fc.option(hosts) }),
   drained: record({ vm: vms, token: uint32 }),
-  startVm: record({ spec: specs, epoch: epochs, adopt: fc.option(record({ control: fc.string({ maxLength: 100 }), port: fc.string({ maxLength: 15 }) })) }),
+  startVm: record({ spec: specs, epoch: epochs, adopt: fc.option(record({ control: paths, port: fc.stringMatching(/^[a-z][a-z0-9@-]{0,14}$/) })) }),
   stopVm: record({ vm: vms, epoch: epochs, force: fc.boolean(), patienceMs: durations, giveBack: fc.boolean() }),
   prepare: record({
     migration: migrations, spec: specs, epoch: epochs, source: hosts, sourceLocator: locators, secret: secrets, parameters, disks: images,

@@ -101,6 +101,15 @@ t.test("what is wrong is named", (t) => {
     ["registered.decision", { registered: { ...registered, decision: null } }],
     ["registered.bindings[0].state", { registered: { ...registered, bindings: [{ ...binding, state: "free" }] } }],
     ["relayedHeartbeat.envelope", { relayedHeartbeat: { envelope: new Uint8Array(513), address: new Uint8Array(4) } }],
+    ["startVm.adopt.control", { startVm: { spec, adopt: { control: "", port: "tap7" } } }],
+    ["startVm.adopt.control", { startVm: { spec, adopt: { control: "web1.qmp", port: "tap7" } } }],
+    ["startVm.adopt.control", { startVm: { spec, adopt: { control: "/run/web1\0.qmp", port: "tap7" } } }],
+    ["startVm.adopt.control", { startVm: { spec, adopt: { control: `/${"x".repeat(107)}`, port: "tap7" } } }],
+    ["startVm.adopt.port", { startVm: { spec, adopt: { control: "/run/web1.qmp", port: "" } } }],
+    ["startVm.adopt.port", { startVm: { spec, adopt: { control: "/run/web1.qmp", port: "../tap7" } } }],
+    ["startVm.adopt.port", { startVm: { spec, adopt: { control: "/run/web1.qmp", port: ".." } } }],
+    ["startVm.adopt.port", { startVm: { spec, adopt: { control: "/run/web1.qmp", port: "tap7-of-somebody" } } }],
+    ["disksDescribed.disks[0].path", { disksDescribed: { disks: [{ path: "web1.raw", format: "raw" }] } }],
     ["migrate.secret", { migrate: { migration: "web1@7", vm: "web1", target: "host-b", targetLocator: locator, secret: new Uint8Array(31) } }],
   ];
   for (const [field, frame] of cases) {
