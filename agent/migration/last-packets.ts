@@ -20,6 +20,7 @@ export class LastPacketsSent {
   readonly #token: number;
   readonly #send: (token: number) => void;
   #timer: Timer | null = null;
+  #closed = false;
 
   /** `send` must not throw. */
   constructor(clock: Clock, epoch: Epoch, send: (token: number) => void) {
@@ -33,12 +34,17 @@ export class LastPacketsSent {
     this.#again(MARKERS);
   }
 
+  /** The guest runs here again, or the agent ends: what would say that its packets are at an end would not be true any more. For good. */
   close(): void {
+    this.#closed = true;
     this.#timer?.cancel();
+    this.#timer = null;
   }
 
   #again(times: number): void {
     this.#timer?.cancel();
+    this.#timer = null;
+    if (this.#closed) return;
     this.#send(this.#token);
     if (times > 1) this.#timer = this.#clock.after("source-departure", PERIOD_MS, () => { this.#again(times - 1); });
   }
@@ -48,35 +54,40 @@ export class LastPacketsSent {
 export class LastPacketsAwaited {
   readonly #clock: Clock;
   readonly #token: number;
-  readonly #passed: Promise<void>;
-  #over: () => void = () => undefined;
+  readonly #over: Promise<"passed" | "closed">;
+  #settle: (how: "passed" | "closed") => void = () => undefined;
   #timer: Timer | null = null;
-  #closed = false;
+  #settled = false;
 
   constructor(clock: Clock, epoch: Epoch) {
     this.#clock = clock;
     this.#token = departureToken(epoch);
-    this.#passed = new Promise((resolve) => { this.#over = resolve; });
+    this.#over = new Promise((resolve) => { this.#settle = resolve; });
   }
 
   /** The home agent has let a marker pass. False: it is none of the source's. */
   seen(token: number): boolean {
     if (token !== this.#token) return false;
-    this.#timer?.cancel();
-    this.#over();
+    this.#end("passed");
     return true;
   }
 
-  /** Resolves when the guest may send, with how long that took in ms; never once this is closed before. */
-  async wait(): Promise<Millis> {
+  /** Resolves when the guest may send, with how long that took in ms; with `null` once this is closed before: then it is not to run by this. */
+  async wait(): Promise<Millis | null> {
     const since = this.#clock.monotonic();
-    if (!this.#closed) this.#timer ??= this.#clock.after("target-last-packets", LAST_PACKETS_LIMIT, this.#over);
-    await this.#passed;
-    return millis(this.#clock.monotonic() - since);
+    if (!this.#settled) this.#timer ??= this.#clock.after("target-last-packets", LAST_PACKETS_LIMIT, () => { this.#end("passed"); });
+    return (await this.#over) === "closed" ? null : millis(this.#clock.monotonic() - since);
   }
 
+  /** Nothing is waited for any more, and no timer is left. Idempotent. */
   close(): void {
-    this.#closed = true;
+    this.#end("closed");
+  }
+
+  #end(how: "passed" | "closed"): void {
+    this.#settled = true;
     this.#timer?.cancel();
+    this.#timer = null;
+    this.#settle(how);
   }
 }

@@ -163,7 +163,11 @@ export class SourceRun {
         log.debug({ migration, held, sinceMarkerMs: this.#state.markerAt === null ? null : this.#rim.clock.monotonic() - this.#state.markerAt }, "gate opened");
         return;
       }
-      case "cut": { this.#cutRelay("given up"); return; }
+      case "cut": {
+        this.#lastPackets.close();
+        this.#cutRelay("given up");
+        return;
+      }
       case "watch-marker": { this.#oldPath.watch(effect.token, this.#state.plan.holdMaxMs, (at) => { this.#later({ kind: "marker", at }); }); return; }
       case "forward": { this.#rim.forward(); return; }
       case "deliver": { this.#rim.deliver(); return; }

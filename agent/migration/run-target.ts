@@ -179,6 +179,7 @@ export class TargetRun {
       case "report-running": { this.#reportRunning(); return; }
       case "report-ended": {
         const { plan, reason, detail } = this.#state;
+        this.#lastPackets?.close();
         this.#rim.report({ kind: "targetEnded", migration: plan.migration, result: effect.result, reason, detail });
         return;
       }
@@ -200,6 +201,7 @@ export class TargetRun {
 
   /** What is being prepared is waited for, so that nothing of it appears after the end. */
   #destroy(): void {
+    this.#lastPackets?.close();
     this.#command("destroy-guest", async () => {
       await this.#preparing;
       this.#cutRelay("the move is over");
@@ -211,8 +213,10 @@ export class TargetRun {
 
   #continue(): void {
     this.#command("continue-guest", async () => {
-      const waitedMs = await this.#lastPackets?.wait();
-      if (waitedMs !== undefined) this.#rim.log.debug({ migration: this.#state.plan.migration, waitedMs }, "stood for its own last packets");
+      const waitedMs = this.#lastPackets === null ? millis(0) : await this.#lastPackets.wait();
+      // Given up or closed meanwhile: what comes next is none of this guest's.
+      if (waitedMs === null || this.#closed) return;
+      if (this.#lastPackets !== null) this.#rim.log.debug({ migration: this.#state.plan.migration, waitedMs }, "stood for its own last packets");
       await this.#guest?.resume();
     });
     this.#look();
