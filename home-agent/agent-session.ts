@@ -161,8 +161,15 @@ export class AgentSession implements HostSession {
         break;
       }
       case "progress": {
+        const { vm } = parseMigrationId(body.migration);
+        const moving = this.#context.cache.state(vm)?.migration ?? null;
+        // What is copied pushes the limits of a move: only its source has a say in that.
+        if (moving?.id !== body.migration || moving.from !== this.host) {
+          answer(decision(moving?.id === body.migration ? "not-permitted" : "not-moving", `${this.host} copies nothing by ${body.migration}`));
+          break;
+        }
         const view = this.#context.book.progress(body);
-        if (body.phase === "disks") this.#decide(this.#context.cache.dispatch(parseMigrationId(body.migration).vm, { type: "disks-copied", migration: body.migration }), answer);
+        if (body.phase === "disks") this.#decide(this.#context.cache.dispatch(vm, { type: "disks-copied", migration: body.migration }), answer);
         if (view !== null) this.#context.events.publish({ event: "migration", data: view });
         break;
       }

@@ -8,6 +8,7 @@ import type { BindingCache, Decided } from "./bindings/binding-cache.js";
 import type { VmConfig } from "./config.js";
 import type { Drains } from "./drains/drains.js";
 import type { EventBus } from "./events.js";
+import type { Migration } from "./handover/migration.js";
 import type { MovePlan, MoveWishes } from "./handover/move-plan.js";
 import type { Hosts } from "./hosts.js";
 import type { MigrationBook } from "./migrations.js";
@@ -98,8 +99,17 @@ export class OperatorDesk implements Operations {
     const view = this.migration(id);
     if (view.result !== null) return view;
     const { id: migration, vm } = parseMigrationId(id);
-    const plan = this.#options.cache.state(vm)?.migration?.plan ?? null;
-    await this.#options.waiters.finished(migration, this.#options.limits().migration(plan));
+    const { cache, waiters, limits } = this.#options;
+    const moving = (): Migration | null => cache.state(vm)?.migration ?? null;
+    let seen = moving()?.phaseAt ?? null;
+    // The copy of disks has no limit but that it goes on: each word of it sets the phase's time anew.
+    const goesOn = (): boolean => {
+      const now = moving();
+      if (now?.id !== migration || now.phaseAt === seen) return false;
+      seen = now.phaseAt;
+      return true;
+    };
+    await waiters.finished(migration, limits().migration(moving()?.plan ?? null), goesOn);
     return this.migration(id);
   }
 

@@ -43,12 +43,14 @@ export class Waiters {
     tell(this.#ends, `${what} ${vm}`, ended);
   }
 
-  /** @throws CareofError `timed-out`, `too-many` */
-  async finished(migration: MigrationId, limit: Millis): Promise<MigrationResult> {
+  /** `goesOn`: asked when `limit` is over, whether it is to be waited for as long again (disks take as long as they take). @throws CareofError `timed-out`, `too-many` */
+  async finished(migration: MigrationId, limit: Millis, goesOn: () => boolean = () => false): Promise<MigrationResult> {
     if ((this.#results.get(migration)?.size ?? 0) >= MAX_WAITING) throw new CareofError("too-many", `${String(MAX_WAITING)} wait for the end of ${migration}`, { retryable: true });
-    const result = await this.#wait(this.#results, migration, limit).end;
-    if (result === "timed-out") throw new CareofError("timed-out", `${migration} did not end within ${String(limit)} ms`, { retryable: true });
-    return result;
+    for (;;) {
+      const result = await this.#wait(this.#results, migration, limit).end;
+      if (result !== "timed-out") return result;
+      if (!goesOn()) throw new CareofError("timed-out", `${migration} did not end within ${String(limit)} ms`, { retryable: true });
+    }
   }
 
   finish(result: MigrationResult): void {

@@ -1,5 +1,6 @@
 import t from "tap";
 import { readHomeAgentConfig } from "../../home-agent/config.js";
+import { epoch, migrationId, vmId } from "../../model/ids.js";
 import { decision } from "../../proto/channel.js";
 import type { DiskImage } from "../../proto/messages.js";
 import { Bench, CARE_OF, configFile, temporary, until } from "./bench.js";
@@ -25,6 +26,10 @@ await t.test("what moves with a guest is asked of its host, and told to the othe
   a.tell({ kind: "progress", migration, phase: "disks", ...FIGURES, diskCopied: 5, diskTotal: 10, diskBytesPerSecond: 2 });
   const shown = async (): Promise<unknown> => (await bench.call("GET", `/v1/migrations/${encodeURIComponent(migration)}`)).body["progress"];
   await until("it shows", async () => (await shown()) !== null);
+  const copied = { kind: "progress", migration, phase: "disks", ...FIGURES, diskCopied: 9, diskTotal: 10, diskBytesPerSecond: 2 } as const;
+  t.match(await b.ask(copied, "decision"), { reason: "not-permitted" }, "its source alone says what is copied");
+  t.match(await b.ask({ ...copied, migration: migrationId(vmId("web1"), epoch(9)) }, "decision"), { reason: "not-moving" });
+  t.match(await a.ask({ ...copied, diskCopied: 5 }, "decision"), { reason: "accepted" });
   t.match(await shown(), { total: 0, diskCopied: 5, diskTotal: 10, diskBytesPerSecond: 2 });
 });
 
