@@ -18,7 +18,7 @@ export function viewVm(state: VmState, vm: VmConfig, hosts: Hosts): VmView {
     since: binding.since === 0 ? null : iso(binding.since),
     lastHeartbeat: binding.lastHeartbeat === null ? null : iso(binding.lastHeartbeat),
     evidence: binding.evidence,
-    reachable: !hosts.unreachable(vm.name, binding.owner),
+    ...(hosts.unreachable(vm.name, binding.owner) ? { reachable: false } : {}),
   };
 }
 

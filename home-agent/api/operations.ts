@@ -17,8 +17,8 @@ export const vmView = z.object({
   since: time.nullable(),
   lastHeartbeat: time.nullable(),
   evidence: z.string(),
-  /** False: its host cannot ask it (somebody else's QEMU, whose monitor does not answer), and it cannot be moved. */
-  reachable: z.boolean(),
+  /** `false`: its host cannot ask it (somebody else's QEMU, whose monitor does not answer), and it cannot be moved. Else not there. */
+  reachable: z.boolean().optional(),
 });
 export type VmView = z.infer<typeof vmView>;
 

@@ -12,7 +12,7 @@ import { createLogger } from "../../model/log.js";
 
 const web1: VmView = {
   vm: "web1", homeAddresses: ["198.51.100.7"], host: "host-a", careOf: "10.1.0.2", state: "bound", epoch: 3,
-  since: "2026-01-01T00:00:00.000Z", lastHeartbeat: null, evidence: "heartbeat", reachable: true,
+  since: "2026-01-01T00:00:00.000Z", lastHeartbeat: null, evidence: "heartbeat",
 };
 const hostA: HostView = { name: "host-a", careOf: ["10.1.0.2"], state: "gone", since: null, draining: false, capabilities: null, software: null, vms: ["web1"] };
 const move: MigrationView = {
