@@ -153,7 +153,6 @@ class Relay implements TargetRelay {
     if (hello.channel === "main") {
       if (this.#connection !== null) throw new CareofError("relay-failed", "a second main stream came");
       this.#connection = connection;
-      this.#connectHypervisor(connection);
       this.#greeted();
       welcome();
       return {
@@ -191,7 +190,8 @@ class Relay implements TargetRelay {
       case "hello":
         throw new CareofError("malformed-relay", "a second hello");
       case "data":
-        if (this.#writer?.write(frame.data) === false) this.#connection?.pause();
+        this.#writer ??= this.#connectHypervisor();
+        if (!this.#writer.write(frame.data)) this.#connection?.pause();
         return;
       case "close":
         this.#hypervisor?.end();
@@ -214,16 +214,17 @@ class Relay implements TargetRelay {
     }
   }
 
-  #connectHypervisor(connection: RelayConnection): void {
+  /** Not before there is something to read: with multifd QEMU waits for a connection's first bytes and does nothing else meanwhile, so that it could not serve the disks that come first. */
+  #connectHypervisor(): RelayWriter {
     const hypervisor = connect({ path: this.#options.socket, allowHalfOpen: true });
     this.#hypervisor = hypervisor;
-    this.#writer = new RelayWriter(hypervisor, RELAY_LIMITS.highWaterBytes);
     hypervisor.on("data", (chunk: Buffer) => {
-      if (!connection.send({ type: "data", data: chunk })) hypervisor.pause();
+      if (this.#connection?.send({ type: "data", data: chunk }) === false) hypervisor.pause();
     });
-    hypervisor.on("drain", () => { connection.resume(); });
-    hypervisor.on("end", () => { connection.send({ type: "close", reason: "relay-failed", detail: "stream ended" }); });
-    hypervisor.on("error", (cause) => { connection.send({ type: "close", reason: "relay-failed", detail: cause.message }); });
+    hypervisor.on("drain", () => { this.#connection?.resume(); });
+    hypervisor.on("end", () => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: "stream ended" }); });
+    hypervisor.on("error", (cause) => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: cause.message }); });
+    return new RelayWriter(hypervisor, RELAY_LIMITS.highWaterBytes);
   }
 
   #ended(cause: CareofError | null): void {

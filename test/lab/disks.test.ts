@@ -140,7 +140,7 @@ for (const [index, [from, to]] of ([["host-a", "host-b"], ["host-b", "host-a"]] 
   await t.test(`it moves to ${to} with its disks, writing all the time`, async (t) => {
     const epoch = (await lab.where()).epoch;
     const before = journal(at(from, RAW));
-    const moved = await lab.careof(["migrate", PLAN.guest.name, to, "--output", "json", ...(index === 0 ? SLOW : [])], 180_000);
+    const moved = await lab.careof(["migrate", PLAN.guest.name, to, "--output", "json", ...(index === 0 ? SLOW : ["--channels", "2"])], 180_000);
     t.comment(moved.stdout.trim());
     t.equal(moved.code, 0, moved.stderr);
     if (index === 0) t.match(moved.stderr, / disks? [0-9]+% .* left .*\/s /, "progress with rate and time left");
