@@ -5,15 +5,16 @@ import { benchMigrate } from "./migrate/main.js";
 import { benchRepoint } from "./repoint/main.js";
 
 const USAGE = `usage: npm run bench -- handover --json FILE [--quick] [--only CASE[,CASE…]]
-       npm run bench -- migrate --json FILE [--quick]
+       npm run bench -- migrate --json FILE [--quick] [--only CASE[,CASE…]]
        npm run bench -- dataplane --json FILE [--quick] [--only ipip]
        npm run bench -- repoint --json FILE [--quick]
 
   handover    moves a guest again and again under numbered traffic and counts what is lost, and how long nothing was heard, beside
               the same migration without any change of network, and moves that somebody else makes; 50 moves a case (external: 100), with
               --quick 5. Cases: udp-1k udp-10k long-pause delay-20ms asymmetric external
-  migrate     moves an idle guest and one that writes to its memory as fast as it can, over 1 and 2 channels, in turns with a bare QEMU that does
-              the same without careof: total time, pause and bytes; 20 moves a case, with --quick 5
+  migrate     moves an idle guest, one that writes to its memory as fast as it can and one with a disk of its own, over 1 and 2 channels, in turns with a bare
+              QEMU that does the same without careof over the same links, plain and with its own TLS: total time, pause and bytes, and where the time
+              goes; 10 moves a case, with --quick 3; --only CASE[,CASE…]: idle busy disk
   dataplane   our tunnels beside plain forwarding, VXLAN and wireguard-go: TCP and 64-byte packets both ways, 15 rounds of each in turn,
               with --quick 8; without --quick also the ipip data plane beside the bare kernel device, in user-mode-linux
               (--only ipip: that alone)

@@ -293,7 +293,11 @@ export class SourceRun {
     switch (event.kind) {
       case "stopped": this.#later({ kind: "stopped", at: event.at }); return;
       case "resumed": this.#later({ kind: "resumed" }); return;
-      case "stream": this.#later({ kind: "stream", status: event.status }); return;
+      case "stream": {
+        this.#rim.log.debug({ migration: this.#state.plan.migration, stream: event.status }, "stream");
+        this.#later({ kind: "stream", status: event.status });
+        return;
+      }
       case "disks": this.#later(event.status === "ready" ? { kind: "disks", what: "ready" } : { kind: "disks-failed", detail: event.detail }); return;
       // What it is asked next fails, or does not.
       case "monitor": return;

@@ -1,24 +1,39 @@
 import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { Lab, moveSchema } from "../../deploy/lab/lab.js";
-import { PLAN, type HostName } from "../../deploy/lab/plan.js";
+import { OWN_DISKS } from "../../deploy/lab/files.js";
+import { HOSTS, PLAN, type HostName } from "../../deploy/lab/plan.js";
 import { CareofError } from "../../model/errors.js";
 import type { Load, Measured } from "./cases.js";
+import { makeDisk } from "./disk.js";
+import { PhaseReader } from "./phases.js";
+
+const DISK = "web1.raw";
 
 /** careof in the lab, with a guest that is moved to and fro. */
 export class Ours {
-  readonly #lab: Lab;
+  readonly lab: Lab;
+  /** Of the guest, before it has started; `null` without one. */
+  readonly disk: string | null;
+  readonly #phases: PhaseReader;
   #at: HostName = "host-a";
 
-  private constructor(lab: Lab) {
-    this.#lab = lab;
+  private constructor(lab: Lab, disk: string | null) {
+    this.lab = lab;
+    this.disk = disk;
+    this.#phases = new PhaseReader(lab.files.logs);
   }
 
-  static async open({ dirtyMb }: Load): Promise<Ours> {
-    const lab = await Lab.start({ dirtyMb });
+  static async open({ dirtyMb, disk }: Load): Promise<Ours> {
+    const lab = await Lab.make({ dirtyMb, ...(disk ? { disks: [{ path: join(OWN_DISKS, DISK), shared: false, format: "raw" }], idleDisks: true } : {}) });
     try {
+      const image = disk ? join(lab.disksOf("host-a"), DISK) : null;
+      if (image !== null) makeDisk(image);
+      for (const part of ["home-agent", ...HOSTS] as const) lab.startPart(part);
+      await lab.connected(HOSTS, 20_000);
       await lab.startGuest("host-a");
       await lab.until("a heartbeat from inside the guest", 30_000, async () => (await lab.where()).lastHeartbeat !== null);
-      return new Ours(lab);
+      return new Ours(lab, image);
     } catch (thrown) {
       await lab.close();
       throw thrown;
@@ -28,11 +43,13 @@ export class Ours {
   /** As an operator does it. @throws CareofError `careof-failed` unless it completed */
   async migrate({ downtimeLimitMs }: Load, channels: number): Promise<Measured> {
     const to: HostName = this.#at === "host-a" ? "host-b" : "host-a";
-    const ran = await this.#lab.careof(["migrate", PLAN.guest.name, to, "--output", "json", "--channels", String(channels), "--downtime-limit", String(downtimeLimitMs), "--timeout", "60"], 120_000);
+    const begun = Date.now();
+    const ran = await this.lab.careof(["migrate", PLAN.guest.name, to, "--output", "json", "--channels", String(channels), "--downtime-limit", String(downtimeLimitMs), "--timeout", "60"], 120_000);
+    const ended = Date.now();
     if (ran.code !== 0) throw new CareofError("careof-failed", `careof migrate ended with ${String(ran.code)}: ${ran.stdout.trim()} ${ran.stderr.trim().split("\n").at(-1) ?? ""}`);
     this.#at = to;
     const { totalMs, pauseMs, bytes } = moveSchema.parse(JSON.parse(ran.stdout));
-    return { totalMs, pauseMs, bytes };
+    return { totalMs, pauseMs, bytes, phases: this.#phases.of(begun, ended) };
   }
 
   /** Takes the guest's processor away, so that it does not disturb the other side's turn. Its binding outlives that. */
@@ -46,15 +63,15 @@ export class Ours {
 
   async close(): Promise<void> {
     this.thaw();
-    const left = await this.#lab.close();
+    const left = await this.lab.close();
     if (left.length > 0) process.stderr.write(`left over: ${left.join(", ")}\n`);
   }
 
-  /** By their command lines, which name the lab's directory. */
+  /** By their command lines, which name their agent's directory. */
   #qemus(): number[] {
     return readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name)).map(Number).filter((pid) => {
       const line = commandLine(pid);
-      return line.includes("qemu-system") && line.includes(this.#lab.directory);
+      return line.includes("qemu-system") && HOSTS.some((host) => line.includes(`${join(this.lab.directory, host)}/`));
     });
   }
 }

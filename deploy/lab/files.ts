@@ -34,8 +34,10 @@ export interface FilesOptions {
   readonly fleet?: readonly FleetGuest[];
   /** The guest writes to so many MB of its memory all the time. */
   readonly dirtyMb?: number;
-  /** The guest's disks, as in a configuration; it writes to the first two. */
+  /** The guest's disks, as in a configuration; it writes to the first two, */
   readonly disks?: readonly object[];
+  /** unless it leaves them alone. */
+  readonly idleDisks?: boolean;
 }
 
 /** Both hosts have one file system here. This directory has one name on both, and is another one on each: the working directory of the host's agent. */
@@ -79,7 +81,7 @@ export function writeFiles(options: FilesOptions): LabFiles {
     driver: "qemu",
     qemu: {
       memory, cpus: 1, kernel: options.image.kernel, initrd: options.image.initrd, disks: [...disks],
-      append: [...kernelCommandLine(name, address, name === PLAN.guest.name ? key : "", options.dirtyMb ?? 0), ...(name === PLAN.guest.name && disks.length > 0 ? ["careof.disks=/dev/vda,/dev/vdb"] : [])].join(" "),
+      append: [...kernelCommandLine(name, address, name === PLAN.guest.name ? key : "", options.dirtyMb ?? 0), ...(name === PLAN.guest.name && disks.length > 0 && options.idleDisks !== true ? ["careof.disks=/dev/vda,/dev/vdb"] : [])].join(" "),
     },
   });
   const homeAgent = at("home-agent.yaml");

@@ -71,6 +71,8 @@ export interface LabOptions {
   readonly dirtyMb?: number;
   /** Disks of the guest's own, which it writes to: see `OWN_DISKS`. Whoever makes the lab makes them. */
   readonly disks?: readonly object[];
+  /** It does not write to them. */
+  readonly idleDisks?: boolean;
 }
 
 /**
