@@ -21,7 +21,7 @@ export interface RelayLimits {
   readonly maxChannels: number;
 }
 
-export const RELAY_LIMITS: RelayLimits = { connectMs: millis(10_000), maxHeldBytes: 1 << 20, highWaterBytes: 1 << 20, maxChannels: 64 };
+export const RELAY_LIMITS: RelayLimits = { connectMs: millis(10_000), maxHeldBytes: 1 << 20, highWaterBytes: 4 << 20, maxChannels: 64 };
 
 /**
  * The source's half: hypervisor's unix sockets ⇄ authenticated, encrypted TCP. Contract:
