@@ -14,7 +14,7 @@ const USAGE = `usage: npm run bench -- handover --json FILE [--quick] [--only CA
               --quick 5. Cases: udp-1k udp-10k long-pause delay-20ms asymmetric external
   migrate     moves an idle guest, one that writes to its memory as fast as it can and one with a disk of its own, over 1 and 2 channels, in turns with a bare
               QEMU that does the same without careof over the same links, plain and with its own TLS: total time, pause and bytes, and where the time
-              goes; 10 moves a case, with --quick 3; --only CASE[,CASE…]: idle busy disk
+              goes; 6 moves a case, with --quick 3; --only CASE[,CASE…]: idle busy disk
   dataplane   our tunnels beside plain forwarding, VXLAN and wireguard-go: TCP and 64-byte packets both ways, 15 rounds of each in turn,
               with --quick 8; without --quick also the ipip data plane beside the bare kernel device, in user-mode-linux
               (--only ipip: that alone)

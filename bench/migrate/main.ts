@@ -9,7 +9,7 @@ import { caseResult, CHANNELS, LOADS, type CaseResult, type Load, type Measured 
 import { Ours } from "./ours.js";
 import { caseTable } from "./table.js";
 
-const MOVES = 10;
+const MOVES = 6;
 const QUICK_MOVES = 3;
 /** Rounds that are not counted: the agents' code is compiled in their first moves, as it is in agents that have run for a while. */
 const WARM_UP = 1;
