@@ -4,6 +4,7 @@ import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
+import { RelayListener } from "../../agent/migration/relay-listener.js";
 import { openSourceRelay } from "../../agent/migration/relay-source.js";
 import { openTargetRelay } from "../../agent/migration/relay-target.js";
 import { SystemClock } from "../../model/clock.js";
@@ -23,9 +24,10 @@ void t.test("the target's hypervisor is connected when there is something for it
     connection.on("error", () => connection.destroy());
   });
   await new Promise<void>((resolve) => { hypervisor.listen(socket, resolve); });
-  const common = { migration: migrationId(vmId("web1"), epoch(7)), secret: randomBytes(32), address: "127.0.0.1", clock };
-  const target = await openTargetRelay({ ...common, port: 0, socket });
-  const source = await openSourceRelay({ ...common, port: target.port, socket: join(directory, "outgoing"), diskSocket: join(directory, "disks") });
+  const common = { migration: migrationId(vmId("web1"), epoch(7)), secret: randomBytes(32), clock };
+  const listener = new RelayListener({ address: "127.0.0.1", port: 0, onIntruder: (detail) => { test.fail(detail); } });
+  const target = await openTargetRelay({ ...common, listener, socket });
+  const source = await openSourceRelay({ ...common, address: "127.0.0.1", port: target.port, socket: join(directory, "outgoing"), diskSocket: join(directory, "disks") });
   test.teardown(() => {
     for (const relay of [source, target]) relay.cut(new CareofError("shutting-down", "the test is over"));
     hypervisor.close();

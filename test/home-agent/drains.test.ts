@@ -114,7 +114,7 @@ await t.test("what fits nowhere is left with the reason, and moves when it is be
   t.match(await bench.where("web4"), { state: "bound", host: "host-a" });
   await bench.agents[2]?.disconnect();
   await until("host-c is gone", async () => ((await bench.call("GET", "/v1/hosts")).body as unknown as readonly { readonly state: string }[])[2]?.state === "gone");
-  await set.agents["host-c"].connect({ capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", localDisks: true, adopts: true, memoryBytes: 4 * GIB, localDisks: true, adopts: true } });
+  await set.agents["host-c"].connect({ capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", localDisks: true, adopts: true, memoryBytes: 4 * GIB } });
   t.match(await bench.call("POST", "/v1/hosts/host-a/drain", { to: ["host-c"] }), { status: 202, body: { limit: 1, total: 1 } }, "what is not said stays");
   t.match(await state(bench, "completed"), { vms: [{ vm: "web4", state: "moved", to: "host-c" }] });
 });
