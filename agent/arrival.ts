@@ -56,7 +56,8 @@ export class Arrival {
     this.#run = new TargetRun(first, {
       clock, log, hold,
       prepare: async (owned) => { if (body !== null) await this.#ready(body, canLead, owned); },
-      record: (state) => { this.#write({ state }); },
+      record: (state, fetching) => { this.#write({ state, fetching }); },
+      recordArrived: () => { this.#write({ fetching: false }); },
       stamps: () => network.stamps(vm),
       overflowed: () => network.overflowed(vm) - this.#overflowedBefore,
       sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
@@ -83,7 +84,7 @@ export class Arrival {
   static begin(context: ArrivalContext, body: Body<"prepare">, canLead: boolean, settled: () => void): Arrival {
     const file: MigrationFile = {
       migration: body.migration, side: "target", state: "prepared", epoch: body.epoch, peer: body.source, peerLocator: body.sourceLocator, spec: body.spec,
-      identity: null, stopAt: null, markerAt: null, bytes: 0, madeDisks: [], movedDisks: [],
+      identity: null, stopAt: null, markerAt: null, bytes: 0, madeDisks: [], movedDisks: [], fetching: false,
     };
     context.records.write(body.spec.vm, file);
     return new Arrival(context, file, beginTarget({ migration: body.migration, vm: body.spec.vm, epoch: body.epoch }), null, body, canLead, settled);
@@ -91,7 +92,7 @@ export class Arrival {
 
   static recover(context: ArrivalContext, file: MigrationFile, guest: Guest | null, settled: () => void): Arrival {
     const state = file.state === "continued" || file.state === "never-ran" ? file.state : "prepared";
-    return new Arrival(context, file, recoverTarget({ migration: file.migration, vm: file.spec.vm, epoch: file.epoch }, state), guest, null, false, settled);
+    return new Arrival(context, file, recoverTarget({ migration: file.migration, vm: file.spec.vm, epoch: file.epoch }, state, file.fetching), guest, null, false, settled);
   }
 
   get file(): MigrationFile {
@@ -100,7 +101,7 @@ export class Arrival {
 
   get reported(): VmReport["state"] {
     switch (this.#run.state.phase) {
-      case "running": return "runs";
+      case "fetching": case "breaking": case "running": return "runs";
       case "burying": case "buried": case "died": return "absent";
       default: return "incoming";
     }
@@ -166,8 +167,8 @@ export class Arrival {
     const socket = this.#socket;
     const diskSocket = this.#diskSocket;
     if (body.disks.length > 0) await guest.disks.exportTo(diskSocket);
-    const { lead, downtimeLimitMs, channels } = body.parameters;
-    await guest.receive({ socket, lead: lead && canLead, maxBandwidth: 0, downtimeLimitMs, autoConverge: false, channels });
+    const { lead, downtimeLimitMs, channels, postcopy } = body.parameters;
+    await guest.receive({ socket, lead: lead && canLead, maxBandwidth: 0, downtimeLimitMs, autoConverge: false, channels, postcopy });
     network.prime(vm);
     const relay = await openTargetRelay({
       migration: body.migration, secret: body.secret, listener: relays, socket, ...(body.disks.length > 0 ? { diskSocket } : {}), clock,
@@ -195,7 +196,7 @@ export class Arrival {
     }
   }
 
-  #write(change: { readonly state?: "continued" | "never-ran"; readonly identity?: GuestIdentity; readonly madeDisks?: readonly string[] }): void {
+  #write(change: { readonly state?: "continued" | "never-ran"; readonly identity?: GuestIdentity; readonly fetching?: boolean; readonly madeDisks?: readonly string[] }): void {
     const next = { ...this.#file, ...change };
     this.#context.records.write(this.#file.spec.vm, next);
     this.#file = next;

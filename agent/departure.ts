@@ -91,9 +91,9 @@ export class Departure {
   }
 
   static begin(context: MigrationContext, file: MigrationFile, guest: Guest, body: Body<"migrate">, lead: boolean, settled: () => void): Departure {
-    const { holdMaxMs, timeoutMs, downtimeLimitMs, onTimeout, forceMs } = body.parameters;
+    const { holdMaxMs, timeoutMs, downtimeLimitMs, onTimeout, forceMs, postcopy } = body.parameters;
     const disks = localDisks(file.spec.qemu).length > 0;
-    const first = beginSource({ migration: body.migration, vm: body.vm, epoch: body.epoch, lead, holdMaxMs, timeoutMs, downtimeLimitMs, onTimeout, forceMs, disks });
+    const first = beginSource({ migration: body.migration, vm: body.vm, epoch: body.epoch, lead, holdMaxMs, timeoutMs, downtimeLimitMs, onTimeout, forceMs, disks, postcopy });
     return new Departure(context, file, first, guest, body, settled);
   }
 
@@ -101,7 +101,7 @@ export class Departure {
     const never = millis(0);
     const plan: SourcePlan = {
       migration: file.migration, vm: file.spec.vm, epoch: file.epoch, lead: false, holdMaxMs: never, timeoutMs: never, downtimeLimitMs: never, onTimeout: "abort", forceMs: never,
-      disks: localDisks(file.spec.qemu).length > 0,
+      disks: localDisks(file.spec.qemu).length > 0, postcopy: false,
     };
     const state = file.state === "released" || file.state === "resumed" ? file.state : "active";
     // The relay's, that died with the agent's earlier life.
@@ -121,7 +121,7 @@ export class Departure {
   /** How the guest looks from outside. */
   get reported(): VmReport["state"] {
     switch (this.#run.state.phase) {
-      case "releasing": case "released": case "reclaiming": return "released";
+      case "releasing": case "serving": case "released": case "reclaiming": return "released";
       case "stopped": return "paused";
       case "revoked": case "gone": return "absent";
       default: return "runs";
@@ -244,8 +244,8 @@ export class Departure {
 
 /** `null`: after a restart, when nothing is sent any more. */
 function streamOptions(wishes: MigrationParameters | null, lead: boolean): Omit<StreamOptions, "socket"> {
-  const { maxBandwidth = 0, downtimeLimitMs = millis(0), autoConverge = false, channels = 1 } = wishes ?? {};
-  return { lead, maxBandwidth, downtimeLimitMs, autoConverge, channels };
+  const { maxBandwidth = 0, downtimeLimitMs = millis(0), autoConverge = false, channels = 1, postcopy = false } = wishes ?? {};
+  return { lead, maxBandwidth, downtimeLimitMs, autoConverge, channels, postcopy };
 }
 
 function relaySockets(runDir: string, vm: VmId): { readonly socket: string; readonly diskSocket: string } {
@@ -257,6 +257,6 @@ export function departureFile(body: Body<"migrate">, spec: MigrationFile["spec"]
   const unknown: Millis | null = null;
   return {
     migration: body.migration, side: "source", state: "active", epoch: body.epoch, peer: body.target, peerLocator: body.targetLocator, spec, identity: guest.identity,
-    stopAt: unknown, markerAt: unknown, bytes: 0, madeDisks: [], movedDisks,
+    stopAt: unknown, markerAt: unknown, bytes: 0, madeDisks: [], movedDisks, fetching: false,
   };
 }

@@ -59,7 +59,7 @@ export class Migrations {
       let guest: Guest | null = guests.get(vm)?.guest ?? null;
       // There is one control connection per guest: whom the VM's own record has adopted already is not asked again.
       if (guest === null && file.side === "target" && file.identity !== null && file.state !== "never-ran") {
-        guest = await guests.adopt(vm, file.identity);
+        guest = await this.#adopt(vm, file.identity, file.fetching);
         if (guest !== null) {
           this.#adopted.push(guest.identity);
           network.expect(file.spec);
@@ -74,6 +74,17 @@ export class Migrations {
       });
     }
     return () => { for (const one of begin) one(); };
+  }
+
+  /** A guest that waits for memory which died with this agent's relay may hold its whole hypervisor up: what does not answer then is of no use any more, and goes with what nobody speaks for. */
+  async #adopt(vm: VmId, identity: GuestIdentity, fetching: boolean): Promise<Guest | null> {
+    try {
+      return await this.#options.guests.adopt(vm, identity);
+    } catch (thrown) {
+      if (!fetching) throw thrown;
+      this.#options.log.error({ vm, pid: identity.pid, reason: "postcopy-broken", err: thrown }, "a guest whose memory was still at its source does not answer: it is ended");
+      return null;
+    }
   }
 
   /** @throws CareofError with the reason of the refusal; nothing has changed then */

@@ -73,6 +73,8 @@ export interface MigrationFile {
   readonly madeDisks: readonly string[];
   /** The files that the source's guest has open as its own disks, and that go when it has gone. */
   readonly movedDisks: readonly DiskFile[];
+  /** It was continued while memory of it was still at the source. */
+  readonly fetching: boolean;
 }
 
 /** A file of this host's, and not another one that has its name later. */
@@ -94,4 +96,5 @@ export const migrationFile: z.ZodType<MigrationFile> = z.strictObject({
   bytes: z.number(),
   madeDisks: z.array(z.string()).default([]),
   movedDisks: z.array(z.strictObject({ path: z.string(), dev: z.string(), ino: z.string() })).default([]),
+  fetching: z.boolean().default(false),
 });

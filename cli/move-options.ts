@@ -24,7 +24,8 @@ export function withMoveOptions(command: Command): Command {
     .option("--channels <n>", "copy over so many connections side by side, 1 to 16", channels)
     .option("--timeout <seconds>", "longest time for the copy", seconds)
     .addOption(new Option("--on-timeout <policy>", "abort: the guest stays; force: it is stopped, the rest is copied, and it moves").choices(["abort", "force"]))
-    .addOption(new Option("--postcopy", "not there: refused").hideHelp());
+    .option("--postcopy", "a copy that does not converge ends by postcopy: the guest goes on at the target before all its memory is there, and is lost with either host meanwhile")
+    .option("--no-postcopy", "do not, whatever is configured");
 }
 
 /** In the API's words. */
@@ -36,7 +37,7 @@ export function moveWishes({ bandwidth, downtimeLimit, autoConverge, channels: s
     ...(streams === undefined ? {} : { channels: streams }),
     ...(timeout === undefined ? {} : { timeoutMs: timeout }),
     ...(onTimeout === undefined ? {} : { onTimeout }),
-    ...(postcopy === true ? { postcopy } : {}),
+    ...(postcopy === undefined ? {} : { postcopy }),
   };
 }
 

@@ -105,6 +105,7 @@ export const homeAgentSchema = z.strictObject({
     forceMs: duration(60_000),
     autoConverge: z.boolean().default(false),
     channels: z.number().int().min(1).max(MAX_CHANNELS).default(1),
+    postcopy: z.boolean().default(false),
     prepareMs: duration(20_000),
     targetGoneMs: duration(3000),
     sourceGoneMs: duration(10_000),
@@ -165,6 +166,8 @@ export interface HandoverConfig {
   readonly autoConverge: boolean;
   /** Streams of memory side by side. */
   readonly channels: number;
+  /** A copy that does not converge ends by postcopy: the guest goes on at the target while memory of it is still at the source, and is lost with either host or the link between them meanwhile. */
+  readonly postcopy: boolean;
   readonly prepareMs: Millis;
   /** A target whose connection is gone for so long loses the migration. */
   readonly targetGoneMs: Millis;

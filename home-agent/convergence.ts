@@ -24,6 +24,7 @@ export function whyItDoesNotConverge(copied: Copied, plan: MovePlan): string | n
     ...(plan.autoConverge ? [] : ["--auto-converge slows the guest down"]),
     ...(plan.maxBandwidth > 0 ? [`a greater --bandwidth than ${rate(plan.maxBandwidth)} copies faster`] : []),
     `--downtime-limit ${String(Math.ceil(expectedDowntimeMs))} lets it stand for so long`,
+    ...(plan.postcopy || plan.channels > 1 ? [] : ["--postcopy has it go on at the target before all is copied"]),
     ...(plan.onTimeout === "force" ? [] : ["--on-timeout force stops it when the time is over"]),
   ];
   const throttled = plan.autoConverge ? `, although it is denied ${String(throttlePercent)}% of its processor time` : "";

@@ -76,6 +76,7 @@ export class Questioner {
         });
       case "prepare": {
         const { id, from, epoch, lead, plan } = open(migration);
+        if (plan.postcopy && hasLocalDisks(vm)) throw new CareofError("unsupported", "postcopy moves no disks: a guest that is lost on the way would take them along");
         if (hasLocalDisks(vm)) for (const each of [hosts.require(from), session]) requireAbility(each, "localDisks");
         const disks = hasLocalDisks(vm) ? (await hosts.require(from).ask({ kind: "describeDisks", vm: vm.name }, "disksDescribed", WORD_MS)).disks : [];
         const secret = Uint8Array.from(randomBytes(SECRET_BYTES));

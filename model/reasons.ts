@@ -52,6 +52,7 @@ export const REASONS = {
   "cancelled-by-operator": 128,
   "both-claim": 128,
   "released-unknown": 128,
+  "postcopy-broken": 128,
   "shutting-down": 128,
 } as const;
 

@@ -124,6 +124,8 @@ export interface MigrationParameters {
   readonly channels: number;
   readonly onTimeout: OnTimeout;
   readonly forceMs: Millis;
+  /** A copy that does not converge ends by postcopy. */
+  readonly postcopy: boolean;
 }
 
 /** What becomes of a copy that has not ended in time: the guest stays, or it is stopped and the rest is copied. */
@@ -131,7 +133,7 @@ export type OnTimeout = "abort" | "force";
 /** Streams side by side; QEMU's own limit is 255, and more than the processors of a host are of no use. */
 export const MAX_CHANNELS = 16;
 
-export type MigrationPhase = "prepare" | "setup" | "disks" | "copy" | "lead" | "stop" | "released" | "settle";
+export type MigrationPhase = "prepare" | "setup" | "disks" | "copy" | "lead" | "stop" | "released" | "postcopy" | "settle";
 export type HoldOutcome = "led" | "hold-expired" | "no-gate" | "stopped-early";
 
 export interface BodyByKind {
@@ -168,7 +170,7 @@ export interface BodyByKind {
   };
   readonly leadReady: { readonly migration: MigrationId };
   readonly switchOver: { readonly migration: MigrationId; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly hold: HoldOutcome };
-  readonly released: { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly bytes: number };
+  readonly released: { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly bytes: number; readonly postcopy: boolean };
   readonly running: {
     readonly migration: MigrationId;
     readonly epoch: Epoch;
@@ -180,6 +182,8 @@ export interface BodyByKind {
     readonly final: boolean;
     /** Packets that found the queue of the VM's port full. */
     readonly overflowed: number;
+    /** Memory is still at the source. */
+    readonly postcopy: boolean;
   };
   readonly sourceEnded: { readonly migration: MigrationId; readonly result: "source-runs" | "source-released" | "source-gone"; readonly reason: Reason; readonly detail: string };
   readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string };

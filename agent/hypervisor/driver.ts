@@ -45,13 +45,14 @@ export interface GuestIdentity {
 
 /**
  * `running` executes. `halted` may execute but does not (stopped by an operator, or inside a migration). `incoming` waits for its state. `loaded` is an
- * incoming guest that has all of it and waits for `resume`. `handed-over` has sent all of it (QEMU: postmigrate). `gone` has no process any more.
+ * incoming guest that has all of it (by postcopy: all but memory) and waits for `resume`. `fetching` executes while part of its memory is at the source, `stranded` will never get it: it
+ * stands as soon as it needs some of it. `handed-over` has sent all of it (QEMU: postmigrate). `gone` has no process any more.
  */
-export type GuestStatus = "running" | "halted" | "incoming" | "loaded" | "handed-over" | "gone";
+export type GuestStatus = "running" | "halted" | "incoming" | "loaded" | "fetching" | "stranded" | "handed-over" | "gone";
 
 /** QEMU's words; `none` before the first migration. */
 export type StreamStatus =
-  | "none" | "setup" | "active" | "pre-switchover" | "device" | "completed" | "failed" | "cancelling" | "cancelled";
+  | "none" | "setup" | "active" | "pre-switchover" | "device" | "postcopy-active" | "postcopy-paused" | "completed" | "failed" | "cancelling" | "cancelled";
 
 export interface StreamProgress {
   readonly status: StreamStatus;
@@ -82,6 +83,8 @@ export interface StreamOptions {
   readonly autoConverge: boolean;
   /** More than 1: the memory goes over so many connections beside that of the guest's state (QEMU's multifd). The same on both sides. */
   readonly channels: number;
+  /** `startPostcopy` may be asked for. The same on both sides. */
+  readonly postcopy: boolean;
 }
 
 /** `at` is on `Clock.monotonic`. */
@@ -122,6 +125,11 @@ export interface Guest {
   preferSwitchover(): Promise<void>;
   /** Source: stop as soon as the gate allows it, however much is left to copy. */
   forceSwitchover(): Promise<void>;
+  /**
+   * Source: stops the guest and has it go over as soon as the gate allows it, with its memory behind it. From now on the hypervisor never lets the guest run by itself. `postcopy-active` comes when
+   * the target has all but memory; from then on the guest can never run here again: nothing gives it up, and a stream that breaks is `postcopy-paused` for good. It may end by `completed` alone as well.
+   */
+  startPostcopy(): Promise<void>;
   continueSwitchover(): Promise<void>;
   /** Source: gives the copy up. The guest runs on or resumes by itself if it had been stopped. No error when there is none. */
   cancelSend(): Promise<void>;

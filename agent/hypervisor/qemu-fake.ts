@@ -15,6 +15,10 @@ const PASSES = 5;
 const ACK = 0x41;
 const LAST = 0x4c;
 const LOADED = 0x44;
+/** All but memory. */
+const POSTCOPY = 0x50;
+/** How long the memory takes that follows. */
+const FOLLOW_MS = millis(60);
 
 /** One fake guest process; lives in this map and not in the driver, as a process lives on without its agent. */
 interface Machine {
@@ -25,6 +29,7 @@ interface Machine {
   passes: number;
   transferred: number;
   cancelled: boolean;
+  postcopy: boolean;
   continueSwitchover: (() => void) | null;
   socket: Socket | null;
   server: Server | null;
@@ -107,7 +112,7 @@ export class FakeHypervisor implements HypervisorDriver {
 
   /** Numbers of the guests that execute at this moment. */
   running(): readonly number[] {
-    return [...this.#machines].filter(([, { status }]) => status === "running").map(([pid]) => pid);
+    return [...this.#machines].filter(([, { status }]) => status === "running" || status === "fetching" || status === "stranded").map(([pid]) => pid);
   }
 
   #make(spec: GuestSpec, incoming: boolean): Promise<Guest> {
@@ -116,7 +121,7 @@ export class FakeHypervisor implements HypervisorDriver {
     const disks = new FakeDisks({ disks: disksOf(spec.qemu), clock: this.#clock, emit: (event) => { for (const listener of [...machine.listeners]) listener(event); }, status: () => machine.status });
     const machine: Machine = {
       identity: { pid, startTicks: String(pid), bootId: "fake", control: `fake-${String(pid)}`, console: "" }, incoming, status: incoming ? "incoming" : "running", stream: "none",
-      passes: 0, transferred: 0, cancelled: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(), reachable: true,
+      passes: 0, transferred: 0, cancelled: false, postcopy: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(), reachable: true,
     };
     this.#machines.set(pid, machine);
     return Promise.resolve(new FakeGuest(spec.vm, machine, this.#clock, () => { this.kill(pid); }));
@@ -185,6 +190,15 @@ class FakeGuest implements Guest {
       this.#stream("active");
       if (lead) socket.write(Uint8Array.of(ACK));
       socket.on("data", (chunk: Buffer) => {
+        if (chunk.includes(POSTCOPY) && machine.status === "incoming") {
+          this.#stream("postcopy-active");
+          machine.status = "loaded";
+        }
+        if (chunk.includes(LAST) && machine.stream === "postcopy-active") {
+          if (machine.status === "fetching") machine.status = "running";
+          this.#stream("completed");
+          socket.end(Uint8Array.of(LOADED));
+        }
         if (!chunk.includes(LAST) || machine.status !== "incoming") return;
         machine.status = "loaded";
         this.#stream("completed");
@@ -206,7 +220,7 @@ class FakeGuest implements Guest {
     this.#alive();
     const machine = this.#machine;
     if (copying(machine)) throw new CareofError("qmp-refused", "There's a migration process in progress");
-    Object.assign(machine, { cancelled: false, passes: 0, transferred: 0, continueSwitchover: null });
+    Object.assign(machine, { cancelled: false, postcopy: false, passes: 0, transferred: 0, continueSwitchover: null });
     this.#stream("setup");
     const socket = connect({ path, allowHalfOpen: true });
     machine.socket = socket;
@@ -237,6 +251,17 @@ class FakeGuest implements Guest {
     return Promise.resolve();
   }
 
+  startPostcopy(): Promise<void> {
+    this.#alive();
+    const machine = this.#machine;
+    machine.postcopy = true;
+    if (machine.status === "running") {
+      machine.status = "halted";
+      this.#emit({ kind: "stopped", at: this.#clock.monotonic() });
+    }
+    return Promise.resolve();
+  }
+
   async continueSwitchover(): Promise<void> {
     this.#alive();
     if (this.#machine.stream !== "pre-switchover") throw new CareofError("qmp-refused", "Migration not in expected state: pre-switchover");
@@ -246,6 +271,7 @@ class FakeGuest implements Guest {
 
   async cancelSend(): Promise<void> {
     this.#alive();
+    if (this.#machine.stream.startsWith("postcopy")) throw new CareofError("qmp-refused", "Postcopy migration in progress, cannot cancel.");
     if (copying(this.#machine)) {
       this.#machine.cancelled = true;
       this.#machine.socket?.destroy();
@@ -258,7 +284,7 @@ class FakeGuest implements Guest {
     this.#alive();
     const machine = this.#machine;
     if (machine.status === "running") return Promise.resolve();
-    if (machine.status === "incoming" || copying(machine)) throw new CareofError("qmp-refused", "the guest's state is not here");
+    if (machine.status === "incoming" || copying(machine) || (!machine.incoming && machine.stream.startsWith("postcopy"))) throw new CareofError("qmp-refused", "the guest's state is not here");
     this.#runs();
     return Promise.resolve();
   }
@@ -289,12 +315,14 @@ class FakeGuest implements Guest {
         machine.transferred += PASS_BYTES;
         socket.write(new Uint8Array(PASS_BYTES));
       }
-      if (machine.passes < PASSES || held) {
+      if ((machine.passes < PASSES && !machine.postcopy) || held) {
         this.#copy(socket, lead, seen);
         return;
       }
-      machine.status = "halted";
-      this.#emit({ kind: "stopped", at: this.#clock.monotonic() });
+      if (machine.status === "running") {
+        machine.status = "halted";
+        this.#emit({ kind: "stopped", at: this.#clock.monotonic() });
+      }
       this.#stream("pre-switchover");
       machine.continueSwitchover = () => {
         machine.continueSwitchover = null;
@@ -304,16 +332,24 @@ class FakeGuest implements Guest {
           return;
         }
         this.#stream("device");
-        socket.write(Uint8Array.of(LAST));
+        socket.write(Uint8Array.of(machine.postcopy ? POSTCOPY : LAST));
+        if (machine.postcopy) this.#follow(socket);
         this.#awaitLoaded(seen);
       };
+    });
+  }
+
+  #follow(socket: Socket): void {
+    this.#stream("postcopy-active");
+    this.#clock.after("fake-follow", FOLLOW_MS, () => {
+      if (this.#machine.stream === "postcopy-active") socket.write(Uint8Array.of(LAST));
     });
   }
 
   #awaitLoaded(seen: ReadonlySet<number>): void {
     const machine = this.#machine;
     this.#clock.after("fake-loaded", PASS_MS, () => {
-      if (machine.stream !== "device") return;
+      if (machine.stream !== "device" && machine.stream !== "postcopy-active") return;
       if (!seen.has(LOADED)) {
         this.#awaitLoaded(seen);
         return;
@@ -327,6 +363,11 @@ class FakeGuest implements Guest {
   /** The stream broke: an incoming guest ends, a sending one runs on or again. At pre-switchover nothing is noticed, as in QEMU, unless it was cancelled. */
   #fail(): void {
     const machine = this.#machine;
+    if (machine.stream === "postcopy-active") {
+      if (machine.status === "fetching") machine.status = "stranded";
+      this.#stream("postcopy-paused");
+      return;
+    }
     if (machine.incoming && machine.status === "incoming") {
       this.#stream("failed");
       this.#kill();
@@ -338,7 +379,7 @@ class FakeGuest implements Guest {
   }
 
   #runs(): void {
-    this.#machine.status = "running";
+    this.#machine.status = this.#machine.stream === "postcopy-active" ? "fetching" : this.#machine.stream === "postcopy-paused" ? "stranded" : "running";
     this.#machine.incoming = false;
     this.#emit({ kind: "resumed", at: this.#clock.monotonic() });
   }

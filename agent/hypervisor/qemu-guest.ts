@@ -24,7 +24,7 @@ const UNLIMITED_BANDWIDTH = 4 * 1024 ** 3;
 const ANY_DOWNTIME_MS = 2_000_000;
 
 const STREAM: Readonly<Record<string, StreamStatus>> = {
-  none: "none", setup: "setup", active: "active", "pre-switchover": "pre-switchover", device: "device", completed: "completed", failed: "failed", cancelling: "cancelling", cancelled: "cancelled",
+  none: "none", setup: "setup", active: "active", "pre-switchover": "pre-switchover", device: "device", "postcopy-active": "postcopy-active", "postcopy-paused": "postcopy-paused", completed: "completed", failed: "failed", cancelling: "cancelling", cancelled: "cancelled",
 };
 const runState = z.looseObject({ status: z.string(), running: z.boolean() });
 const migration = z.looseObject({
@@ -91,16 +91,22 @@ export class QemuGuest implements Guest {
   async status(): Promise<GuestStatus> {
     try {
       const { status, running } = runState.parse(await this.#execute("query-status", {}));
-      if (running) return "running";
+      if (running) return await this.#runs();
       if (status === "postmigrate") return "handed-over";
       if (status !== "inmigrate" && status !== "prelaunch" && status !== "paused") return "halted";
       // With -S an incoming guest says `inmigrate` until it has everything, and then `paused`.
       if (status === "inmigrate") return "incoming";
-      return (await this.progress()).status === "completed" ? "loaded" : "halted";
+      const { status: stream } = await this.progress();
+      return stream === "completed" || stream === "postcopy-active" ? "loaded" : stream === "postcopy-paused" ? "stranded" : "halted";
     } catch (thrown) {
       if (!isAlive(this.identity)) return "gone";
       throw thrown;
     }
+  }
+
+  async #runs(): Promise<GuestStatus> {
+    const { status: stream } = await this.progress();
+    return stream === "postcopy-active" ? "fetching" : stream === "postcopy-paused" ? "stranded" : "running";
   }
 
   async progress(): Promise<StreamProgress> {
@@ -132,6 +138,7 @@ export class QemuGuest implements Guest {
       "max-bandwidth": options.maxBandwidth === 0 ? UNLIMITED_BANDWIDTH : options.maxBandwidth,
       "downtime-limit": Math.round(options.downtimeLimitMs),
       ...(options.channels > 1 ? { "multifd-channels": options.channels } : {}),
+      ...(options.postcopy ? { "max-postcopy-bandwidth": options.maxBandwidth } : {}),
       // What an earlier move of this guest may have preferred: without the gate it would make a long pause.
       ...(this.#isOlderThan(8, 2) ? {} : { "avail-switchover-bandwidth": 0 }),
     });
@@ -147,6 +154,12 @@ export class QemuGuest implements Guest {
     await this.#execute("migrate-set-parameters", { "downtime-limit": ANY_DOWNTIME_MS });
     // By itself the first is enough; the second is there where the stream stood still just now and looks slow.
     if (!this.#isOlderThan(8, 2)) await this.preferSwitchover();
+  }
+
+  /** Stopped first: QEMU remembers that, and does not let the guest run again when the way over fails. It is for the machines to say. */
+  async startPostcopy(): Promise<void> {
+    await this.#execute("stop", {});
+    await this.#execute("migrate-start-postcopy", {});
   }
 
   async continueSwitchover(): Promise<void> {
@@ -196,10 +209,12 @@ export class QemuGuest implements Guest {
   }
 
   /** All are set each time: a guest that arrived as a target keeps what it was told then. */
-  async #capabilities({ lead, channels, autoConverge }: StreamOptions, side: "source" | "target"): Promise<void> {
+  async #capabilities({ lead, channels, autoConverge, postcopy }: StreamOptions, side: "source" | "target"): Promise<void> {
+    // Before 10.0 the source says postcopy-active before the target has anything.
+    if (postcopy && this.#isOlderThan(10, 0)) throw new CareofError("unsupported", `postcopy wants QEMU 10.0 or later on both hosts, and here is ${this.#qmp.version}`);
     const source = side === "source";
     const wanted: Readonly<Record<string, boolean>> = {
-      events: true, "return-path": true, "switchover-ack": lead, "pause-before-switchover": source, "auto-converge": source && autoConverge, multifd: channels > 1,
+      events: true, "return-path": true, "switchover-ack": lead, "pause-before-switchover": source, "auto-converge": source && autoConverge, multifd: channels > 1, "postcopy-ram": postcopy,
     };
     const withoutAck = this.#isOlderThan(8, 1);
     const capabilities = Object.entries(wanted).filter(([capability]) => !(withoutAck && capability === "switchover-ack")).map(([capability, state]) => ({ capability, state }));

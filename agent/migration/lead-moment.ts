@@ -32,6 +32,16 @@ export function enoughIsCopied({ passes, remaining, bytesPerSecond }: CopyState,
   return (remaining / bytesPerSecond) * 1000 <= downtimeLimitMs && remaining > leftBefore * WORTH_ANOTHER_PASS;
 }
 
+/** Right behind a pass: what is left does not fit the limit, and three passes are enough to know it. */
+export function doesNotConverge({ passes, remaining, bytesPerSecond }: CopyState, downtimeLimitMs: Millis): boolean {
+  return passes >= LEAD_PASSES && remaining > LEAD_REMAINING_ENOUGH_BYTES && (bytesPerSecond <= 0 || (remaining / bytesPerSecond) * 1000 > downtimeLimitMs);
+}
+
+/** Where nothing is measured behind a pass: the hypervisor would have stopped the guest behind the third one. */
+export function isBeyondThirdPass({ passes }: CopyState): boolean {
+  return passes > LEAD_PASSES;
+}
+
 /** Likewise between two passes that were not told. */
 export function enoughByEstimate({ passes, expectedDowntimeMs }: CopyState, downtimeLimitMs: Millis): boolean {
   return passes >= TOLD_PASSES && expectedDowntimeMs !== null && expectedDowntimeMs <= downtimeLimitMs;

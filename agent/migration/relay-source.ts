@@ -169,6 +169,11 @@ class Relay implements SourceRelay {
     await this.#connection.sendLast({ type: "release", ...release });
   }
 
+  releaseEarly(release: Release): void {
+    this.#sendRead();
+    this.#connection?.send({ type: "release", ...release });
+  }
+
   cut(cause: CareofError): void {
     if (this.#over) return;
     this.#over = true;

@@ -56,6 +56,8 @@ export interface SourceRelay {
   endDisks(disks: number): Promise<void>;
   /** Ends the further channels and sends RELEASE behind everything; no frame follows it. Resolves when it has been handed to the kernel. @throws CareofError `relay-failed` */
   release(release: Release): Promise<void>;
+  /** Sends RELEASE behind all that was read so far; the main stream goes on, both ways, until it ends by itself. For postcopy, which has no further channels. */
+  releaseEarly(release: Release): void;
   /** Idempotent. */
   cut(cause: CareofError): void;
 }

@@ -157,6 +157,7 @@ export class SourceRun {
       case "flow": { this.#relay?.flow(); return; }
       case "measure": { this.#pollOnce(); return; }
       case "prefer-switchover": { this.#command("prefer-switchover", () => guest?.preferSwitchover()); return; }
+      case "start-postcopy": { this.#command("start-postcopy", () => guest?.startPostcopy()); return; }
       case "force-switchover": { this.#command("force-switchover", () => guest?.forceSwitchover()); return; }
       case "open-gate": {
         const held = this.#relay?.open() ?? 0;
@@ -180,6 +181,7 @@ export class SourceRun {
         this.#command("destroy-guest", async () => { await guest?.destroy(); this.#rim.destroyed(); });
         return;
       }
+      case "end-guest": { this.#command("end-guest", () => guest?.destroy()); return; }
       case "tell-lead-ready": { this.#tellLeadReady(); return; }
       case "tell-switch-over": {
         this.#lastPackets.begin();
@@ -264,7 +266,13 @@ export class SourceRun {
 
   #sendRelease(): void {
     const { plan, stopAt } = this.#state;
-    this.#relay?.release({ migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? this.#rim.clock.monotonic() }).catch((thrown: unknown) => {
+    const release = { migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? this.#rim.clock.monotonic() };
+    if (isPostcopy(this.#state)) {
+      this.#relay?.releaseEarly(release);
+      this.#poll();
+      return;
+    }
+    this.#relay?.release(release).catch((thrown: unknown) => {
       this.#rim.log.warn({ migration: plan.migration, reason: toCareofError(thrown).code }, "RELEASE did not leave by the relay; the home agent passes it on");
     });
   }
@@ -282,7 +290,7 @@ export class SourceRun {
     const { plan } = this.#state;
     const tell = (markerAt: Millis | null): void => {
       const { stopAt, bytes } = this.#state;
-      this.#rim.report({ kind: "released", migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? millis(0), markerAt, bytes });
+      this.#rim.report({ kind: "released", migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? millis(0), markerAt, bytes, postcopy: isPostcopy(this.#state) });
     };
     const known = this.#state.markerAt ?? this.#rim.stamps()?.marker?.at ?? null;
     tell(known);
@@ -353,12 +361,16 @@ export class SourceRun {
 
 /** The home agent's word for each phase in which bytes are copied. */
 const PROGRESS_PHASE: Readonly<Partial<Record<SourceState["phase"], MigrationPhase>>> = {
-  copying: "copy", leading: "lead", awaiting: "lead", opened: "lead", stopped: "stop",
+  copying: "copy", leading: "lead", awaiting: "lead", opened: "lead", stopped: "stop", serving: "postcopy",
 };
+
+function isPostcopy({ postcopy }: SourceState): boolean {
+  return postcopy === "begun" || postcopy === "over";
+}
 
 function holdPoint(event: SourceEvent): HoldPoint | null {
   if (event.kind === "marker") return "lead";
   if (event.kind === "recorded" && event.state === "released") return "release";
   if (event.kind !== "stream") return null;
-  return event.status === "pre-switchover" ? "stop" : event.status === "completed" ? "completed" : null;
+  return event.status === "pre-switchover" ? "stop" : event.status === "completed" || event.status === "postcopy-active" ? "completed" : null;
 }

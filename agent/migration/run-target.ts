@@ -28,7 +28,9 @@ export interface TargetRim {
   /** Network, guest process, listening hypervisor, relay: everything that must be there before anything moves. @throws CareofError */
   prepare(owned: (part: { readonly guest?: Guest; readonly relay?: TargetRelay }) => void): Promise<void>;
   /** Durable when it returns. @throws CareofError */
-  record(state: "continued" | "never-ran"): void;
+  record(state: "continued" | "never-ran", fetching: boolean): void;
+  /** Nothing of the guest is missing any more. Durable when it returns. @throws CareofError */
+  recordArrived(): void;
   stamps(): Stamps | null;
   /** Packets that found the queue of the VM's port full since `prepare`. */
   overflowed(): number;
@@ -172,6 +174,7 @@ export class TargetRun {
   #execute(effect: TargetEffect): void {
     switch (effect.kind) {
       case "record": { this.#record(effect.state); return; }
+      case "record-arrived": { this.#rim.recordArrived(); return; }
       case "continue-guest": { this.#continue(); return; }
       case "look": { this.#look(); return; }
       case "cut": { this.#cutRelay("the move is over"); return; }
@@ -190,7 +193,7 @@ export class TargetRun {
 
   #record(state: "continued" | "never-ran"): void {
     try {
-      this.#rim.record(state);
+      this.#rim.record(state, this.#state.postcopy === "begun");
       this.#later({ kind: "recorded", state });
     } catch (thrown) {
       const error = toCareofError(thrown);
@@ -280,6 +283,8 @@ export class TargetRun {
   /** Twice: at once, and when the stamps of the move are there. */
   #reportRunning(): void {
     this.#rim.report(this.#running(false));
+    // It can still be lost, and nobody else speaks for it until then.
+    if (this.#state.phase === "fetching") return;
     this.#settleIn();
     const end = this.#rim.clock.monotonic() + FINAL_MS;
     const look = (): void => {
@@ -314,7 +319,7 @@ export class TargetRun {
       firstDeliverableAt: deliverable.length === 0 ? null : millis(Math.min(...deliverable)),
       uplinkOpenAt: this.#uplinkOpenAt,
       pauseMs: stopAt === null || reading === null ? null : millis(Math.max(0, resumeAt - (stopAt - reading.offset))),
-      pauseErrorMs: reading?.error ?? millis(0), overflowed: this.#rim.overflowed(),
+      pauseErrorMs: reading?.error ?? millis(0), overflowed: this.#rim.overflowed(), postcopy: this.#state.phase === "fetching",
     };
   }
 
@@ -327,5 +332,5 @@ export class TargetRun {
 function holdPoint({ phase }: TargetState, event: TargetEvent): HoldPoint | null {
   if (event.kind === "release") return "grant";
   const runs = event.kind === "resumed" || (event.kind === "guest" && event.status === "running");
-  return runs && phase === "starting" ? "settle" : null;
+  return (runs || (event.kind === "guest" && event.status === "fetching")) && phase === "starting" ? "settle" : null;
 }

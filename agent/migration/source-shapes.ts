@@ -8,7 +8,7 @@ import type { CopyState } from "./lead-moment.js";
  * What the source's machine (source.ts) knows, hears and wants.
  */
 export type SourcePhase =
-  | "starting" | "mirroring" | "copying" | "leading" | "awaiting" | "opened" | "stopped" | "releasing" | "released" | "reclaiming" | "returning" | "runs" | "gone" | "revoked";
+  | "starting" | "mirroring" | "copying" | "leading" | "awaiting" | "opened" | "stopped" | "releasing" | "serving" | "released" | "reclaiming" | "returning" | "runs" | "gone" | "revoked";
 
 export interface SourcePlan {
   readonly migration: MigrationId;
@@ -24,10 +24,18 @@ export interface SourcePlan {
   readonly forceMs: Millis;
   /** The guest has disks that only this host sees. */
   readonly disks: boolean;
+  /** A copy that does not converge ends by postcopy. */
+  readonly postcopy: boolean;
 }
 
 /** `none`: there is nothing to drop, because nothing was begun or all is dropped. `closed`: the same on both sides, and nobody holds on to the other. */
 export type DiskState = "none" | "copying" | "ready" | "closed";
+
+/**
+ * `asked`: the guest was told to go over with its memory behind it. `begun`: the target has all but memory, and the guest can never run here again. `over`: no more of it is sent, because all is, or
+ * because it cannot be.
+ */
+export type Postcopy = "no" | "asked" | "begun" | "over";
 
 export interface SourceState {
   readonly plan: SourcePlan;
@@ -52,6 +60,7 @@ export interface SourceState {
   readonly forced: boolean;
   readonly disks: DiskState;
   readonly diskCopied: number;
+  readonly postcopy: Postcopy;
 }
 
 export type SourceEvent =
@@ -90,6 +99,7 @@ export type SourceEffect =
   | { readonly kind: "measure" }
   | { readonly kind: "prefer-switchover" }
   | { readonly kind: "force-switchover" }
+  | { readonly kind: "start-postcopy" }
   | { readonly kind: "open-gate" }
   | { readonly kind: "cut" }
   | { readonly kind: "watch-marker"; readonly token: number }
@@ -100,7 +110,10 @@ export type SourceEffect =
   | { readonly kind: "resume-guest" }
   | { readonly kind: "look" }
   | { readonly kind: "send-release" }
+  /** The home agent has ended this host's binding, and with it the guest. */
   | { readonly kind: "destroy-guest" }
+  /** It is of no use any more; nobody has said that it is elsewhere. */
+  | { readonly kind: "end-guest" }
   | { readonly kind: "tell-lead-ready" }
   | { readonly kind: "tell-switch-over" }
   | { readonly kind: "report-released" }

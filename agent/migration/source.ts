@@ -2,7 +2,7 @@ import { millis, type Millis } from "../../model/ids.js";
 import { leadToken } from "../../model/lead-token.js";
 import type { Reason } from "../../model/reasons.js";
 import type { GuestStatus, StreamStatus } from "../hypervisor/driver.js";
-import { enoughByEstimate, enoughIsCopied, MEASURED_PASSES } from "./lead-moment.js";
+import { doesNotConverge, enoughByEstimate, enoughIsCopied, isBeyondThirdPass, MEASURED_PASSES } from "./lead-moment.js";
 import type { SourceEffect, SourceEvent, SourcePhase, SourcePlan, SourceState, SourceStep, SourceTimer } from "./source-shapes.js";
 
 /** Looks at a guest that is being got back are this far apart. */
@@ -25,7 +25,7 @@ const DISKS_HAND_OVER = millis(5_000);
  *     │ abort, relay      ▼           disk has it                     revoke
  *     │ lost, failure   releasing ─────────────────▶ released ──────────────────▶ revoked (end)
  *     ▼ (from all to      │ disk refused              │ resume (proof)
- *  returning ◀── here)    └──────────▶ reclaiming ◀───┘
+ *  returning ◀── here)    └──────────▶ reclaiming ◀───┤
  *     │    ▲                             │ disk has "resumed"
  *     │    └─────────────────────────────┘
  *     ▼ guest runs
@@ -36,6 +36,14 @@ const DISKS_HAND_OVER = millis(5_000);
  *
  * A guest with disks of its own is `mirroring` between `starting` and `copying`: they are the same on both sides before the memory is begun, and stay so. At pre-switchover both
  * sides let go of the copy, and only then the stream goes on.
+ *
+ * Postcopy, where it is wanted and the copy does not converge: `opened` then stops the guest itself and has it go over with its memory behind it. `stopped` ends by the stream's postcopy-active as by its
+ * completed, and RELEASE is the same, but the guest's memory is still wanted here:
+ *
+ *  releasing ── disk has it ──▶ serving ── completed, broken, guest gone, relay lost ──▶ released
+ *
+ * `serving` is not revoked, for that would end the guest at the target. From postcopy-active on the hypervisor can neither give up nor run the guest: whoever would get it back (`returning`, without
+ * RELEASE or with a proof) finds it so, and it is `gone`.
  *
  * Between `releasing` and `reclaiming` nothing here lets the guest run. RELEASE leaves only from `released`, which is entered only by the disk's answer.
  */
@@ -56,13 +64,13 @@ export function recoverSource(plan: SourcePlan, record: "active" | "released" | 
 function initial(plan: SourcePlan, phase: SourcePhase): SourceState {
   return {
     plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false, stalled: false, pass: 0, leftBefore: Infinity,
-    forced: false, disks: "none", diskCopied: 0,
+    forced: false, disks: "none", diskCopied: 0, postcopy: "no",
   };
 }
 
 /** Whether the guest may execute here in this phase, as far as this host knows. */
 export function sourceMayRun(phase: SourcePhase): boolean {
-  return !(phase === "releasing" || phase === "released" || phase === "reclaiming" || phase === "gone" || phase === "revoked");
+  return !(phase === "releasing" || phase === "serving" || phase === "released" || phase === "reclaiming" || phase === "gone" || phase === "revoked");
 }
 
 export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
@@ -70,7 +78,7 @@ export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
     case "recorded": return recorded(state, event.state);
     case "record-failed": return recordFailed(state, event.detail);
     case "relay-ready": return relayReady(state);
-    case "relay-lost": return beforeRelease(state) ? giveUp(state, "relay-failed", event.detail) : step(state);
+    case "relay-lost": return beforeRelease(state) ? giveUp(state, "relay-failed", event.detail) : served(state);
     case "stream": return streamChanged(state, event.status);
     case "pass": return passed(state, event.passes);
     case "progress": return progressed(state, event);
@@ -92,7 +100,7 @@ export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
 
 function recorded(state: SourceState, what: "active" | "released" | "resumed"): SourceStep {
   if (what === "active" && state.phase === "starting") return changeState(state, state.plan.disks ? "mirroring" : "copying", [{ kind: "connect" }]);
-  if (what === "released" && state.phase === "releasing") return changeState(state, "released", [{ kind: "send-release" }, { kind: "report-released" }]);
+  if (what === "released" && state.phase === "releasing") return changeState(state, state.postcopy === "begun" ? "serving" : "released", [{ kind: "send-release" }, { kind: "report-released" }]);
   if (what === "resumed" && state.phase === "reclaiming") return changeState(state, "returning", [{ kind: "look" }]);
   return step(state);
 }
@@ -125,15 +133,24 @@ function recordFailed(state: SourceState, detail: string): SourceStep {
 }
 
 function streamChanged(state: SourceState, status: StreamStatus): SourceStep {
-  if (state.phase === "returning") return status === "failed" || status === "cancelled" || status === "completed" ? step(state, [{ kind: "look" }]) : step(state);
+  if (state.phase === "returning") return status === "failed" || status === "cancelled" || status === "completed" || inPostcopy(status) ? step(state, [{ kind: "look" }]) : step(state);
+  if (status === "postcopy-paused") return served(state, [{ kind: "cut" }]);
+  if (status === "completed" && !beforeRelease(state)) return served(state);
   if (!beforeRelease(state)) return step(state);
   if (status === "failed" || status === "cancelled") return giveUp(state, "migrate-failed", `the hypervisor says ${status}`);
   if (status === "pre-switchover" && state.plan.disks) return step(state, [{ kind: "close-disks" }, { kind: "timer", name: "disks", delay: DISKS_HAND_OVER }]);
   if (status === "pre-switchover") return step(state, [{ kind: "continue-switchover" }]);
   if (status === "completed" && state.plan.disks && state.disks !== "closed") return giveUp(state, "disk-failed", "the memory was handed over before the disks");
+  if (status === "postcopy-active") return changeState({ ...state, postcopy: "begun" }, "releasing", [{ kind: "stop-timer", name: "copy" }, { kind: "stop-timer", name: "hold" }, { kind: "record", state: "released" }]);
   // Events of one QMP connection are in order: STOP came before. Should it be lost, the completed stream still proves that the guest stands.
   if (status === "completed") return changeState(state, "releasing", [{ kind: "stop-timer", name: "copy" }, { kind: "stop-timer", name: "hold" }, { kind: "record", state: "released" }]);
   return step(state);
+}
+
+/** No more of the memory is sent from here. */
+function served(state: SourceState, effects: readonly SourceEffect[] = []): SourceStep {
+  if (state.phase === "serving") return changeState({ ...state, postcopy: "over" }, "released", effects);
+  return state.phase === "releasing" && state.postcopy === "begun" ? step({ ...state, postcopy: "over" }, effects) : step(state);
 }
 
 /**
@@ -150,17 +167,21 @@ function progressed(state: SourceState, event: SourceEvent & { readonly kind: "p
   const { passes, remaining } = event;
   const { downtimeLimitMs } = state.plan;
   const next = { ...state, passes, bytes: Math.max(state.bytes, event.transferred) };
-  if (state.phase !== "copying" || !state.plan.lead) return step(next);
+  if (state.phase !== "copying") return step(next);
+  const postcopy = state.plan.postcopy && state.postcopy === "no";
+  if (!state.plan.lead) return postcopy && isBeyondThirdPass(event) ? beginPostcopy(next) : step(next);
   if (!state.stalled) return enoughByEstimate(event, downtimeLimitMs) ? askForLead(next) : step(next);
   // Asked before that pass.
   if (passes < state.pass) return step(next, [{ kind: "measure" }]);
-  return enoughIsCopied(event, state.leftBefore, downtimeLimitMs) ? askForLead(next) : step({ ...next, stalled: false, leftBefore: remaining }, [{ kind: "flow" }]);
+  if (enoughIsCopied(event, state.leftBefore, downtimeLimitMs)) return askForLead(next);
+  if (postcopy && doesNotConverge(event, downtimeLimitMs)) return beginPostcopy(next);
+  return step({ ...next, stalled: false, leftBefore: remaining }, [{ kind: "flow" }]);
 }
 
 /** From here on packets go to the target, so the guest must stop soon: what was told of the stream's rate, which stands still now, must not keep it from stopping. */
-function askForLead(state: SourceState, prefer: SourceEffect = { kind: "prefer-switchover" }): SourceStep {
+function askForLead(state: SourceState, prefer: readonly SourceEffect[] = [{ kind: "prefer-switchover" }]): SourceStep {
   return changeState({ ...state, stalled: true }, "leading", [
-    { kind: "stall" }, prefer,
+    { kind: "stall" }, ...prefer,
     { kind: "tell-lead-ready" }, { kind: "watch-marker", token: leadToken(state.plan.epoch) }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs },
   ]);
 }
@@ -170,7 +191,17 @@ function force(state: SourceState): SourceStep {
   const forced: SourceState = { ...state, forced: true };
   const limit: SourceEffect = { kind: "timer", name: "copy", delay: state.plan.forceMs };
   if (state.phase !== "copying" || !state.plan.lead) return step(forced, [limit, { kind: "force-switchover" }]);
-  const asked = askForLead(forced, { kind: "force-switchover" });
+  const asked = askForLead(forced, [{ kind: "force-switchover" }]);
+  return { ...asked, effects: [limit, ...asked.effects] };
+}
+
+/** By the same gate as ever; behind it the guest is stopped and goes over whatever is left (`open`). A guest that the hypervisor has stopped already goes its way. */
+function beginPostcopy(state: SourceState): SourceStep {
+  const next: SourceState = state.phase === "stopped" ? { ...state, forced: true } : { ...state, postcopy: "asked" };
+  const limit: SourceEffect = { kind: "timer", name: "copy", delay: state.plan.forceMs };
+  if (state.phase === "stopped" || state.phase === "leading" || state.phase === "awaiting") return step(next, [limit]);
+  if (state.phase !== "copying" || !state.plan.lead) return step(next, [limit, { kind: "start-postcopy" }]);
+  const asked = askForLead(next, []);
   return { ...asked, effects: [limit, ...asked.effects] };
 }
 
@@ -189,17 +220,18 @@ function markerSeen(state: SourceState, at: Millis): SourceStep {
 }
 
 function open(state: SourceState): SourceStep {
-  return changeState(state, "opened", [{ kind: "open-gate" }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }]);
+  return changeState(state, "opened", [...(state.postcopy === "asked" ? [{ kind: "start-postcopy" } as const] : []), { kind: "open-gate" }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }]);
 }
 
 function timerFired(state: SourceState, name: SourceTimer): SourceStep {
   if (name === "hold" && (state.phase === "leading" || state.phase === "awaiting")) return open({ ...state, hold: "hold-expired" });
   // It has begun to write more than it may: it is deaf since the marker, and has to stop now.
-  if (name === "hold" && state.phase === "opened") return step(state, [{ kind: "force-switchover" }]);
+  if (name === "hold" && state.phase === "opened" && state.postcopy === "no") return step(state, [{ kind: "force-switchover" }]);
   if (name === "copy" && beforeRelease(state)) {
-    if (state.plan.onTimeout === "force" && !state.forced && state.sending) return force(state);
+    if (state.plan.postcopy && state.postcopy === "no" && !state.forced && state.sending) return beginPostcopy(state);
+    if (state.plan.onTimeout === "force" && state.postcopy === "no" && !state.forced && state.sending) return force(state);
     const { plan } = state;
-    return giveUp(state, "timed-out", state.forced ? `not completed within ${String(plan.forceMs)} ms after it was forced` : `not completed within ${String(plan.timeoutMs)} ms`);
+    return giveUp(state, "timed-out", state.forced ? `not completed within ${String(plan.forceMs)} ms after it was forced` : state.postcopy === "asked" ? `did not go over by postcopy within ${String(plan.forceMs)} ms` : `not completed within ${String(plan.timeoutMs)} ms`);
   }
   if (name === "disks" && beforeRelease(state) && state.disks !== "closed") return giveUp(state, "timed-out", state.phase === "mirroring" ? `no byte of the disks was copied for ${String(DISKS_STILL)} ms` : `the disks were not handed over within ${String(DISKS_HAND_OVER)} ms`);
   if (name === "look" && state.phase === "returning") return step(state, [{ kind: "look" }]);
@@ -226,6 +258,10 @@ function guestResumed(state: SourceState): SourceStep {
 function guestSeen(state: SourceState, seen: { readonly status: GuestStatus; readonly stream: StreamStatus }): SourceStep {
   if (seen.status === "gone") return guestGone(state);
   if (state.phase !== "returning") return step(state);
+  // The hypervisor neither cancels nor continues it any more. Nobody has run it elsewhere: without RELEASE, or with the proof that was given for `resume`.
+  if (inPostcopy(seen.stream)) {
+    return changeState({ ...state, reason: "postcopy-broken", detail: "its memory was to follow it, and it never ran at the target" }, "gone", [{ kind: "cut" }, ...stopTimers(), { kind: "end-guest" }, { kind: "report-ended", result: "source-gone" }]);
+  }
   const copying = seen.stream === "setup" || seen.stream === "active" || seen.stream === "pre-switchover" || seen.stream === "device" || seen.stream === "cancelling";
   if (copying) return step(state, [{ kind: "cancel-send" }, { kind: "timer", name: "look", delay: LOOK_AGAIN }]);
   // What writes to the target as well must be gone before the guest is one like any other.
@@ -235,6 +271,7 @@ function guestSeen(state: SourceState, seen: { readonly status: GuestStatus; rea
 }
 
 function guestGone(state: SourceState): SourceStep {
+  if (state.phase === "serving" || (state.phase === "releasing" && state.postcopy === "begun")) return served(state, [{ kind: "cut" }]);
   // A released guest is dead weight: its end changes nothing, unless somebody counts on its coming back.
   if (state.phase === "released" || state.phase === "releasing" || ended(state)) return step(state);
   return changeState({ ...state, reason: "source-gone" }, "gone", [{ kind: "cut" }, ...stopTimers(), { kind: "report-ended", result: "source-gone" }]);
@@ -255,7 +292,7 @@ function abort(state: SourceState, reason: Reason): SourceStep {
 }
 
 function resumeByProof(state: SourceState): SourceStep {
-  if (state.phase === "released") return changeState(state, "reclaiming", [{ kind: "record", state: "resumed" }]);
+  if (state.phase === "released" || state.phase === "serving") return changeState(state, "reclaiming", [{ kind: "record", state: "resumed" }]);
   if (state.phase === "runs") return step(state, [{ kind: "report-ended", result: "source-runs" }]);
   if (state.phase === "reclaiming" || state.phase === "returning") return step(state);
   return step(state, [], "not-permitted");
@@ -271,6 +308,10 @@ function giveUp(state: SourceState, reason: Reason, detail: string): SourceStep 
   return changeState({ ...state, reason, detail }, "returning", [
     ...stopTimers(), ...(state.plan.disks ? [{ kind: "stop-timer", name: "disks" } as const] : []), { kind: "cut" }, ...(state.sending ? [{ kind: "cancel-send" } as const] : []), ...dropDisks(state), { kind: "look" },
   ]);
+}
+
+function inPostcopy(stream: StreamStatus): boolean {
+  return stream === "postcopy-active" || stream === "postcopy-paused";
 }
 
 function dropDisks({ disks }: SourceState): SourceEffect[] {

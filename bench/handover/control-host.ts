@@ -46,7 +46,7 @@ async function migrate(source: Guest, port: string, channels: number, downtimeLi
   const begun = clock.monotonic();
   const target = await driver.incoming(spec(port));
   const socket = join(directory, "stream");
-  const stream = { socket, lead: false, maxBandwidth: 0, downtimeLimitMs, autoConverge: false, channels };
+  const stream = { socket, lead: false, maxBandwidth: 0, downtimeLimitMs, autoConverge: false, postcopy: false, channels };
   await target.receive(stream);
   const stopped = heard(source, "stopped");
   const resumed = heard(target, "resumed");

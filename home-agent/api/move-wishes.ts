@@ -1,5 +1,4 @@
 import { z } from "zod";
-import { CareofError } from "../../model/errors.js";
 import { millis } from "../../model/ids.js";
 import { MAX_CHANNELS } from "../../proto/messages.js";
 import type { MoveWishes } from "../handover/move-plan.js";
@@ -16,14 +15,10 @@ export const wishFields = {
   channels: z.number().int().min(1).max(MAX_CHANNELS).optional(),
   timeoutMs: duration,
   onTimeout: z.enum(["abort", "force"]).optional(),
-  postcopy: z.boolean().default(false),
+  postcopy: z.boolean().optional(),
 };
 
-/** @throws CareofError `unsupported` */
 export function wishesOf({ bandwidth, downtimeLimitMs, timeoutMs, autoConverge, channels, onTimeout, postcopy }: z.output<z.ZodObject<typeof wishFields>>): MoveWishes {
-  if (postcopy) {
-    throw new CareofError("unsupported", "postcopy is not there: the guest would run at the target while its memory is still at the source, and be lost with either host or the link between them; auto-converge, or onTimeout force, ends a copy that does not converge");
-  }
   return {
     ...(bandwidth === undefined ? {} : { maxBandwidth: bandwidth }),
     ...(downtimeLimitMs === undefined ? {} : { downtimeLimitMs: millis(downtimeLimitMs) }),
@@ -31,5 +26,6 @@ export function wishesOf({ bandwidth, downtimeLimitMs, timeoutMs, autoConverge, 
     ...(autoConverge === undefined ? {} : { autoConverge }),
     ...(channels === undefined ? {} : { channels }),
     ...(onTimeout === undefined ? {} : { onTimeout }),
+    ...(postcopy === undefined ? {} : { postcopy }),
   };
 }

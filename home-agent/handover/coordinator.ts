@@ -27,6 +27,7 @@ export function coordinate(state: VmState, event: VmEvent, now: Now, rules: Move
     case "host-back": return moving === null ? settleRecords(state, event.host, event.records, now, rules) : onHostBack(moving, event, now, rules);
     case "resolve": return moving === null ? decide(state, "not-permitted", `${state.binding.vm} is not lost`) : onResolve(moving, event, now, rules);
     case "deadline": return moving === null ? inner(state, event, now, rules) : onDeadline(moving, now, rules);
+    case "stop": return moving?.migration.phase === "lost" && moving.migration.postcopy && event.force ? onStopLost(moving, event, now, rules) : inner(state, event, now, rules);
     case "report":
     case "heartbeat":
     case "announcement":
@@ -37,7 +38,6 @@ export function coordinate(state: VmState, event: VmEvent, now: Now, rules: Move
     case "start":
     case "started":
     case "start-failed":
-    case "stop":
     case "stopped":
     case "stop-failed": return inner(state, event, now, rules);
   }
@@ -76,6 +76,9 @@ export function vmDeadline(state: VmState, rules: MoveRules): Millis | null {
       gone(migration.sourceGone, limits.lostAfterMs);
       times.push(again);
       break;
+    case "postcopy":
+      gone(migration.targetGone, limits.lostAfterMs);
+      break;
     case "settle":
       times.push(migration.phaseAt + STAMPS_WAIT_MS);
       break;
@@ -110,11 +113,13 @@ function onMigrate(state: VmState, event: VmEvent & { type: "migrate" }, now: No
   if (binding.owner === host) return decide(state, "already-here", `${binding.vm} is on ${host}`);
   if (!event.sourceConnected) return decide(state, "host-gone", `${binding.owner} is not connected`);
   if (!event.targetConnected) return decide(state, "host-gone", `${host} is not connected`);
+  const plan = movePlan(event.wishes ?? {}, rules.handover);
+  if (plan.postcopy && plan.channels > 1) return decide(state, "unsupported", "postcopy goes over one channel: QEMU's multifd cannot do it");
   const epoch = freshEpoch(binding);
   const moving = { ...changeState(binding, "moving", { owner: binding.owner, epoch: binding.epoch, evidence: "migration" }, now), issued: epoch };
   const opened: Migration = {
     id: migrationId(binding.vm, epoch), from: binding.owner, to: host, epoch, actor: event.actor, startedAt: now.wall, targetLife: event.targetLife, phase: "prepare",
-    plan: movePlan(event.wishes ?? {}, rules.handover), released: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
+    plan, released: false, postcopy: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
     startedMono: now.mono, pointed: "source", lead: rules.handover.lead && event.sourceCanLead, token: leadToken(epoch),
     sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
@@ -205,6 +210,9 @@ function onDeadline(before: Moving, now: Now, rules: MoveRules): Outcome<VmState
       if (over(migration.sourceGone, limits.lostAfterMs)) return giveBack(state, now, rules, migration.reason ?? "source-gone");
       if (again) return decide<VmState>(retried, "accepted", "", migration.sourceGone === null ? [askResume(state.migration, "target-never-ran")] : []);
       break;
+    case "postcopy":
+      if (over(migration.targetGone, limits.lostAfterMs)) return lose(state, now, `${migration.to} runs it, memory of it was still at ${migration.from}, and ${migration.to} is gone`);
+      break;
     case "settle":
       if (now.mono - migration.phaseAt >= STAMPS_WAIT_MS) return settle(state, now);
       break;
@@ -213,11 +221,22 @@ function onDeadline(before: Moving, now: Now, rules: MoveRules): Outcome<VmState
   return decide<VmState>(state, "accepted");
 }
 
+/** What went by postcopy has no way back to its source: a person gives it up instead. */
+function onStopLost(state: Moving, event: BindingEvent & { readonly type: "stop" }, now: Now, rules: MoveRules): Outcome<VmState> {
+  const { migration, binding } = state;
+  const bound = changeState(binding, "bound", { owner: migration.to, epoch: binding.epoch, evidence: "operator" }, now);
+  const outcome = inner({ ...state, binding: bound, migration: null }, event, now, rules);
+  return { ...outcome, commit: outcome.commit ?? { history: [] }, effects: [ask(migration.from, { ask: "revoke", epoch: binding.epoch, forwardTo: null }), ...outcome.effects] };
+}
+
 function onResolve(state: Moving, event: VmEvent & { type: "resolve" }, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration, binding } = state;
   if (migration.phase !== "lost") return decide<VmState>(state, "not-permitted", `${binding.vm} is not lost: it is in "${migration.phase}"`);
   if (event.host !== migration.from && event.host !== migration.to) return decide<VmState>(state, "not-permitted", `it may be on ${migration.from} or on ${migration.to}, nowhere else`);
   if (!event.connected) return decide<VmState>(state, "host-gone", `${event.host} is not connected`);
+  if (event.host === migration.from && migration.postcopy) {
+    return decide<VmState>(state, "postcopy-broken", `it went to ${migration.to} by postcopy and can never run on ${migration.from} again; \`careof stop ${binding.vm} --force\` gives it up, \`careof start\` starts it from its disks`);
+  }
   if (event.host === migration.from) {
     const epoch = migration.resumeEpoch ?? freshEpoch(binding);
     const asked: Moving = { ...state, binding: { ...binding, issued: epoch > binding.issued ? epoch : binding.issued }, migration: { ...migration, resumeEpoch: epoch } };

@@ -23,6 +23,7 @@ const planField = z.object({
   forceMs: timeField.default(millis(60_000)),
   autoConverge: z.boolean().default(false),
   channels: z.number().default(1),
+  postcopy: z.boolean().default(false),
 });
 
 const record = z.object({
@@ -46,6 +47,8 @@ const record = z.object({
     cancelled: z.boolean(),
     lost: z.boolean(),
     settling: z.boolean(),
+    postcopy: z.boolean().default(false),
+    fetching: z.boolean().default(false),
     targetLife: z.object({ instance: z.string(), restartCounter: z.number() }).nullable().default(null),
   }).nullable(),
   givenBack: z.array(z.object({
@@ -72,7 +75,7 @@ export function durable(state: VmState): DurableVm {
     migration: migration === null ? null : {
       from: migration.from, to: migration.to, epoch: migration.epoch, actor: migration.actor, startedAt: migration.startedAt,
       plan: migration.plan, released: migration.released, neverRan: migration.neverRan, resumeEpoch: migration.resumeEpoch, reason: migration.reason, cancelled: migration.cancelled,
-      lost: migration.phase === "lost", settling: migration.phase === "settle", targetLife: migration.targetLife,
+      lost: migration.phase === "lost", settling: migration.phase === "settle", postcopy: migration.postcopy, fetching: migration.phase === "postcopy", targetLife: migration.targetLife,
     },
     ...(givenBack.length === 0 ? {} : { givenBack: givenBack.map(({ from, to, epoch: reserved, actor, startedAt, resume, ran }) => ({ from, to, epoch: reserved, actor, startedAt, resume, ran })) }),
   };
@@ -102,10 +105,10 @@ export function restore(vm: VmId, value: unknown, now: Now): VmState {
   const awaited = millis(now.mono + RETURN_MS);
   const migration: Migration = {
     id: migrationId(vm, open.epoch), from: open.from, to: open.to, epoch: open.epoch, actor: open.actor, startedAt: open.startedAt, plan: open.plan, targetLife: open.targetLife,
-    phase: open.lost ? "lost" : open.settling ? "settle" : open.resumeEpoch !== null ? "reclaim" : open.released ? "released" : open.neverRan || open.reason !== null ? "aborting" : "copy",
-    released: open.released, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
+    phase: open.lost ? "lost" : open.settling ? "settle" : open.fetching ? "postcopy" : open.resumeEpoch !== null ? "reclaim" : open.released ? "released" : open.neverRan || open.reason !== null ? "aborting" : "copy",
+    released: open.released, postcopy: open.postcopy, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
     reason: open.reason !== null && isReason(open.reason) ? open.reason : null, detail: "", cancelled: open.cancelled,
-    startedMono: null, pointed: (open.released && open.resumeEpoch === null) || open.settling ? "target" : "source", lead: false, token: leadToken(open.epoch),
+    startedMono: null, pointed: (open.released && open.resumeEpoch === null) || open.settling || open.fetching ? "target" : "source", lead: false, token: leadToken(open.epoch),
     sourceGone: awaited, targetGone: awaited, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
   return { binding, migration, givenBack };

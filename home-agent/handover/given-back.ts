@@ -76,12 +76,12 @@ export function afterRelease(state: VmState, host: HostId, migration: MigrationI
   return { ...lost, effects: [broken(host, detail), ...lost.effects] };
 }
 
-const NOTHING_LEFT_TO_COPY: MovePlan = { maxBandwidth: 0, downtimeLimitMs: millis(0), timeoutMs: millis(0), onTimeout: "abort", forceMs: millis(0), autoConverge: false, channels: 1 };
+const NOTHING_LEFT_TO_COPY: MovePlan = { maxBandwidth: 0, downtimeLimitMs: millis(0), timeoutMs: millis(0), onTimeout: "abort", forceMs: millis(0), autoConverge: false, channels: 1, postcopy: false };
 
 /** The migration as it stands when its RELEASE turns up after all. */
 function again({ id, from, to, epoch, actor, startedAt }: GivenBack, now: Now): Migration {
   return {
-    id, from, to, epoch, actor, startedAt, plan: NOTHING_LEFT_TO_COPY, targetLife: null, phase: "released", released: true, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
+    id, from, to, epoch, actor, startedAt, plan: NOTHING_LEFT_TO_COPY, targetLife: null, phase: "released", released: true, postcopy: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
     startedMono: null, pointed: "target", lead: false, token: 0, sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
 }

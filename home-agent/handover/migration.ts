@@ -19,10 +19,19 @@ import type { MovePlan, MoveWishes } from "./move-plan.js";
  *   failed             aborting ──source runs──▶ failed, cancelled ─┘               reclaim ──source runs──▶ failed
  * ```
  *
+ * By postcopy there is one more phase before `settle`: the guest runs at the target, n+1 is committed and traffic goes there, but memory of it is still at the source, which is not revoked.
+ *
+ * ```
+ *  released ──Running, postcopy──▶ postcopy ──Running──▶ settle
+ *                                   │ ├── the target says that the rest cannot come: it is dead, `postcopy-broken`
+ *                                   │ └── the target is gone for too long ──▶ lost ── its word, or stop --force
+ *                                   ▼ never back: the source can neither be resumed nor resolved to
+ * ```
+ *
  * Released and Running may come in any order and at any phase: they are facts. Before `released` the binding is at the source's epoch n, from
  * then on at the target's n+1; what is given back ends at n+2.
  */
-export type MovePhase = "prepare" | "copy" | "lead" | "stop" | "aborting" | "released" | "reclaim" | "settle" | "lost";
+export type MovePhase = "prepare" | "copy" | "lead" | "stop" | "aborting" | "released" | "reclaim" | "postcopy" | "settle" | "lost";
 
 export interface Migration {
   readonly id: MigrationId;
@@ -39,6 +48,8 @@ export interface Migration {
   readonly phase: MovePhase;
   /** RELEASE is known to exist: the source never runs again by itself. Durable. */
   readonly released: boolean;
+  /** It went over by postcopy: the guest can never run at the source again. Durable once the target runs it. */
+  readonly postcopy: boolean;
   /** The target has durably said that it never ran and never will. */
   readonly neverRan: boolean;
   /** Epoch under which the source was asked to resume. Durable before it is sent. */
@@ -142,7 +153,7 @@ export function markersOf(state: VmState): number | null {
 /** Whether the target's up markers are being waited for. */
 export function watchesUplink(state: VmState): boolean {
   const phase = state.migration?.phase;
-  return phase === "copy" || phase === "lead" || phase === "stop" || phase === "released" || phase === "settle";
+  return phase === "copy" || phase === "lead" || phase === "stop" || phase === "released" || phase === "postcopy" || phase === "settle";
 }
 
 export type PublicState = "bound" | "moving" | "stale" | "expired" | "lost";

@@ -2,16 +2,16 @@ import type { Millis } from "../../model/ids.js";
 import type { HandoverConfig } from "../config.js";
 
 /** How one move's memory is copied, and what becomes of it when that takes too long. */
-export type MovePlan = Pick<HandoverConfig, "maxBandwidth" | "downtimeLimitMs" | "timeoutMs" | "onTimeout" | "forceMs" | "autoConverge" | "channels">;
+export type MovePlan = Pick<HandoverConfig, "maxBandwidth" | "downtimeLimitMs" | "timeoutMs" | "onTimeout" | "forceMs" | "autoConverge" | "channels" | "postcopy">;
 
 /** What an operator wants otherwise than configured, for one move. */
 export type MoveWishes = Partial<MovePlan>;
 
-export function movePlan(wishes: MoveWishes, { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels }: HandoverConfig): MovePlan {
-  return { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, ...wishes };
+export function movePlan(wishes: MoveWishes, { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, postcopy }: HandoverConfig): MovePlan {
+  return { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, postcopy, ...wishes };
 }
 
 /** The longest that the source itself lets a copy take. */
-export function copyLimit({ timeoutMs, onTimeout, forceMs }: MovePlan): Millis {
-  return (onTimeout === "force" ? timeoutMs + forceMs : timeoutMs) as Millis;
+export function copyLimit({ timeoutMs, onTimeout, forceMs, postcopy }: MovePlan): Millis {
+  return (onTimeout === "force" || postcopy ? timeoutMs + forceMs : timeoutMs) as Millis;
 }

@@ -34,6 +34,7 @@ function sourceBack(state: Moving, record: Recorded, reported: HostBack["reporte
     onSaid(state, state, migration.from, { kind: "sourceEnded", migration: migration.id, result, reason: "migrate-failed", detail: "" }, now, rules);
   const revoke = ask(migration.from, { ask: "revoke", epoch: migration.epoch, forwardTo: migration.to });
   if (migration.phase === "reclaim") return record === "resumed" ? said("source-runs") : decide<VmState>(state, "accepted", "", [askResume(migration, "target-never-ran")]);
+  if (migration.phase === "postcopy") return record === "resumed" ? said("source-runs") : decide<VmState>(state, "accepted");
   if (migration.phase === "settle") return decide<VmState>(state, "accepted", "", record === "released" ? [revoke] : []);
   if (record === "released") return said("source-released");
   if (record === "resumed") return said("source-runs");
@@ -49,6 +50,8 @@ function targetBack(state: Moving, record: Recorded, { reported, life }: HostBac
   const said = (result: "target-runs" | "target-never-ran"): Outcome<VmState> =>
     onSaid(state, state, migration.to, { kind: "targetEnded", migration: migration.id, result, reason: "target-gone", detail: "" }, now, rules);
   if (migration.phase === "settle" || migration.phase === "reclaim" || migration.phase === "prepare") return decide<VmState>(state, "accepted");
+  // What is on its disk is spoken for by its own machine.
+  if (migration.phase === "postcopy") return record === "continued" || reported === "runs" ? decide<VmState>(state, "accepted") : onSaid(state, state, migration.to, { kind: "targetEnded", migration: migration.id, result: "target-died", reason: "target-gone", detail: "it has no guest any more" }, now, rules);
   if (record === "continued" || reported === "runs") return said("target-runs");
   if (record === "prepared") return decide<VmState>(state, "accepted", "", migration.phase === "aborting" && migration.sourceGone !== null ? [askAbort(migration, migration.to, migration.reason ?? "source-gone")] : []);
   if (record === null && !keptItsState(migration.targetLife, life)) return unproven(state, now);

@@ -18,7 +18,7 @@ export function onSaid(state: VmState, moving: Moving | null, host: HostId, body
   switch (body.kind) {
     case "leadReady": return onLeadReady(moving, now);
     case "switchOver": return onSwitchOver(moving, body, now);
-    case "released": return onReleased(stamped(moving, body.stopAt, body.markerAt, body.bytes), now, rules);
+    case "released": return onReleased(stamped(body.postcopy ? byPostcopy(moving) : moving, body.stopAt, body.markerAt, body.bytes), now, rules);
     case "running": return onRunning(moving, body, now, rules);
     case "sourceEnded": return onSourceEnded(moving, body, now, rules);
     case "targetEnded": return onTargetEnded(moving, body, now, rules);
@@ -49,6 +49,10 @@ function stamped(state: Moving, stopAt: Migration["stopAt"], markerAt: Migration
   return { ...state, migration: { ...migration, stopAt: stopAt ?? migration.stopAt, markerAt: markerAt ?? migration.markerAt, bytes: bytes ?? migration.bytes } };
 }
 
+function byPostcopy(state: Moving): Moving {
+  return { ...state, migration: { ...state.migration, postcopy: true } };
+}
+
 /** The gate is held: from now on new packets go to the target, and a marker behind the last old one tells the source when it has all. */
 function onLeadReady(state: Moving, now: Now): Outcome<VmState> {
   const { migration } = state;
@@ -69,7 +73,7 @@ function onSwitchOver(state: Moving, body: Body<"switchOver">, now: Now): Outcom
 function onReleased(state: Moving, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration } = state;
   const released: Moving = { ...state, migration: { ...migration, released: true } };
-  if (migration.phase === "released" || migration.phase === "reclaim") return decide<VmState>(state, "accepted");
+  if (migration.phase === "released" || migration.phase === "reclaim" || migration.phase === "postcopy") return decide<VmState>(state, "accepted");
   if (migration.phase === "settle") return migration.running?.final === true ? settle(state, now) : decide<VmState>(state, "accepted");
   if (migration.neverRan) return reclaim(released, now);
   if (migration.phase === "lost") return migration.released ? decide<VmState>(state, "accepted") : write<VmState>(released);
@@ -92,18 +96,25 @@ function onRunning(state: Moving, body: Body<"running"> | null, now: Now, rules:
   const { migration } = state;
   if (body !== null && body.epoch !== migration.epoch) return decide<VmState>(state, "stale-epoch");
   if (migration.neverRan) return contradicted(state, migration.to, `${migration.to} runs ${state.binding.vm} after it said that it never would`);
-  const heard: Moving = { ...state, migration: { ...migration, released: true, running: body ?? migration.running } };
+  // Its disk says that it was continued, and not whether all of its memory is there: its machine says that itself.
+  if (body === null && migration.plan.postcopy) return decide<VmState>(state, "accepted");
+  const fetching = body?.postcopy ?? false;
+  const heard: Moving = { ...state, migration: { ...migration, released: true, postcopy: migration.postcopy || fetching, running: body ?? migration.running } };
   if (migration.phase === "settle") {
     // Released comes by another connection and carries the time of the stop: it may be the later one.
+    if (fetching) return decide<VmState>(state, "accepted");
     return body?.final === true && heard.migration.stopAt !== null ? settle(heard, now) : decide<VmState>(heard, "accepted");
   }
+  if (fetching && migration.phase === "postcopy") return decide<VmState>(heard, "accepted");
   const committed = commitTarget(heard, now, rules);
   const found = committed.state.binding.phase === "lost"
     ? changeState(committed.state.binding, "bound", { owner: migration.to, epoch: committed.state.binding.epoch, evidence: "migration" }, now)
     : committed.state.binding;
+  const interim: Moving = { ...state, migration: { ...migration, pointed: "target" } };
+  // The source has what the guest still needs: it is not revoked before that has come.
+  if (fetching) return write<VmState>(enter({ ...committed.state, binding: found }, "postcopy", now, { pointed: "target", targetGone: null }), committed.history, [], interim);
   const settling = enter({ ...committed.state, binding: found }, "settle", now, { pointed: "target", targetGone: null });
   const revoke = ask(migration.from, { ask: "revoke", epoch: found.epoch, forwardTo: migration.to });
-  const interim: Moving = { ...state, migration: { ...migration, pointed: "target" } };
   if (body?.final === true && settling.migration.stopAt !== null) {
     const done = settle(settling, now);
     return write<VmState>(done.state, [...committed.history, ...(done.commit?.history ?? [])], [revoke, ...done.effects], interim);
@@ -117,7 +128,10 @@ function onSourceEnded(state: Moving, body: Body<"sourceEnded">, now: Now, rules
   const reason = failure(body.reason);
   const open = beforeRelease(migration.phase) || (migration.phase === "lost" && !migration.released);
   if (body.result === "source-gone") {
+    // The target has proven that it never ran there.
+    if (migration.phase === "reclaim") return guestDied(reasoned(state, reason, body.detail), now, reason, body.detail);
     if (!open) return decide<VmState>(state, "accepted");
+    if (reason === "postcopy-broken") return guestDied(reasoned(state, reason, body.detail), now, reason, body.detail, [askAbort(migration, migration.to, reason)]);
     return guestDied(reasoned(state, "source-gone", body.detail), now, "source-gone", body.detail, [askAbort(migration, migration.to, "source-gone")]);
   }
   if (!open && migration.resumeEpoch === null) return contradicted(state, migration.from, `${migration.from} runs ${state.binding.vm} after it gave the right to away`);
@@ -135,7 +149,8 @@ function onTargetEnded(state: Moving, body: Body<"targetEnded">, now: Now, rules
   const { migration, binding } = state;
   if (body.result === "target-runs") return onRunning(state, null, now, rules);
   if (body.result === "target-died") {
-    return guestDied(reasoned(state, "target-gone", body.detail), now, "target-gone", body.detail, [ask(migration.from, { ask: "revoke", epoch: migration.epoch, forwardTo: null })]);
+    const why = body.reason === "postcopy-broken" ? body.reason : "target-gone";
+    return guestDied(reasoned(state, why, body.detail), now, why, body.detail, [ask(migration.from, { ask: "revoke", epoch: migration.epoch, forwardTo: null })]);
   }
   if (migration.neverRan) return decide<VmState>(state, "accepted");
   const reason = failure(body.reason);
@@ -160,6 +175,7 @@ function onTargetEnded(state: Moving, body: Body<"targetEnded">, now: Now, rules
       return write<VmState>(again.state, [], again.effects);
     }
     case "reclaim": return decide<VmState>(state, "accepted");
+    case "postcopy":
     case "settle": return contradicted(state, migration.to, `${migration.to} says that ${binding.vm} never ran there, after it said that it does`);
   }
 }

@@ -51,7 +51,7 @@ export function guestDied(state: Moving, now: Now, reason: Reason, detail: strin
   return write<VmState>({ binding: { ...ended, issued: binding.issued > migration.epoch ? binding.issued : migration.epoch, graces: [], seenAt: null }, migration: null, givenBack: [] }, [{ change: "close", at: now.wall }], [
     ...effects,
     { do: "alarm", alarm: "guest-died", hosts: [migration.from, migration.to], detail: detail === "" ? `${binding.vm} died in a migration` : detail },
-    finished(migration, "failed", reason, now),
+    finished(migration, reason === "postcopy-broken" ? "lost" : "failed", reason, now),
   ]);
 }
 
@@ -62,7 +62,7 @@ export function lose(state: Moving, now: Now, detail: string): Outcome<VmState> 
   const moving = binding.phase === "moving" ? binding : changeState(binding, "moving", { owner: binding.owner, epoch: binding.epoch, evidence: "migration" }, now);
   const lost = changeState(moving, "lost", { owner: binding.owner, epoch: binding.epoch, evidence: "none" }, now);
   return write<VmState>({ ...enter(state, "lost", now), binding: lost }, [], [
-    { do: "alarm", alarm: "lost", hosts: [migration.from, migration.to], detail: `${binding.vm}: ${detail}; \`careof resolve ${binding.vm} HOST\` decides` },
+    { do: "alarm", alarm: "lost", hosts: [migration.from, migration.to], detail: `${binding.vm}: ${detail}; ${migration.postcopy ? `when it does not come back, \`careof stop ${binding.vm} --force\` gives the guest up` : `\`careof resolve ${binding.vm} HOST\` decides`}` },
     finished(migration, "lost", "released-unknown", now),
   ]);
 }
@@ -70,7 +70,7 @@ export function lose(state: Moving, now: Now, detail: string): Outcome<VmState> 
 export function finished(migration: Migration, result: MigrationOutcome, reason: Reason, now: Now): Effect {
   const total = migration.startedMono === null ? null : millis(now.mono - migration.startedMono);
   const gaps = result === "completed" ? gapsOf(migration) : { pauseMs: null, gapDownMs: null, gapUpMs: null };
-  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, detail: result === "failed" ? migration.detail : "", totalMs: total, ...gaps, bytes: migration.bytes, overflowed: migration.running?.overflowed ?? null };
+  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, detail: result === "failed" || reason === "postcopy-broken" ? migration.detail : "", totalMs: total, ...gaps, bytes: migration.bytes, overflowed: migration.running?.overflowed ?? null };
   return { do: "finished", result: report };
 }
 

@@ -28,6 +28,7 @@ const parameters = message<MigrationParameters, v1.MigrationParameters.$Properti
   channels,
   onTimeout,
   forceMs: duration,
+  postcopy: flag,
 });
 
 const disks = list(message<DiskImage, v1.DiskImage.$Properties>({ path: absolutePath(4096), format: diskFormat, virtualBytes: uint53, allocatedBytes: uint53 }), 64);
@@ -61,7 +62,7 @@ export const migrate = message<BodyByKind["migrate"], v1.Migrate.$Properties>({
 
 export const progress = message<BodyByKind["progress"], v1.MigrationProgress.$Properties>({
   migration,
-  phase: word("prepare", "setup", "disks", "copy", "lead", "stop", "released", "settle"),
+  phase: word("prepare", "setup", "disks", "copy", "lead", "stop", "released", "postcopy", "settle"),
   transferred: uint53,
   remaining: uint53,
   total: uint53,
@@ -92,6 +93,7 @@ export const released = message<BodyByKind["released"], v1.Released.$Properties>
   stopAt: instant,
   markerAt: maybeInstant,
   bytes: uint53,
+  postcopy: flag,
 });
 
 export const running = message<BodyByKind["running"], v1.Running.$Properties>({
@@ -104,6 +106,7 @@ export const running = message<BodyByKind["running"], v1.Running.$Properties>({
   pauseErrorMs: instant,
   final: flag,
   overflowed: uint53,
+  postcopy: flag,
 });
 
 export const sourceEnded = message<BodyByKind["sourceEnded"], v1.SourceEnded.$Properties>({

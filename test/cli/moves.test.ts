@@ -81,7 +81,9 @@ t.test("migrate: what one move may have otherwise than configured", async (t) =>
   await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, ...words]);
   t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", bandwidth: 1_500_000, downtimeLimitMs: 300, autoConverge: true, channels: 4, timeoutMs: 2500, onTimeout: "force" });
   await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--no-auto-converge", "--postcopy", "--bandwidth", "0"]);
-  t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", bandwidth: 0, autoConverge: false, postcopy: true }, "the home agent refuses postcopy");
+  t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", bandwidth: 0, autoConverge: false, postcopy: true }, "postcopy is asked for");
+  await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--no-postcopy"]);
+  t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", postcopy: false }, "and forbidden");
   for (const wrong of [["--bandwidth", "fast"], ["--bandwidth", "-1"], ["--downtime-limit", "0"], ["--channels", "17"], ["--channels", "two"], ["--timeout", "0"], ["--timeout", "3601"], ["--on-timeout", "hope"]]) {
     const asked = agent.asked.length;
     t.equal((await careof(["migrate", "web1", "host-b", "--api", agent.url, ...wrong])).code, 2, wrong.join(" "));

@@ -2,11 +2,12 @@ import fc from "fast-check";
 import t from "tap";
 import { coordinate } from "../../home-agent/handover/coordinator.js";
 import { durable, restore } from "../../home-agent/handover/durable.js";
-import type { VmEvent, VmState } from "../../home-agent/handover/migration.js";
+import { routeOf, type VmEvent, type VmState } from "../../home-agent/handover/migration.js";
 import type { HostLife } from "../../home-agent/host-life.js";
 import { changeState, unbound, type Now } from "../../home-agent/bindings/binding.js";
 import { Waiters, type Ended } from "../../home-agent/waiters.js";
 import { epoch, migrationId, millis, NEVER_BOUND } from "../../model/ids.js";
+import type { Reason } from "../../model/reasons.js";
 import type { MigrationRecord } from "../../proto/messages.js";
 import { FakeClock } from "../model/fake-clock.js";
 import { A, B, RULES, TwoHosts, VM } from "./two-hosts.js";
@@ -93,8 +94,8 @@ class Script {
   /** What the last event led to. */
   effects: readonly string[] = [];
 
-  go(event: VmEvent, { restart = false } = {}): string {
-    const outcome = coordinate(this.state, event, NOW, RULES);
+  go(event: VmEvent, { restart = false, now = NOW } = {}): string {
+    const outcome = coordinate(this.state, event, now, RULES);
     this.state = restart ? restore(VM, JSON.parse(JSON.stringify(durable(outcome.state))), NOW) : outcome.state;
     this.effects = outcome.effects.map((effect) => (effect.do === "ask" ? `${effect.what.ask} ${effect.host}` : effect.do === "alarm" ? effect.alarm : effect.do));
     return outcome.reason;
@@ -114,11 +115,19 @@ class Script {
   }
 
   released(): string {
-    return this.go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1 } }, { restart: true });
+    return this.go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false } }, { restart: true });
   }
 
-  running(): string {
-    return this.go({ type: "said", host: B, body: { kind: "running", migration: MOVE, epoch: epoch(2), resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: true, overflowed: 0 } }, { restart: true });
+  running(postcopy = false): string {
+    return this.go({ type: "said", host: B, body: { kind: "running", migration: MOVE, epoch: epoch(2), resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: !postcopy, overflowed: 0, postcopy } }, { restart: true });
+  }
+
+  /** The guest runs at B, and memory of it is still at A. */
+  fetching(): void {
+    this.go({ type: "migrate", host: B, actor: "operator", wishes: { postcopy: true }, sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
+    this.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false }, { restart: true });
+    this.go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: true } });
+    this.running(true);
   }
 
   back(state: MigrationRecord["state"]): string {
@@ -129,6 +138,60 @@ class Script {
     return this.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: "cancelled-by-operator", detail: "" } }, { restart: true });
   }
 }
+
+await t.test("postcopy: the binding is at the target at once, and nothing takes away from the source what the guest still needs", (t) => {
+  const died = (reason: Reason): VmEvent => ({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason, detail: "the rest cannot come" } });
+  const later: Now = { mono: millis(1_000_000), wall: NOW.wall };
+  const refused = new Script();
+  t.equal(refused.go({ type: "migrate", host: B, actor: "operator", wishes: { postcopy: true, channels: 2 }, sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false }), "unsupported");
+
+  const moved = new Script();
+  moved.fetching();
+  t.same([moved.where, moved.effects, moved.state.migration?.phase], [["bound", B, 2], [], "postcopy"], "owned by the target, the source is not revoked, and a restart forgets nothing");
+  t.equal(routeOf(moved.state)?.active, B);
+  t.same([moved.running(true), moved.effects], ["accepted", []], "said twice");
+  t.same([moved.back("continued"), moved.effects, moved.state.migration?.phase], ["accepted", [], "postcopy"], "the target has registered again, and its machine speaks for it");
+  t.same([moved.go({ type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "released" }), moved.effects], ["accepted", []]);
+  t.equal(moved.go({ type: "cancel", migration: MOVE }), "not-permitted");
+  moved.go({ type: "host-back", host: B, life: LIFE, records: [{ migration: MOVE, side: "target", state: "continued", peer: A }], reported: "runs" });
+  moved.go({ type: "host-gone", host: A });
+  moved.go({ type: "deadline" }, { now: later });
+  t.equal(moved.state.migration?.phase, "postcopy", "that the source is out of reach says nothing about the relay");
+  moved.running();
+  t.ok(moved.effects.includes("revoke host-a"), "all has come");
+
+  const broken = new Script();
+  broken.fetching();
+  const end = coordinate(broken.state, died("postcopy-broken"), NOW, RULES);
+  t.match(end.effects.find((effect) => effect.do === "finished"), { result: { result: "lost", reason: "postcopy-broken", detail: "the rest cannot come" } });
+  broken.go(died("postcopy-broken"), { restart: true });
+  t.same([broken.where, broken.effects], [["none", null, 2], ["revoke host-a", "guest-died", "finished"]], "nobody's, and the source lets go");
+
+  const silent = new Script();
+  silent.fetching();
+  silent.go({ type: "host-gone", host: B }, { restart: true });
+  silent.go({ type: "deadline" }, { restart: true, now: later });
+  t.same(silent.where, ["lost", B, 2]);
+  t.equal(silent.go({ type: "resolve", host: A, connected: true }), "postcopy-broken", "never at the source again");
+  const back = new Script();
+  back.state = silent.state;
+  t.equal(silent.go({ type: "stop", force: false, ownerConnected: false }), "already-moving");
+  t.equal(silent.go({ type: "stop", force: true, ownerConnected: false }, { restart: true }), "accepted");
+  t.same([silent.where, silent.effects, silent.state.migration], [["none", null, 2], ["revoke host-a", "stopped"], null], "a person gives it up");
+  back.back("continued");
+  t.equal(back.state.migration?.phase, "lost", "that it was continued does not say that it has its memory");
+  back.running();
+  t.same(back.where, ["bound", B, 2], "it had all the time");
+
+  const never = new Script();
+  never.fetching();
+  never.state = { ...never.state, migration: never.state.migration === null ? null : { ...never.state.migration, phase: "released", sourceGone: null } };
+  never.neverRan();
+  t.same(never.effects, ["resume host-a"]);
+  never.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-gone", reason: "postcopy-broken", detail: "" } });
+  t.same([never.where, never.effects.includes("guest-died")], [["none", null, 2], true], "the source cannot have it back");
+  t.end();
+});
 
 await t.test("why a move failed is the source's to say, when all that the target saw is a stream that broke", (t) => {
   for (const [first, said, wanted] of [["migrate-failed", "timed-out", "timed-out"], ["relay-failed", "migrate-failed", "relay-failed"], ["target-gone", "timed-out", "target-gone"]] as const) {
@@ -272,7 +335,7 @@ await t.test("a RELEASE after the source said that it runs on: it resumes only w
   const newer = script();
   newer.neverRan();
   newer.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
-  newer.go({ type: "said", host: A, body: { kind: "released", migration: migrationId(VM, epoch(4)), epoch: epoch(4), stopAt: millis(1), markerAt: null, bytes: 1 } });
+  newer.go({ type: "said", host: A, body: { kind: "released", migration: migrationId(VM, epoch(4)), epoch: epoch(4), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false } });
   newer.released();
   t.same([newer.effects, newer.where], [[], ["bound", B, 4]], "a late word about the older one revokes nothing of the newer one");
 

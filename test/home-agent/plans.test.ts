@@ -28,7 +28,7 @@ t.test("why a copy does not converge, and what would help", (t) => {
     ["nothing is copied", { bytesPerSecond: 0 }, {}, null],
     ["it does not", {}, {}, /writes 40 MB\/s and 41 MB\/s are copied, so that it would have to stand for 837 ms, and 20 ms are allowed\. What helps: --auto-converge .*; --downtime-limit 838 .*; --on-timeout force /],
     ["with a limit of the bandwidth", {}, { maxBandwidth: 5e6 }, /a greater --bandwidth than 5\.0 MB\/s/],
-    ["throttled already", { throttlePercent: 99 }, { autoConverge: true, onTimeout: "force" }, /denied 99% of its processor time\. What helps: --downtime-limit 838 lets it stand for so long$/],
+    ["throttled already", { throttlePercent: 99 }, { autoConverge: true, onTimeout: "force", postcopy: true }, /denied 99% of its processor time\. What helps: --downtime-limit 838 lets it stand for so long$/],
   ];
   for (const [name, copied, plan, says] of cases) {
     const why = whyItDoesNotConverge({ ...BUSY, ...copied }, { ...PLAN, ...plan });
@@ -56,7 +56,8 @@ t.test("wishes that cannot be are refused, and nothing begins", async (t) => {
   const bench = await Bench.open(t);
   await bench.withVm();
   const cases: readonly (readonly [object, string, RegExp])[] = [
-    [{ postcopy: true }, "unsupported", /postcopy is not there: /],
+    [{ postcopy: "yes" }, "malformed-body", /postcopy/],
+    [{ postcopy: true, channels: 2 }, "unsupported", /postcopy goes over one channel/],
     [{ channels: 0 }, "malformed-body", /channels/],
     [{ channels: 17 }, "malformed-body", /channels/],
     [{ bandwidth: -1 }, "malformed-body", /bandwidth/],

@@ -185,7 +185,7 @@ export class Move {
   }
 
   async released(markerAt: number | null = 998): Promise<Body<"decision">> {
-    return this.#source.ask({ kind: "released", migration: this.migration, epoch: this.#epoch, stopAt: millis(1000), markerAt: markerAt === null ? null : millis(markerAt), bytes: 82_000_000 }, "decision");
+    return this.#source.ask({ kind: "released", migration: this.migration, epoch: this.#epoch, stopAt: millis(1000), markerAt: markerAt === null ? null : millis(markerAt), bytes: 82_000_000, postcopy: false }, "decision");
   }
 
   /** RESUME at 5000 of the target's clock. */
@@ -195,7 +195,7 @@ export class Move {
     this.#source.runs.delete(this.#vm);
     return this.#target.ask({
       kind: "running", migration: this.migration, epoch: this.#epoch, resumeAt: millis(5000), firstDeliverableAt: at(stamps.firstDeliverableAt), uplinkOpenAt: at(stamps.uplinkOpenAt),
-      pauseMs: at(stamps.pauseMs), pauseErrorMs: millis(0.5), final, overflowed: stamps.overflowed ?? 0,
+      pauseMs: at(stamps.pauseMs), pauseErrorMs: millis(0.5), final, overflowed: stamps.overflowed ?? 0, postcopy: false,
     }, "decision");
   }
 

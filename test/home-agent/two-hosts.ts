@@ -15,7 +15,7 @@ export const B = hostId("host-b");
 export const RULES: MoveRules = {
   hosts: [A, B], driver: "qemu", lifetimeMs: millis(30_000), graceMs: millis(2000),
   handover: {
-    lead: true, holdMaxMs: millis(250), downtimeLimitMs: millis(100), maxBandwidth: 0, timeoutMs: millis(600_000), onTimeout: "abort", forceMs: millis(60_000), autoConverge: false, channels: 1, prepareMs: millis(20_000),
+    lead: true, holdMaxMs: millis(250), downtimeLimitMs: millis(100), maxBandwidth: 0, timeoutMs: millis(600_000), onTimeout: "abort", forceMs: millis(60_000), autoConverge: false, channels: 1, postcopy: false, prepareMs: millis(20_000),
     targetGoneMs: millis(3000), sourceGoneMs: millis(10_000), lostAfterMs: millis(5000),
   },
 };
@@ -297,7 +297,7 @@ export class TwoHosts {
     host.runs = false;
     host.record = { migration, side: "source", state: "released", peer: host.name };
     if (this.relay !== null) this.relay.release = true;
-    host.outbox.push({ durable: true, body: { kind: "released", migration, epoch: epochOf(migration), stopAt: millis(1), markerAt: null, bytes: 1 } });
+    host.outbox.push({ durable: true, body: { kind: "released", migration, epoch: epochOf(migration), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false } });
   }
 
   #resume(host: Host, reason: Reason): void {
@@ -320,7 +320,7 @@ export class TwoHosts {
     host.runs = true;
     host.epoch = epochOf(migration);
     host.record = { migration, side: "target", state: "continued", peer: host.name };
-    host.outbox.push({ durable: true, body: { kind: "running", migration, epoch: host.epoch, resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: true, overflowed: 0 } });
+    host.outbox.push({ durable: true, body: { kind: "running", migration, epoch: host.epoch, resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: true, overflowed: 0, postcopy: false } });
   }
 
   #reportOf(host: Host): void {

@@ -66,7 +66,7 @@ const records: Arbitrary<MigrationRecord> = record({
 });
 const parameters: Arbitrary<MigrationParameters> = record({
   maxBandwidth: counts, downtimeLimitMs: durations, lead: fc.boolean(), holdMaxMs: durations, timeoutMs: durations,
-  autoConverge: fc.boolean(), channels: fc.integer({ min: 1, max: 16 }), onTimeout: fc.constantFrom("abort", "force"), forceMs: durations,
+  autoConverge: fc.boolean(), channels: fc.integer({ min: 1, max: 16 }), onTimeout: fc.constantFrom("abort", "force"), forceMs: durations, postcopy: fc.boolean(),
 });
 
 /** Every kind of body, in every form that the types allow. */
@@ -91,10 +91,10 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
   switchOver: record({
     migration: migrations, stopAt: stamps, markerAt: maybeStamp, hold: fc.constantFrom("led", "hold-expired", "no-gate", "stopped-early"),
   }),
-  released: record({ migration: migrations, epoch: epochs, stopAt: stamps, markerAt: maybeStamp, bytes: counts }),
+  released: record({ migration: migrations, epoch: epochs, stopAt: stamps, markerAt: maybeStamp, bytes: counts, postcopy: fc.boolean() }),
   running: record({
     migration: migrations, epoch: epochs, resumeAt: stamps, firstDeliverableAt: maybeStamp, uplinkOpenAt: maybeStamp, pauseMs: fc.option(stamps),
-    pauseErrorMs: stamps, final: fc.boolean(), overflowed: counts,
+    pauseErrorMs: stamps, final: fc.boolean(), overflowed: counts, postcopy: fc.boolean(),
   }),
   sourceEnded: record({ migration: migrations, result: fc.constantFrom("source-runs", "source-released", "source-gone"), reason: reasons, detail: text }),
   targetEnded: record({ migration: migrations, result: fc.constantFrom("target-runs", "target-never-ran", "target-died"), reason: reasons, detail: text }),

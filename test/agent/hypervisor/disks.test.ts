@@ -48,7 +48,7 @@ for (const kind of kinds) {
       const diskOptions = [{ path: raw, shared: false, format: "raw" as const }, { path: cow, shared: false, format: "qcow2" as const }];
       return { driver, directory, raw, cow, spec: { vm, epoch: epoch(number), mac, port: null, qemu: { ...qemu, disks: [raw, cow], diskOptions } } };
     };
-    const stream = { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(300), autoConverge: false, channels: 1 };
+    const stream = { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(300), autoConverge: false, postcopy: false, channels: 1 };
 
     await t.test("they are the same on both sides before the guest goes", async (t) => {
       const a = side(1);

@@ -33,7 +33,7 @@ for (const kind of kinds) {
     const { qemu, mac, vm } = kind.spec;
     if (qemu === null) throw new Error("no qemu");
     const guestSpec = (number: number): GuestSpec => ({ vm, epoch: epoch(number), mac, port: null, qemu });
-    const stream = { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(300), autoConverge: false, channels: 1 };
+    const stream = { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(300), autoConverge: false, postcopy: false, channels: 1 };
 
     await t.test("starts, is found again, ends", async (t) => {
       const driver = made(kind);
@@ -130,6 +130,60 @@ for (const kind of kinds) {
       t.equal(await target.status(), "running");
       await source.destroy();
       await target.destroy();
+    });
+
+    await t.test("postcopy: it runs at the target before its memory is there, and then has all", async (t) => {
+      const a = made(kind);
+      const b = made(kind);
+      const socket = join(fresh(), "stream.sock");
+      const source = await a.start(guestSpec(1));
+      const target = await b.incoming(guestSpec(2));
+      const heard = recorder();
+      source.subscribe(heard.take);
+      const slow = { ...stream, socket, maxBandwidth: 20_000_000, postcopy: true };
+      await target.receive(slow);
+      await source.send(slow);
+      await until("active", () => heard.words.includes("active"));
+      await source.startPostcopy();
+      await until("pre-switchover", () => heard.words.includes("pre-switchover"));
+      t.ok(heard.words.includes("stopped"));
+      await source.continueSwitchover();
+      await until("postcopy-active", () => heard.words.includes("postcopy-active"));
+      await until("loaded", async () => (await target.status()) === "loaded");
+      t.not(await source.status(), "running");
+      await t.rejects(source.cancelSend(), "it cannot be given up any more");
+      await t.rejects(source.resume());
+      await target.resume();
+      t.equal(await target.status(), "fetching");
+      await until("completed", () => heard.words.includes("completed"));
+      await until("all has come", async () => (await target.status()) === "running");
+      await source.destroy();
+      await target.destroy();
+    });
+
+    await t.test("postcopy, and the source ends: the target is stranded, and can be ended", async (t) => {
+      const a = made(kind);
+      const b = made(kind);
+      const socket = join(fresh(), "stream.sock");
+      const source = await a.start(guestSpec(1));
+      const target = await b.incoming(guestSpec(2));
+      const heard = recorder();
+      const there = recorder();
+      source.subscribe(heard.take);
+      target.subscribe(there.take);
+      const slow = { ...stream, socket, maxBandwidth: 1_000_000, postcopy: true };
+      await target.receive(slow);
+      await source.send(slow);
+      await until("active", () => heard.words.includes("active"));
+      await source.startPostcopy();
+      await until("pre-switchover", () => heard.words.includes("pre-switchover"));
+      await source.continueSwitchover();
+      await until("loaded", async () => (await target.status()) === "loaded");
+      await target.resume();
+      await source.destroy();
+      await until("stranded", () => there.words.includes("postcopy-paused"));
+      await target.destroy();
+      t.equal(there.words.at(-1), "gone");
     });
 
     await t.test("cancelled, the source runs on and the target ends", async (t) => {

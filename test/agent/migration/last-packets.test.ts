@@ -95,6 +95,7 @@ class LoadedGuest implements Guest {
   send(): Promise<void> { return Promise.resolve(); }
   preferSwitchover(): Promise<void> { return Promise.resolve(); }
   forceSwitchover(): Promise<void> { return Promise.resolve(); }
+  startPostcopy(): Promise<void> { return Promise.resolve(); }
   continueSwitchover(): Promise<void> { return Promise.resolve(); }
   cancelSend(): Promise<void> { return Promise.resolve(); }
   powerDown(): Promise<void> { return Promise.resolve(); }
@@ -110,7 +111,7 @@ async function target(clock: FakeClock): Promise<{ readonly run: TargetRun; read
   const run = new TargetRun(beginTarget(PLAN), {
     clock, log: createLogger("test", "silent"),
     prepare: (owned) => { owned({ guest }); return Promise.resolve(); },
-    record: (state) => { records.push(state); },
+    record: (state) => { records.push(state); }, recordArrived: () => undefined,
     stamps: () => null, overflowed: () => 0, sendUpMarker: () => undefined,
     report: ({ kind }) => { reports.push(kind); }, runs: () => undefined, undo: () => Promise.resolve(),
   }, null);

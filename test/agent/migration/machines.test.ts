@@ -28,12 +28,18 @@ const ASKED = ["stall", "prefer-switchover", "tell-lead-ready", "watch-marker", 
 /** Two passes of a guest that dirties 30 MB as fast as it can. */
 const busy = [...[2, 3].flatMap((passes): SourceEvent[] => [{ kind: "pass", passes }, { ...little, passes, remaining: 3e7 }])];
 const FORCE = { ...LEAD, onTimeout: "force" } as const;
+const POSTCOPY = { ...LEAD, postcopy: true } as const;
 const late: SourceEvent = { kind: "timer", name: "copy" };
 const copying = [recorded, { kind: "relay-ready" }] as const satisfies readonly SourceEvent[];
 const mirroring = [...copying, { kind: "disk-progress", copied: 5 }] as const satisfies readonly SourceEvent[];
 const mirrored = [...mirroring, { kind: "disks", what: "ready" }] as const satisfies readonly SourceEvent[];
 const halted = [...mirrored, stop, { kind: "stream", status: "pre-switchover" }] as const satisfies readonly SourceEvent[];
 const released = [...copying, stop, completed, { kind: "recorded", state: "released" }] as const satisfies readonly SourceEvent[];
+
+/** Its device state is at the target, and RELEASE on disk. */
+const begun = [
+  ...copying, late, { kind: "marker", at: millis(5) }, stop, { kind: "stream", status: "pre-switchover" }, { kind: "stream", status: "postcopy-active" }, { kind: "recorded", state: "released" },
+] as const satisfies readonly SourceEvent[];
 
 void t.test("source: phase, effects and decision by what has happened", (t) => {
   const cases: readonly (readonly [string, typeof PLAN, readonly SourceEvent[], string, readonly string[], string?])[] = [
@@ -113,6 +119,24 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
     ["runs, and the copy of a disk is still there: not yet at an end", DISKS, [...mirrored, { kind: "abort", reason: "cancelled-by-operator" }, { kind: "guest", status: "running", stream: "cancelled" }], "returning", ["drop-disks", "timer"]],
     ["runs, and it is gone", DISKS, [...mirrored, { kind: "abort", reason: "cancelled-by-operator" }, { kind: "disks", what: "dropped" }, { kind: "guest", status: "running", stream: "cancelled" }], "runs", ["deliver", "report-ended"]],
     ["disks of a plan without any", PLAN, [...copying, { kind: "disks", what: "ready" }], "copying", []],
+    ["postcopy: what is left behind the third pass is too much", POSTCOPY, [...copying, ...busy], "leading", ["timer", "stall", "tell-lead-ready", "watch-marker", "timer"]],
+    ["postcopy: behind the second nobody knows", POSTCOPY, [...copying, ...busy.slice(0, 2)], "copying", ["flow"]],
+    ["postcopy: a copy that converges needs none", POSTCOPY, [...copying, third, little], "leading", ASKED],
+    ["postcopy: the gate opens for a guest that is stopped", POSTCOPY, [...copying, ...busy, { kind: "marker", at: millis(5) }], "opened", ["start-postcopy", "open-gate", "timer"]],
+    ["postcopy: the time is over", POSTCOPY, [...copying, late], "leading", ["timer", "stall", "tell-lead-ready", "watch-marker", "timer"]],
+    ["postcopy: even that takes too long, it stays", POSTCOPY, [...copying, late, late], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
+    ["postcopy without a gate", { ...POSTCOPY, lead: false }, [...copying, { ...little, passes: 4, remaining: 3e7 }], "copying", ["timer", "start-postcopy"]],
+    ["postcopy: all but memory is there, RELEASE to the disk first", POSTCOPY, begun.slice(0, -1), "releasing", ["stop-timer", "stop-timer", "record"]],
+    ["postcopy: on disk, and the memory is still wanted here", POSTCOPY, begun, "serving", ["send-release", "report-released"]],
+    ["serving is not revoked", POSTCOPY, [...begun, { kind: "revoke" }], "serving", [], "not-permitted"],
+    ["serving is not given up", POSTCOPY, [...begun, { kind: "abort", reason: "cancelled-by-operator" }], "serving", [], "not-permitted"],
+    ["served", POSTCOPY, [...begun, completed], "released", []],
+    ["served, and revoked", POSTCOPY, [...begun, completed, { kind: "revoke" }], "revoked", ["cut", "destroy-guest"]],
+    ["served before the disk had RELEASE", POSTCOPY, [...begun.slice(0, -1), completed, { kind: "recorded", state: "released" }], "released", ["send-release", "report-released"]],
+    ["serving, and the stream breaks", POSTCOPY, [...begun, { kind: "stream", status: "postcopy-paused" }], "released", ["cut"]],
+    ["serving, and the relay is lost", POSTCOPY, [...begun, { kind: "relay-lost", detail: "" }], "released", []],
+    ["serving, and the guest's process ends", POSTCOPY, [...begun, { kind: "guest", status: "gone", stream: "none" }], "released", ["cut"]],
+    ["given back with a proof: it can never run here again", POSTCOPY, [...begun, { kind: "resume" }, { kind: "recorded", state: "resumed" }, { kind: "guest", status: "halted", stream: "postcopy-paused" }], "gone", ["cut", "stop-timer", "stop-timer", "stop-timer", "end-guest", "report-ended"]],
     ["migrate refused", PLAN, [...copying, { kind: "command-failed", command: "send", detail: "" }], "returning", ["stop-timer", "stop-timer", "stop-timer", "cut", "cancel-send", "look"]],
   ];
   for (const [name, plan, events, phase, effects, decision = "accepted"] of cases) {
@@ -123,6 +147,45 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
   t.equal(source(LEAD, ...copying, third, little, { kind: "timer", name: "hold" }, stop).state.hold, "hold-expired");
   t.equal(source(LEAD, ...copying, stop).state.hold, "stopped-early");
   t.equal(source(PLAN, ...copying, stop).state.hold, "no-gate");
+  t.end();
+});
+
+void t.test("target: a guest whose memory follows it", (t) => {
+  const fetching: TargetEvent[] = [
+    { kind: "ready" }, { kind: "relay-up" }, { kind: "stream", status: "postcopy-active" }, { kind: "guest", status: "loaded", at: millis(1) }, { kind: "release", epoch: PLAN.epoch, stopAt: millis(1) },
+    { kind: "recorded", state: "continued" }, { kind: "resumed", at: millis(2) },
+  ];
+  const look: TargetEvent = { kind: "command-failed", command: "look", detail: "qmp-timeout" };
+  const lost: TargetEvent = { kind: "relay-lost", detail: "" };
+  const cases: readonly (readonly [string, readonly TargetEvent[], string, readonly string[]])[] = [
+    ["its state begins to come: look until it is loaded", fetching.slice(0, 3), "waiting", ["look"]],
+    ["not yet", [...fetching.slice(0, 3), { kind: "guest", status: "incoming", at: millis(1) }], "waiting", ["timer"]],
+    ["loaded, and no RELEASE", fetching.slice(0, 4), "waiting", []],
+    ["the stream breaks before RELEASE: never ran", [...fetching.slice(0, 4), lost], "destroying", ["stop-timer", "stop-timer", "stop-timer", "stop-timer", "cut", "destroy-guest"]],
+    ["RELEASE: the disk first", fetching.slice(0, 5), "claiming", ["stop-timer", "stop-timer", "record"]],
+    ["it runs, and the relay is needed", fetching, "fetching", ["report-running"]],
+    ["all has come", [...fetching, { kind: "stream", status: "completed" }], "running", ["stop-timer", "record-arrived", "report-running"]],
+    ["all had come before it ran", [...fetching.slice(0, 6), { kind: "stream", status: "completed" }, { kind: "resumed", at: millis(2) }], "running", ["cut", "record-arrived", "report-running"]],
+    ["no more can come", [...fetching, { kind: "stream", status: "postcopy-paused" }], "breaking", ["stop-timer", "cut", "destroy-guest"]],
+    ["nobody hears of it before it is destroyed", [...fetching, { kind: "stream", status: "postcopy-paused" }, { kind: "destroyed" }], "died", ["report-ended"]],
+    ["the relay is lost: look, for the last page may have come", [...fetching, lost], "fetching", ["look"]],
+    ["and it had", [...fetching, lost, { kind: "guest", status: "running", at: millis(3) }], "running", ["stop-timer", "record-arrived", "report-running"]],
+    ["and it had not", [...fetching, lost, { kind: "guest", status: "stranded", at: millis(3) }], "breaking", ["stop-timer", "cut", "destroy-guest"]],
+    ["the hypervisor has not noticed yet", [...fetching, lost, { kind: "guest", status: "fetching", at: millis(3) }], "fetching", ["timer"]],
+    ["it does not answer", [...fetching, lost, look, look], "fetching", ["timer"]],
+    ["it stands with its guest", [...fetching, lost, look, look, look], "breaking", ["stop-timer", "cut", "destroy-guest"]],
+    ["its process ends", [...fetching, { kind: "guest", status: "gone", at: millis(3) }], "died", ["cut", "report-ended", "destroy-guest"]],
+    ["too late to give it up", [...fetching, { kind: "abort", reason: "cancelled-by-operator" }], "fetching", ["report-running"]],
+  ];
+  for (const [name, events, phase, effects] of cases) {
+    const last = target(...events);
+    t.same({ phase: last.state.phase, effects: last.effects.map(({ kind }) => kind) }, { phase, effects }, name);
+  }
+  t.equal(target(...fetching, { kind: "stream", status: "postcopy-paused" }).state.reason, "postcopy-broken");
+  const again = recoverTarget(PLAN, "continued", true);
+  t.equal(stepTarget(again.state, { kind: "guest", status: "running", at: millis(1) }).state.phase, "running", "it had all before the restart");
+  t.equal(stepTarget(again.state, { kind: "guest", status: "stranded", at: millis(1) }).state.phase, "breaking");
+  t.equal(stepTarget(again.state, { kind: "guest", status: "gone", at: millis(1) }).state.reason, "postcopy-broken", "it did not answer and was ended");
   t.end();
 });
 
@@ -198,10 +261,11 @@ void t.test("undisturbed, the guest ends at the target", (t) => {
   t.end();
 });
 
-void t.test("whatever is cut, killed or crashed: never two, and one unless a guest died", (t) => {
+/** What is at the end of all runs of the plan, with every message and fault in any order. */
+function anything(plan: typeof PLAN, numRuns: number, judge: (world: World, end: string) => void): Map<string, number> {
   const ends = new Map<string, number>();
   fc.assert(fc.property(fc.array(fc.record({ pick: fc.nat(50), fault: fc.oneof({ weight: 12, arbitrary: fc.constant(null) }, { weight: 1, arbitrary: fc.nat(8) }) }), { minLength: 5, maxLength: 60 }), (script) => {
-    const world = new World();
+    const world = new World(plan);
     for (const { pick, fault } of script) {
       const faults = world.faults();
       const choices = world.choices();
@@ -211,10 +275,35 @@ void t.test("whatever is cut, killed or crashed: never two, and one unless a gue
     world.settle();
     const end = `${String(world.source?.phase)}/${String(world.target?.phase)}`;
     ends.set(end, (ends.get(end) ?? 0) + 1);
+    judge(world, end);
+  }), { numRuns });
+  return ends;
+}
+
+void t.test("whatever is cut, killed or crashed: never two, and one unless a guest died", (t) => {
+  const ends = anything(PLAN, 4000, (world, end) => {
     if (!world.killed && world.running !== 1) throw new Error(`${String(world.running)} run at the end, in ${end}: ${world.log.join(", ")}`);
-  }), { numRuns: 4000 });
+  });
   t.ok((ends.get("revoked/running") ?? 0) > 0, "some succeeded");
   t.ok([...ends.keys()].some((end) => end.startsWith("runs/")), "some came back");
+  t.comment(JSON.stringify([...ends]));
+  t.end();
+});
+
+void t.test("the same with postcopy: never two; none only where a guest died, or went and could not get all of its memory", (t) => {
+  let broken = 0;
+  let fetched = 0;
+  const ends = anything({ ...PLAN, postcopy: true }, 4000, (world, end) => {
+    if (world.stream === "completed" && world.postcopy && world.running === 1) fetched++;
+    if (world.killed || world.running === 1) return;
+    if (!world.postcopy || world.running !== 0) throw new Error(`${String(world.running)} run at the end, in ${end}: ${world.log.join(", ")}`);
+    broken++;
+    if (world.sourceGuest === "running") throw new Error(`it runs at its source: ${world.log.join(", ")}`);
+  });
+  t.ok(broken > 0, "some were lost on the way");
+  t.ok(fetched > 0, "some arrived");
+  t.ok([...ends.keys()].some((end) => end.startsWith("runs/")), "some came back before they went");
+  t.ok((ends.get("revoked/died") ?? 0) > 0, "what was broken is settled on both sides");
   t.comment(JSON.stringify([...ends]));
   t.end();
 });

@@ -6,7 +6,7 @@ import { epoch, migrationId, millis, vmId } from "../../../model/ids.js";
 
 export const VM = vmId("web1");
 export const PLAN: SourcePlan = {
-  migration: migrationId(VM, epoch(2)), vm: VM, epoch: epoch(2), lead: false, holdMaxMs: millis(500), timeoutMs: millis(10_000), downtimeLimitMs: millis(20), onTimeout: "abort", forceMs: millis(5000),
+  migration: migrationId(VM, epoch(2)), vm: VM, epoch: epoch(2), lead: false, holdMaxMs: millis(500), timeoutMs: millis(10_000), downtimeLimitMs: millis(20), onTimeout: "abort", forceMs: millis(5000), postcopy: false,
   disks: false,
 };
 
@@ -30,16 +30,20 @@ export class World {
   readonly home = { sourceRuns: false, sourceGone: false, released: false, running: false, neverRan: false, died: false };
   readonly log: string[] = [];
   killed = false;
+  /** On the target's disk. */
+  fetching = false;
+  /** A postcopy has begun, from which there is no way back. */
+  postcopy = false;
   #relay: "none" | "up" | "cut" = "none";
   #release = false;
   readonly #queues = new Map<Channel, Item[]>();
 
-  constructor() {
+  constructor(readonly plan = PLAN) {
     this.disk.target = "prepared";
     this.targetGuest = "incoming";
     this.#target(beginTarget(PLAN));
     this.#target(stepTarget(this.target ?? fail(), { kind: "ready" }));
-    this.#source(beginSource(PLAN));
+    this.#source(beginSource(plan));
   }
 
   /** Everything that may happen now, faults apart. */
@@ -86,13 +90,13 @@ export class World {
   }
 
   check(): void {
-    if (this.sourceGuest === "running" && this.targetGuest === "running") throw new Error(`both run: ${this.log.join(", ")}`);
+    if (this.sourceGuest === "running" && executes(this.targetGuest)) throw new Error(`both run: ${this.log.join(", ")}`);
     if (this.source !== null && this.sourceGuest === "running" && !sourceMayRun(this.source.phase)) throw new Error(`the source runs in ${this.source.phase}: ${this.log.join(", ")}`);
-    if (this.target !== null && this.targetGuest === "running" && !targetMayRun(this.target.phase)) throw new Error(`the target runs in ${this.target.phase}: ${this.log.join(", ")}`);
+    if (this.target !== null && executes(this.targetGuest) && !targetMayRun(this.target.phase)) throw new Error(`the target runs in ${this.target.phase}: ${this.log.join(", ")}`);
   }
 
   get running(): number {
-    return Number(this.sourceGuest === "running") + Number(this.targetGuest === "running");
+    return Number(this.sourceGuest === "running") + Number(executes(this.targetGuest));
   }
 
   #push(channel: Channel, name: string, run: () => void): void {
@@ -132,8 +136,17 @@ export class World {
           this.#push("relay", "ready", () => { this.#toSource(this.#relay === "up" ? { kind: "relay-ready" } : { kind: "relay-lost", detail: "" }); });
           this.#push("target-events", "relay up", () => { this.#toTarget({ kind: "relay-up" }); });
           break;
-        case "send": this.#push("source-commands", "migrate", () => { this.stream = this.#relay === "up" ? "active" : "failed"; if (this.stream === "failed") this.#sourceEvent({ kind: "stream", status: "failed" }); }); break;
+        case "send":
+          if (this.plan.postcopy && this.log.length % 4 > 0) this.#push("source-timer", "copy", () => { this.#toSource({ kind: "timer", name: "copy" }); });
+          this.#push("source-commands", "migrate", () => { this.stream = this.#relay === "up" ? "active" : "failed"; if (this.stream === "failed") this.#sourceEvent({ kind: "stream", status: "failed" }); }); break;
         case "cut": this.#cut(); break;
+        case "start-postcopy": this.#push("source-commands", "postcopy", () => {
+          if (this.stream !== "active" || this.sourceGuest !== "running") return;
+          this.postcopy = true;
+          this.sourceGuest = "halted";
+          this.#sourceEvent({ kind: "stopped", at: millis(1) });
+        }); break;
+        case "end-guest": this.#push("source-commands", "end", () => { this.sourceGuest = "gone"; }); break;
         case "cancel-send": this.#push("source-commands", "cancel", () => { this.#cancel(); }); break;
         case "continue-switchover": this.#push("source-commands", "continue", () => { if (this.stream === "pre-switchover") this.stream = "device"; }); break;
         case "resume-guest": this.#push("source-commands", "cont", () => { this.#contSource(); }); break;
@@ -142,7 +155,7 @@ export class World {
         case "destroy-guest": this.#push("source-commands", "destroy", () => { this.sourceGuest = "gone"; }); break;
         case "report-released": this.#push("source-home", "released", () => { this.home.released = true; this.#grant(); }); break;
         case "report-ended": this.#push("source-home", effect.result, () => { if (effect.result === "source-runs") this.home.sourceRuns = true; else this.home.sourceGone = true; this.#abortTarget(); }); break;
-        case "timer": if (effect.name === "look") this.#push("source-timer", effect.name, () => { this.#toSource({ kind: "timer", name: effect.name }); }); break;
+        case "timer": if (effect.name === "look" || (effect.name === "copy" && state.sending && this.log.length % 4 === 0)) this.#push("source-timer", effect.name, () => { this.#toSource({ kind: "timer", name: effect.name }); }); break;
         default: break;
       }
     }
@@ -158,12 +171,14 @@ export class World {
             this.#push("target-commands", "record failed", () => { this.#toTarget({ kind: "record-failed", detail: "disk" }); });
           } else {
             this.disk.target = effect.state;
+            this.fetching = state.postcopy === "begun";
             this.#toTarget({ kind: "recorded", state: effect.state });
           }
           break;
-        case "continue-guest": this.#push("target-commands", "cont", () => { if (this.targetGuest === "loaded") { this.targetGuest = "running"; this.#targetEvent({ kind: "resumed", at: millis(2) }); } }); break;
+        case "continue-guest": this.#push("target-commands", "cont", () => { if (this.targetGuest === "loaded") { this.targetGuest = this.stream === "postcopy-active" ? (this.#relay === "up" ? "fetching" : "stranded") : this.stream === "postcopy-paused" ? "stranded" : "running"; this.#targetEvent({ kind: "resumed", at: millis(2) }); } }); break;
         case "look": this.#push("target-commands", "look", () => { this.#toTarget({ kind: "guest", status: this.targetGuest === "none" ? "gone" : this.targetGuest, at: millis(2) }); }); break;
         case "cut": this.#cut(); break;
+        case "record-arrived": this.fetching = false; break;
         case "destroy-guest": this.#push("target-commands", "destroy", () => { this.targetGuest = "gone"; this.#toTarget({ kind: "destroyed" }); }); break;
         case "report-running": this.#push("target-home", "running", () => { this.home.running = true; this.#revoke(); }); break;
         case "report-ended": this.#push("target-home", effect.result, () => { if (effect.result === "target-died") { this.home.died = true; this.#revoke(); } else { this.home.neverRan = true; this.#afterNeverRan(); } }); break;
@@ -190,17 +205,33 @@ export class World {
         return { name: "hypervisor: stop or fail", run: () => {
           if (!up) { this.#streamFailed(); return; }
           this.stream = "pre-switchover";
+          if (!this.postcopy) this.#sourceEvent({ kind: "stopped", at: millis(1) });
           this.sourceGuest = "halted";
-          this.#sourceEvent({ kind: "stopped", at: millis(1) });
           this.#sourceEvent({ kind: "stream", status: "pre-switchover" });
         } };
       case "device":
+        if (up && this.postcopy) {
+          return { name: "hypervisor: postcopy", run: () => {
+            this.stream = "postcopy-active";
+            this.targetGuest = "loaded";
+            this.#targetEvent({ kind: "stream", status: "postcopy-active" });
+            this.#sourceEvent({ kind: "stream", status: "postcopy-active" });
+          } };
+        }
         if (up && this.targetGuest === "incoming") return { name: "hypervisor: loaded", run: () => { this.targetGuest = "loaded"; this.#targetEvent({ kind: "stream", status: "completed" }); } };
         return { name: "hypervisor: completed or failed", run: () => {
           if (!up) { this.#streamFailed(); return; }
           this.stream = "completed";
           this.sourceGuest = "handed-over";
           this.#sourceEvent({ kind: "stream", status: "completed" });
+        } };
+      case "postcopy-active":
+        return { name: "hypervisor: the last page, or none any more", run: () => {
+          this.stream = up ? "completed" : "postcopy-paused";
+          if (up) this.sourceGuest = "handed-over";
+          if (this.targetGuest === "fetching") this.targetGuest = up ? "running" : "stranded";
+          this.#sourceEvent({ kind: "stream", status: this.stream });
+          if (this.targetGuest !== "gone") this.#targetEvent({ kind: "stream", status: this.stream });
         } };
       default: return null;
     }
@@ -209,7 +240,8 @@ export class World {
   #streamFailed(): void {
     this.stream = "failed";
     this.#sourceEvent({ kind: "stream", status: "failed" });
-    if (this.sourceGuest === "halted") this.#sourceResumes();
+    // Stopped before it was told to go over: QEMU does not let it run again by itself.
+    if (this.sourceGuest === "halted" && !this.postcopy) this.#sourceResumes();
   }
 
   #sourceResumes(): void {
@@ -221,7 +253,7 @@ export class World {
     if (this.sourceGuest === "gone" || !["active", "pre-switchover", "device"].includes(this.stream)) return;
     this.stream = "cancelled";
     this.#sourceEvent({ kind: "stream", status: "cancelled" });
-    if (this.sourceGuest === "halted") this.#sourceResumes();
+    if (this.sourceGuest === "halted" && !this.postcopy) this.#sourceResumes();
     this.#endIncoming();
   }
 
@@ -251,6 +283,9 @@ export class World {
       if (this.sourceGuest === "gone") return;
       this.killed = true;
       this.sourceGuest = "gone";
+      if (this.stream === "postcopy-active") this.stream = "postcopy-paused";
+      if (this.stream === "postcopy-paused" && this.targetGuest === "fetching") this.targetGuest = "stranded";
+      if (this.stream === "postcopy-paused" && this.targetGuest !== "gone") this.#targetEvent({ kind: "stream", status: "postcopy-paused" });
       this.#sourceEvent({ kind: "guest", status: "gone", stream: "none" });
     } else if (this.targetGuest !== "none" && this.targetGuest !== "gone") {
       this.killed = true;
@@ -266,11 +301,11 @@ export class World {
       this.#clear("source-commands", "source-events", "source-home", "home-source", "source-timer");
       const record = this.disk.source;
       if (record !== null && !(this.source !== null && ended(this.source) && this.source.phase === "revoked")) {
-        this.#source(recoverSource(PLAN, record, { stopAt: null, markerAt: null, bytes: 0 }));
+        this.#source(recoverSource(this.plan, record, { stopAt: null, markerAt: null, bytes: 0 }));
       }
     } else {
       this.#clear("target-commands", "target-events", "target-home", "home-target", "target-timer");
-      if (this.disk.target !== null) this.#target(recoverTarget(PLAN, this.disk.target));
+      if (this.disk.target !== null) this.#target(recoverTarget(PLAN, this.disk.target, this.fetching));
     }
     this.#remind();
   }
@@ -288,7 +323,7 @@ export class World {
 
   #unsettled(): boolean {
     const sourceOpen = this.source !== null && !ended(this.source) && this.source.phase !== "starting";
-    const targetOpen = this.target !== null && this.target.phase === "waiting";
+    const targetOpen = this.target !== null && (this.target.phase === "waiting" || this.target.phase === "fetching");
     return sourceOpen || targetOpen;
   }
 
@@ -297,17 +332,22 @@ export class World {
   }
 
   #revoke(): void {
-    if (this.source?.phase === "released") this.#push("home-source", "revoke", () => { this.#toSource({ kind: "revoke" }); });
+    // What is still fetched from is not revoked.
+    if (this.source?.phase === "released" && (this.target?.phase !== "fetching" || this.home.died)) this.#push("home-source", "revoke", () => { this.#toSource({ kind: "revoke" }); });
   }
 
   #afterNeverRan(): void {
-    if (this.source?.phase === "released") this.#push("home-source", "resume", () => { this.#toSource({ kind: "resume" }); });
+    if (this.source?.phase === "released" || this.source?.phase === "serving") this.#push("home-source", "resume", () => { this.#toSource({ kind: "resume" }); });
     else if (this.source !== null && !ended(this.source)) this.#push("home-source", "abort", () => { this.#toSource({ kind: "abort", reason: "target-gone" }); });
   }
 
   #grant(): void {
     if (this.target?.phase === "waiting") this.#push("home-target", "grant", () => { this.#toTarget({ kind: "release", epoch: PLAN.epoch, stopAt: null }); });
   }
+}
+
+function executes(status: GuestStatus | "none"): boolean {
+  return status === "running" || status === "fetching" || status === "stranded";
 }
 
 function fail(): never {
