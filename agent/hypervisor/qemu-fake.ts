@@ -18,7 +18,7 @@ const LOADED = 0x44;
 /** All but memory. */
 const POSTCOPY = 0x50;
 /** How long the memory takes that follows. */
-const FOLLOW_MS = millis(60);
+const FOLLOW_MS = millis(300);
 
 /** One fake guest process; lives in this map and not in the driver, as a process lives on without its agent. */
 interface Machine {
@@ -30,6 +30,8 @@ interface Machine {
   transferred: number;
   cancelled: boolean;
   postcopy: boolean;
+  /** With a limited bandwidth it writes faster than is copied, until it is forced. */
+  busy: boolean;
   continueSwitchover: (() => void) | null;
   socket: Socket | null;
   server: Server | null;
@@ -121,7 +123,7 @@ export class FakeHypervisor implements HypervisorDriver {
     const disks = new FakeDisks({ disks: disksOf(spec.qemu), clock: this.#clock, emit: (event) => { for (const listener of [...machine.listeners]) listener(event); }, status: () => machine.status });
     const machine: Machine = {
       identity: { pid, startTicks: String(pid), bootId: "fake", control: `fake-${String(pid)}`, console: "" }, incoming, status: incoming ? "incoming" : "running", stream: "none",
-      passes: 0, transferred: 0, cancelled: false, postcopy: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(), reachable: true,
+      passes: 0, transferred: 0, cancelled: false, postcopy: false, busy: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(), reachable: true,
     };
     this.#machines.set(pid, machine);
     return Promise.resolve(new FakeGuest(spec.vm, machine, this.#clock, () => { this.kill(pid); }));
@@ -216,11 +218,11 @@ class FakeGuest implements Guest {
     this.#stream("setup");
   }
 
-  async send({ socket: path, lead }: StreamOptions): Promise<void> {
+  async send({ socket: path, lead, maxBandwidth }: StreamOptions): Promise<void> {
     this.#alive();
     const machine = this.#machine;
     if (copying(machine)) throw new CareofError("qmp-refused", "There's a migration process in progress");
-    Object.assign(machine, { cancelled: false, postcopy: false, passes: 0, transferred: 0, continueSwitchover: null });
+    Object.assign(machine, { cancelled: false, postcopy: false, busy: maxBandwidth > 0, passes: 0, transferred: 0, continueSwitchover: null });
     this.#stream("setup");
     const socket = connect({ path, allowHalfOpen: true });
     machine.socket = socket;
@@ -248,6 +250,7 @@ class FakeGuest implements Guest {
 
   forceSwitchover(): Promise<void> {
     this.#alive();
+    this.#machine.busy = false;
     return Promise.resolve();
   }
 
@@ -315,7 +318,7 @@ class FakeGuest implements Guest {
         machine.transferred += PASS_BYTES;
         socket.write(new Uint8Array(PASS_BYTES));
       }
-      if ((machine.passes < PASSES && !machine.postcopy) || held) {
+      if (((machine.passes < PASSES || machine.busy) && !machine.postcopy) || held) {
         this.#copy(socket, lead, seen);
         return;
       }
