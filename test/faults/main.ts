@@ -5,10 +5,10 @@ import { line, markdown, table } from "./report.js";
 import { Stage } from "./stage.js";
 
 /**
- * `npm run test:faults [-- --half] [--only FAULT[:PHASE]] [--markdown FILE]`: breaks one thing at one moment of a move, cell by cell, in a lab with a real guest.
+ * `npm run test:faults [-- --half] [--only FAULT[:PHASE]|:PHASE] [--markdown FILE]`: breaks one thing at one moment of a move, cell by cell, in a lab with a real guest.
  * Closes with `N passed, N failed`; exit 1 when a cell failed, 2 on wrong usage.
  */
-const USAGE = `usage: npm run test:faults [-- [--half] [--only FAULT[:PHASE]] [--markdown FILE]]
+const USAGE = `usage: npm run test:faults [-- [--half] [--only FAULT[:PHASE]|:PHASE] [--markdown FILE]]
 faults: ${Object.keys(FAULTS).join(" ")}
 phases: ${Object.keys(PHASES).join(" ")}\n`;
 
@@ -33,7 +33,8 @@ function readArguments(words: readonly string[]): Choice | null {
 
 async function run(): Promise<number> {
   const choice = readArguments(process.argv.slice(2));
-  const [fault, phase] = choice?.only ?? [null, null];
+  const [named, phase] = choice?.only ?? [null, null];
+  const fault = named === "" ? null : named;
   if (choice === null || (fault !== null && !isFault(fault)) || (phase !== null && !isPhase(phase))) {
     process.stderr.write(USAGE);
     return 2;

@@ -15,7 +15,7 @@ export const FAULTS = {
 } as const;
 export type Fault = keyof typeof FAULTS;
 
-/** When it is broken. All but `copy`, which is made slow instead, are points at which the agents stand still for the test (agent/hold.ts). */
+/** When it is broken. All but `copy` and `postcopy`, which are made slow instead, are points at which the agents stand still for the test (agent/hold.ts). */
 export const PHASES = {
   prepare: "the target is ready and has not said so",
   copy: "a third of the memory is copied",
@@ -25,7 +25,8 @@ export const PHASES = {
   release: "RELEASE is on the source's disk and not sent",
   grant: "the target has RELEASE and has not continued",
   settle: "it runs at the target, nobody knows",
-} as const satisfies Record<HoldPoint | "copy", string>;
+  postcopy: "`--postcopy`: it runs at the target, four fifths of its memory are still at the source",
+} as const satisfies Record<HoldPoint | "copy" | "postcopy", string>;
 export type Phase = keyof typeof PHASES;
 
 /** `stays` on its old host, `moves` to the new one, `dies` with its only QEMU. LOST on the way is seen apart from where it ends. */
@@ -37,19 +38,19 @@ const D = ["dies"] as const;
 /** Both are right: the fault races with the migration, which goes on meanwhile. */
 const B = ["stays", "moves"] as const;
 
-const PHASE_NAMES = ["prepare", "copy", "lead", "stop", "completed", "release", "grant", "settle"] as const satisfies readonly Phase[];
+const PHASE_NAMES = ["prepare", "copy", "lead", "stop", "completed", "release", "grant", "settle", "postcopy"] as const satisfies readonly Phase[];
 /** Where it may end, in the order of PHASE_NAMES. What neither follows from the right to run nor from the home agent's rules is no pass. */
 const ENDINGS: Readonly<Record<Fault, readonly (readonly Ending[])[]>> = {
-  "target-agent": [S, S, S, S, S, S, S, M],
-  "target-qemu": [S, S, S, S, S, S, S, D],
-  "source-agent": [B, S, S, S, S, M, M, M],
-  "source-qemu": [D, D, D, D, D, M, M, M],
-  "home-agent": [S, M, M, M, M, M, M, M],
-  "cut-hosts": [S, S, S, S, B, M, M, M],
-  "cut-source": [S, B, M, M, M, M, M, M],
-  "cut-target": [S, S, B, M, M, M, M, M],
-  "cut-both": [S, B, B, M, M, M, M, M],
-  cancel: [S, S, S, S, S, M, M, M],
+  "target-agent": [S, S, S, S, S, S, S, M, D],
+  "target-qemu": [S, S, S, S, S, S, S, D, D],
+  "source-agent": [B, S, S, S, S, M, M, M, D],
+  "source-qemu": [D, D, D, D, D, M, M, M, D],
+  "home-agent": [S, M, M, M, M, M, M, M, M],
+  "cut-hosts": [S, S, S, S, B, M, M, M, D],
+  "cut-source": [S, B, M, M, M, M, M, M, M],
+  "cut-target": [S, S, B, M, M, M, M, M, M],
+  "cut-both": [S, B, B, M, M, M, M, M, M],
+  cancel: [S, S, S, S, S, M, M, M, M],
 };
 
 export interface Cell {
@@ -60,11 +61,11 @@ export interface Cell {
 
 /** What CI runs: each fault at least twice, each phase, and every cell in which something else decides. */
 const HALF: Readonly<Record<Fault, readonly Phase[]>> = {
-  "target-agent": ["copy", "stop", "grant", "settle"],
+  "target-agent": ["copy", "stop", "grant", "settle", "postcopy"],
   "target-qemu": ["prepare", "stop", "release", "settle"],
-  "source-agent": ["copy", "completed", "release", "settle"],
+  "source-agent": ["copy", "completed", "release", "settle", "postcopy"],
   "source-qemu": ["copy", "release"],
-  "home-agent": ["prepare", "lead", "release", "settle"],
+  "home-agent": ["prepare", "lead", "release", "settle", "postcopy"],
   "cut-hosts": ["copy", "stop", "release"],
   "cut-source": ["copy", "grant"],
   "cut-target": ["lead", "grant"],
@@ -84,6 +85,11 @@ export function cells(choice: { readonly half: boolean; readonly fault: Fault | 
   return Object.keys(FAULTS).filter(isFault).flatMap((fault) => PHASE_NAMES
     .map((phase, index) => ({ fault, phase, endings: ENDINGS[fault][index] ?? [] }))
     .filter(({ phase }) => (choice.fault === null || choice.fault === fault) && (choice.phase === null || choice.phase === phase) && (!choice.half || HALF[fault].includes(phase))));
+}
+
+/** A moment that is long because little bandwidth makes it so. */
+export function isSlow(phase: Phase): boolean {
+  return phase === "copy" || phase === "postcopy";
 }
 
 export function phaseNames(): readonly Phase[] {

@@ -18,8 +18,8 @@ export class Operator {
   readonly #child: ChildProcessWithoutNullStreams;
   #over = false;
 
-  constructor(lab: Lab, vm: string, host: string) {
-    const words = inNamespace(lab.namespace("h"), [process.execPath, join(REPOSITORY, "dist", "cli", "main.js"), "migrate", vm, host, "--output", "json"]);
+  constructor(lab: Lab, vm: string, host: string, options: readonly string[] = []) {
+    const words = inNamespace(lab.namespace("h"), [process.execPath, join(REPOSITORY, "dist", "cli", "main.js"), "migrate", vm, host, "--output", "json", ...options]);
     this.#child = spawn(words[0] ?? "", words.slice(1), { stdio: ["pipe", "pipe", "pipe"], detached: true });
     this.#child.stdin.end();
     let out = "";

@@ -8,7 +8,7 @@ import { HOSTS, PLAN, type HostName } from "../../deploy/lab/plan.js";
 import { REPOSITORY } from "../../deploy/lab/program.js";
 import type { Traffic } from "../../deploy/lab/traffic.js";
 import { Witness } from "../../deploy/lab/witness.js";
-import type { Phase } from "./matrix.js";
+import { isSlow, type Phase } from "./matrix.js";
 
 export const VM = PLAN.guest.name;
 
@@ -71,7 +71,7 @@ export class Stage {
 
   /** The copy's bandwidth for a phase; the home agent takes it over while it runs. */
   async useBandwidth(phase: Phase): Promise<void> {
-    const wanted = phase === "copy" ? SLOW_BANDWIDTH : 0;
+    const wanted = isSlow(phase) ? SLOW_BANDWIDTH : 0;
     if (wanted === this.#bandwidth) return;
     const file = this.lab.files.homeAgent;
     const config = configSchema.parse(parse(readFileSync(file, "utf8")));
