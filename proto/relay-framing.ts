@@ -50,7 +50,7 @@ type ControlFrame = Exclude<RelayFrame, { readonly type: "data" }>;
  *    2    hello    0 to 4096    RelayHello, the first frame of either side; says which channel this connection is
  *    3    ping     0 to 4096    RelayPing, answered at once by
  *    4    pong     0 to 4096    RelayPong
- *    5    release  0 to 4096    RelayRelease, after the source's last byte of any channel; main only
+ *    5    release  0 to 4096    RelayRelease, after the source's last byte of any channel (by postcopy: of all but memory); main only
  *    6    drained  0 to 4096    RelayDrained
  *    7    close    0 to 4096    RelayClose, the last frame; of a further channel: its hypervisor has ended this direction
  *    8    endDisks   0 to 4096  RelayDisks, by the source: end the exports; main only
