@@ -14,7 +14,7 @@ export LC_ALL=C
 
 # User-mode-linux, which is slow: three to four minutes on two quiet processors.
 UML_LIMIT_S=900
-# Thirty cells take about four minutes; a machine twice as slow gets through as well.
+# Thirty-three cells take about five minutes; a machine twice as slow gets through as well.
 FAULTS_LIMIT_S=900
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -3,6 +3,7 @@ import { leadToken } from "../../model/lead-token.js";
 import type { Reason } from "../../model/reasons.js";
 import type { GuestStatus, StreamStatus } from "../hypervisor/driver.js";
 import { doesNotConverge, enoughByEstimate, enoughIsCopied, isBeyondThirdPass, MEASURED_PASSES } from "./lead-moment.js";
+import { beforeRelease, ended, inPostcopy } from "./source-phases.js";
 import type { SourceEffect, SourceEvent, SourcePhase, SourcePlan, SourceState, SourceStep, SourceTimer } from "./source-shapes.js";
 
 /** Looks at a guest that is being got back are this far apart. */
@@ -66,11 +67,6 @@ function initial(plan: SourcePlan, phase: SourcePhase): SourceState {
     plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false, stalled: false, pass: 0, leftBefore: Infinity,
     forced: false, disks: "none", diskCopied: 0, postcopy: "no",
   };
-}
-
-/** Whether the guest may execute here in this phase, as far as this host knows. */
-export function sourceMayRun(phase: SourcePhase): boolean {
-  return !(phase === "releasing" || phase === "serving" || phase === "released" || phase === "reclaiming" || phase === "gone" || phase === "revoked");
 }
 
 export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
@@ -310,10 +306,6 @@ function giveUp(state: SourceState, reason: Reason, detail: string): SourceStep 
   ]);
 }
 
-function inPostcopy(stream: StreamStatus): boolean {
-  return stream === "postcopy-active" || stream === "postcopy-paused";
-}
-
 function dropDisks({ disks }: SourceState): SourceEffect[] {
   return disks === "copying" || disks === "ready" ? [{ kind: "drop-disks" }] : [];
 }
@@ -324,16 +316,6 @@ function copyTimer(plan: SourcePlan): SourceEffect {
 
 function stopTimers(): SourceEffect[] {
   return [{ kind: "stop-timer", name: "copy" }, { kind: "stop-timer", name: "hold" }, { kind: "stop-timer", name: "look" }];
-}
-
-/** The guest is here, may run, and the migration goes on. */
-function beforeRelease(state: SourceState): boolean {
-  const { phase } = state;
-  return phase === "starting" || phase === "mirroring" || phase === "copying" || phase === "leading" || phase === "awaiting" || phase === "opened" || phase === "stopped";
-}
-
-export function ended(state: SourceState): boolean {
-  return state.phase === "runs" || state.phase === "gone" || state.phase === "revoked";
 }
 
 /** Every change of phase, of the diagram above. */

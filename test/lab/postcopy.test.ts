@@ -43,8 +43,9 @@ await t.test("there and back, whatever it writes", async (t) => {
     t.ok((moved.pauseMs ?? Infinity) < 3000, "it stood for the change-over, not for the copy");
     await traffic.idle();
     await traffic.mark(`after${String(round)}`);
-    const { sentDown, receivedDown, sentUp, receivedUp } = await traffic.window(`before${String(round)}`, `after${String(round)}`);
+    const { sentDown, receivedDown, sentUp, receivedUp, serviceGapDownMs } = await traffic.window(`before${String(round)}`, `after${String(round)}`);
     t.same({ receivedDown, receivedUp }, { receivedDown: sentDown, receivedUp: sentUp }, "no packet was lost");
+    t.comment(`longest silence ${String(serviceGapDownMs)} ms`);
   }
 });
 

@@ -1,5 +1,6 @@
 import type { GuestStatus, StreamStatus } from "../../../agent/hypervisor/driver.js";
-import { beginSource, ended, recoverSource, sourceMayRun, stepSource } from "../../../agent/migration/source.js";
+import { beginSource, recoverSource, stepSource } from "../../../agent/migration/source.js";
+import { ended, sourceMayRun } from "../../../agent/migration/source-phases.js";
 import type { SourceEvent, SourcePlan, SourceState, SourceStep } from "../../../agent/migration/source-shapes.js";
 import { beginTarget, recoverTarget, stepTarget, targetMayRun, type TargetEvent, type TargetState, type TargetStep } from "../../../agent/migration/target.js";
 import { epoch, migrationId, millis, vmId } from "../../../model/ids.js";
