@@ -211,7 +211,7 @@ export class QemuGuest implements Guest {
   /** All are set each time: a guest that arrived as a target keeps what it was told then. */
   async #capabilities({ lead, channels, autoConverge, postcopy }: StreamOptions, side: "source" | "target"): Promise<void> {
     // Before 10.0 the source says postcopy-active before the target has anything.
-    if (postcopy && this.#isOlderThan(10, 0)) throw new CareofError("unsupported", `postcopy wants QEMU 10.0 or later on both hosts, and here is ${this.#qmp.version}`);
+    if (postcopy && this.#isOlderThan(10, 0)) throw new CareofError("unsupported", `postcopy wants QEMU 10.0 or later on both hosts, and here is ${this.#monitor.version}`);
     const source = side === "source";
     const wanted: Readonly<Record<string, boolean>> = {
       events: true, "return-path": true, "switchover-ack": lead, "pause-before-switchover": source, "auto-converge": source && autoConverge, multifd: channels > 1, "postcopy-ram": postcopy,

@@ -187,11 +187,11 @@ void t.test("a source that is told to give up says no more that its guest's pack
   let closed: (cause: CareofError | null) => void = () => undefined;
   const relay: SourceRelay = {
     socket: "", diskSocket: "", closed: new Promise((resolve) => { closed = resolve; }), bytes: 0, diskBytes: 0,
-    hold: () => undefined, stall: () => undefined, taken: () => Promise.resolve(), flow: () => undefined, open: () => 0, endDisks: () => Promise.resolve(), release: () => Promise.resolve(),
+    hold: () => undefined, stall: () => undefined, taken: () => Promise.resolve(), flow: () => undefined, open: () => 0, endDisks: () => Promise.resolve(), release: () => Promise.resolve(), releaseEarly: () => undefined,
     cut: (cause) => { closed(cause); },
   };
   const run = new SourceRun(beginSource(PLAN), {
-    clock, log: createLogger("test", "silent"), guest: null, stream: { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(20), autoConverge: false, channels: 1 },
+    clock, log: createLogger("test", "silent"), guest: null, stream: { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(20), autoConverge: false, channels: 1, postcopy: false },
     openRelay: () => Promise.resolve(relay), record: () => undefined, stamps: () => null, queue: () => null, clearStamps: () => undefined, sendUpMarker: (token) => { markers.push(token); },
     forward: () => undefined, deliver: () => undefined, say: () => undefined, report: () => undefined, destroyed: () => undefined,
   });
