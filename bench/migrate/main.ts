@@ -31,14 +31,15 @@ export async function benchMigrate(args: readonly string[]): Promise<number> {
   }
   await cleanAbandoned();
   const results: CaseResult[] = [];
+  const ended: string[] = [];
   for (const load of loads) {
-    results.push(...await series(load, options.quick ? QUICK_MOVES : MOVES));
-    if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify({ cases: results }, null, 2)}\n`);
+    results.push(...await series(load, options.quick ? QUICK_MOVES : MOVES, (why) => { ended.push(`${load.name}: ended before its time, ${why}`); }));
+    if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify({ cases: results, ended }, null, 2)}\n`);
   }
-  const table = caseTable(results);
+  const table = [caseTable(results), ...ended].join("\n\n");
   process.stdout.write(`\n${table}\n`);
-  record({ title: `migrate${options.quick ? " (quick)" : ""}`, command: `npm run bench -- migrate ${args.join(" ")}`, body: table, raw: { cases: results } });
-  return 0;
+  record({ title: `migrate${options.quick ? " (quick)" : ""}`, command: `npm run bench -- migrate ${args.join(" ")}`, body: table, raw: { cases: results, ended } });
+  return ended.length === 0 ? 0 : 1;
 }
 
 function chosen(only: string | undefined): readonly Load[] {
@@ -48,8 +49,11 @@ function chosen(only: string | undefined): readonly Load[] {
   return LOADS.filter(({ name }) => names.includes(name));
 }
 
-/** In turns, each while the other side's guest stands still: the machine has two cores, and a busy guest takes one. */
-async function series(load: Load, moves: number): Promise<readonly CaseResult[]> {
+/** What was measured over one number of channels, in the order of the rounds. */
+type Counted = Readonly<Record<"careof" | "bare" | "bareTls", Measured[]>>;
+
+/** `ended` is told why it ended before its time: what was measured before a guest died, or a move failed, counts all the same. */
+async function series(load: Load, moves: number, ended: (why: string) => void): Promise<readonly CaseResult[]> {
   process.stderr.write(`${load.name}: ${String(moves)} moves for each number of channels\n`);
   const ours = await Ours.open(load);
   try {
@@ -58,23 +62,12 @@ async function series(load: Load, moves: number): Promise<readonly CaseResult[]>
     await sleep(BOOT_MS);
     bare.freeze();
     ours.thaw();
-    const counted = new Map(CHANNELS.map((channels) => [channels, { careof: [] as Measured[], bare: [] as Measured[], bareTls: [] as Measured[] }]));
-    for (let i = -WARM_UP; i < moves; i++) {
-      for (const [channels, { careof, bare: tcp, bareTls }] of counted) {
-        await sleep(REST_MS);
-        const round: { readonly into: Measured[]; readonly one: Measured }[] = [{ into: careof, one: await ours.migrate(load, channels) }];
-        ours.freeze();
-        bare.thaw();
-        for (const way of i % 2 === 0 ? ["tcp", "tls"] as const : ["tls", "tcp"] as const) {
-          await sleep(REST_MS);
-          round.push({ into: way === "tcp" ? tcp : bareTls, one: await bare.migrate(channels, way) });
-        }
-        bare.freeze();
-        ours.thaw();
-        if (i < 0) continue;
-        for (const { into, one } of round) into.push(one);
-        process.stderr.write(`  ${String(channels)} channel${channels === 1 ? "" : "s"}: ${line(careof.at(-1))}; bare ${line(tcp.at(-1))}; with TLS ${line(bareTls.at(-1))}\n`);
-      }
+    const counted = new Map<number, Counted>(CHANNELS.map((channels) => [channels, { careof: [], bare: [], bareTls: [] }]));
+    try {
+      for (let i = -WARM_UP; i < moves; i++) for (const [channels, into] of counted) await turn({ ours, bare, load, channels, round: i, into });
+    } catch (thrown) {
+      if ([...counted.values()].some(({ bareTls }) => bareTls.length === 0)) throw thrown;
+      ended(toCareofError(thrown).message);
     }
     return [...counted].map(([channels, each]) => caseResult(load.name, channels, each));
   } finally {
@@ -82,7 +75,37 @@ async function series(load: Load, moves: number): Promise<readonly CaseResult[]>
   }
 }
 
-function line(one: Measured | undefined): string {
-  const value = (number: number | null | undefined): string => number?.toFixed(0) ?? "–";
-  return `${value(one?.totalMs)} ms, pause ${value(one?.pauseMs)} ms, ${value((one?.bytes ?? 0) / 1e6)} MB`;
+interface Turn {
+  readonly ours: Ours;
+  readonly bare: Bare;
+  readonly load: Load;
+  readonly channels: number;
+  readonly round: number;
+  readonly into: Counted;
+}
+
+/** One after the other, each while the other side's guest stands still: the machine has two cores, and a busy guest takes one. */
+async function turn({ ours, bare, load, channels, round, into }: Turn): Promise<void> {
+  await sleep(REST_MS);
+  const careof = await ours.migrate(load, channels);
+  ours.freeze();
+  bare.thaw();
+  const plainFirst = round % 2 === 0;
+  await sleep(REST_MS);
+  const first = await bare.migrate(channels, plainFirst ? "tcp" : "tls");
+  await sleep(REST_MS);
+  const second = await bare.migrate(channels, plainFirst ? "tls" : "tcp");
+  bare.freeze();
+  ours.thaw();
+  if (round < 0) return;
+  const [tcp, tls] = plainFirst ? [first, second] : [second, first];
+  into.careof.push(careof);
+  into.bare.push(tcp);
+  into.bareTls.push(tls);
+  process.stderr.write(`  ${String(channels)} channel${channels === 1 ? "" : "s"}: ${line(careof)}; bare ${line(tcp)}; with TLS ${line(tls)}\n`);
+}
+
+function line({ totalMs, pauseMs, bytes }: Measured): string {
+  const value = (number: number | null): string => number?.toFixed(0) ?? "–";
+  return `${value(totalMs)} ms, pause ${value(pauseMs)} ms, ${value((bytes ?? 0) / 1e6)} MB`;
 }
