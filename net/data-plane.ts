@@ -36,18 +36,26 @@ export function openHostTunnel(wanted: DataPlane, options: HostTunnelOptions): C
   return choose(wanted, hosts, options);
 }
 
-/** `auto` prefers bpf, which costs less per packet, and takes ipip where the kernel (before Linux 5.10) or the uplink (not Ethernet) is not for it. */
 function choose<Options, T>(wanted: DataPlane, drivers: Driver<Options, T>, options: Options): Chosen<T> {
-  if (wanted !== "auto") return { tunnel: drivers[wanted](options), reason: "configured" };
+  const { made, reason } = chooseDriver(wanted, { bpf: () => drivers.bpf(options), ipip: () => drivers.ipip(options) });
+  return { tunnel: made, reason };
+}
+
+/**
+ * Which driver it is: what the agents open and what `doctor` tries is decided here alone. `auto` prefers bpf, which costs less per packet, and takes ipip where the kernel (before Linux 5.10) or the uplink (not Ethernet) is not
+ * for it. @throws CareofError `unsupported` when neither works, or what the attempt at the only one that may be taken throws
+ */
+export function chooseDriver<T>(wanted: DataPlane, attempts: { readonly bpf: () => T; readonly ipip: () => T }): { readonly driver: "bpf" | "ipip"; readonly made: T; readonly reason: string } {
+  if (wanted !== "auto") return { driver: wanted, made: attempts[wanted](), reason: "configured" };
   let bpf: CareofError;
   try {
-    return { tunnel: drivers.bpf(options), reason: "this kernel takes the BPF programs" };
+    return { driver: "bpf", made: attempts.bpf(), reason: "this kernel takes the BPF programs" };
   } catch (thrown) {
     bpf = toCareofError(thrown);
     if (!ANOTHER_MAY.has(bpf.code)) throw bpf;
   }
   try {
-    return { tunnel: drivers.ipip(options), reason: `bpf does not work here: ${bpf.message}` };
+    return { driver: "ipip", made: attempts.ipip(), reason: `bpf does not work here: ${bpf.message}` };
   } catch (thrown) {
     const ipip = toCareofError(thrown);
     throw new CareofError("unsupported", `no data plane works here: bpf: ${bpf.message}; ipip: ${ipip.message}`, { cause: ipip });

@@ -6,6 +6,7 @@ import type { Prefix } from "../model/address.js";
 import { toCareofError } from "../model/errors.js";
 import { loadProgram } from "./bpf/loader.js";
 import type { DataPlane } from "./data-plane.js";
+import { tryPrograms, WAYS } from "./driver-trial.js";
 import { errnoOf } from "./errno.js";
 import { droppingForwardChains } from "./forward-chains.js";
 import { listAddresses } from "./netlink/addresses.js";
@@ -47,8 +48,11 @@ function fine(name: string, found: string): Probe {
   return { name, ok: true, found, mend: "" };
 }
 
-/** Can this process load the programs, make a TAP, and hang a program on it? All three are tried for real, on an interface that exists for a moment. */
-export function probeKernel(): Probe[] {
+/**
+ * Can this process load programs, make a TAP, and hang a program on it? All three are tried for real, on an interface that exists for a moment. Programs of the data plane bpf that the kernel refuses are no failure where it takes
+ * others: there may be ipip (`probeDataPlane` says what is taken). `attempt` loads those of one end.
+ */
+export function probeKernel(attempt: typeof tryPrograms = tryPrograms): Probe[] {
   const needRoot = "run as root, or with CAP_NET_ADMIN, CAP_BPF and CAP_SYS_ADMIN";
   let program: number;
   try {
@@ -58,9 +62,18 @@ export function probeKernel(): Probe[] {
     return [{ name: "bpf", ok: false, found: toCareofError(thrown).message, mend: denied ? needRoot : "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF, Linux 5.10 or later" }];
   }
   try {
-    return [fine("bpf", `Linux ${release()} takes BPF programs`), ...probeTap(program, needRoot)];
+    return [probePrograms(attempt), ...probeTap(program, needRoot)];
   } finally {
     close(program);
+  }
+}
+
+function probePrograms(attempt: typeof tryPrograms): Probe {
+  try {
+    for (const way of Object.values(WAYS.bpf)) attempt(way);
+    return fine("bpf", `Linux ${release()} takes the BPF programs`);
+  } catch (thrown) {
+    return { name: "bpf", ok: "warn", found: `Linux ${release()} takes BPF programs, but not those of the data plane bpf: ${toCareofError(thrown).message}`, mend: "use Linux 5.10 or later, or the data plane ipip" };
   }
 }
 

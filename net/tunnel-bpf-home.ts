@@ -16,7 +16,7 @@ import { settled } from "./settled.js";
 import { routeFor } from "./sysctl.js";
 import { deleteTunnelHop, putTunnelHop, TUNNEL_HOP } from "./tunnel-hop.js";
 import type { Counters, HomeEntry, HomeTunnel, HomeTunnelOptions, Stamps } from "./tunnel.js";
-import type { HomeWay, Workbench } from "./tunnel-way.js";
+import { HOME_MAPS, type HomeWay, type Workbench } from "./tunnel-way.js";
 import { requireEthernet } from "./uplink.js";
 
 /** Our place among the uplink's filters; a host's end on the same machine has another. */
@@ -25,10 +25,11 @@ const PREFERENCE = 202;
 const UNREACHABLE_METRIC = 60_000;
 
 /** By tc-BPF on the uplink. The routes lead over a next hop that does not exist (tunnel-hop.ts), and are the same wherever the VM is. */
-const BPF_WAY: HomeWay = {
+export const BPF_HOME_WAY: HomeWay = {
   driver: "bpf",
   uplink: requireEthernet,
   programs: ["home_ingress", "home_egress"],
+  maps: HOME_MAPS,
   prepare: (_, uplink) => uplink.index,
   decapFlags,
   attach: ({ attachments, netlink }, uplink) => {
@@ -79,14 +80,14 @@ export class BpfHomeTunnel implements HomeTunnel {
    * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
    * @throws CareofError `no-link`, `unsupported` (the uplink is not Ethernet), `kernel-refused`
    */
-  constructor(options: HomeTunnelOptions, way: HomeWay = BPF_WAY) {
+  constructor(options: HomeTunnelOptions, way: HomeWay = BPF_HOME_WAY) {
     this.driver = way.driver;
     this.#way = way;
     this.#options = options;
     this.#netlink = new Netlink();
     this.#uplink = way.uplink(this.#netlink, options.uplink);
     this.#device = way.prepare(this.#netlink, this.#uplink);
-    this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "hops", "homes"], options.maxEntries);
+    this.#maps = new PinnedMaps(options.runDir, way.maps, options.maxEntries);
     this.#homes = this.#maps.get("homes");
     this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));
     this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCE);

@@ -15,7 +15,7 @@ import { settled } from "./settled.js";
 import { routeFor } from "./sysctl.js";
 import { deleteTunnelHop, OUTER_HEADER, putTunnelHop, TUNNEL_HOP } from "./tunnel-hop.js";
 import type { Counters, HostEntry, HostTunnel, HostTunnelOptions, Stamps } from "./tunnel.js";
-import type { HostWay, Workbench } from "./tunnel-way.js";
+import { HOST_MAPS, type HostWay, type Workbench } from "./tunnel-way.js";
 import { requireEthernet } from "./uplink.js";
 
 const PREFERENCE = 203;
@@ -23,11 +23,12 @@ const PREFERENCE = 203;
 const DEFAULT_GATEWAY = ipv4("169.254.1.1");
 
 /** By tc-BPF on the uplink. */
-const BPF_WAY: HostWay = {
+export const BPF_HOST_WAY: HostWay = {
   driver: "bpf",
   portProgram: "port_ingress",
   uplink: requireEthernet,
   programs: ["host_ingress", "host_egress", "port_ingress"],
+  maps: HOST_MAPS,
   prepare: (_, uplink) => uplink.index,
   decapFlags,
   attach: ({ attachments, netlink }, uplink) => {
@@ -75,7 +76,7 @@ export class BpfHostTunnel implements HostTunnel {
    * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
    * @throws CareofError `no-link`, `unsupported`, `too-many` (home agents), `no-home-agent`, `kernel-refused`
    */
-  constructor(options: HostTunnelOptions, way: HostWay = BPF_WAY) {
+  constructor(options: HostTunnelOptions, way: HostWay = BPF_HOST_WAY) {
     const [first] = options.homeAgents;
     if (first === undefined) throw new CareofError("no-home-agent", "a host's tunnel needs the address of a home agent");
     if (options.homeAgents.length > MAX_HOME_AGENTS) throw new CareofError("too-many", `a host listens to at most ${String(MAX_HOME_AGENTS)} home agents`);
@@ -87,7 +88,7 @@ export class BpfHostTunnel implements HostTunnel {
     this.#netlink = new Netlink();
     this.#uplink = way.uplink(this.#netlink, options.uplink);
     this.#device = way.prepare(this.#netlink, this.#uplink);
-    this.#maps = new PinnedMaps(options.runDir, ["config", "counters", "stamps", "hops", "guests", "ports"], options.maxEntries);
+    this.#maps = new PinnedMaps(options.runDir, way.maps, options.maxEntries);
     this.#guests = this.#maps.get("guests");
     this.#ports = this.#maps.get("ports");
     this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));

@@ -6,16 +6,17 @@ import { HOME_AGENT_PROTOCOL, homeRouteRequests, MAIN_TABLE } from "./netlink/ro
 import { BpfHomeTunnel } from "./tunnel-bpf-home.js";
 import { deleteTunnelHop, OUTER_HEADER } from "./tunnel-hop.js";
 import type { HomeEntry, HomeTunnelOptions } from "./tunnel.js";
-import type { HomeWay } from "./tunnel-way.js";
+import { HOME_MAPS, type HomeWay } from "./tunnel-way.js";
 
 /**
  * By the kernel's device. An entry without `active` has a route without outer addresses: the program on the device's egress drops what takes it, before the device
  * could complain. The uplink may be of any kind: the kernel finds the way of the outer packet.
  */
-const IPIP_WAY: HomeWay = {
+export const IPIP_HOME_WAY: HomeWay = {
   driver: "ipip",
   uplink: requireLink,
   programs: ["ipip_home_ingress", "ipip_home_egress"],
+  maps: HOME_MAPS,
   prepare: (netlink, uplink) => ensureIpipDevice(netlink, "home", uplink.mtu - OUTER_HEADER).index,
   decapFlags: () => 0n,
   attach: ({ attachments, netlink }, _, device) => {
@@ -44,7 +45,7 @@ const IPIP_WAY: HomeWay = {
       if (same === undefined) byCareOf.set(entry.active, [entry]);
       else same.push(entry);
     }
-    return [...byCareOf].flatMap(([active, same]) => homeRouteRequests(IPIP_WAY.route({ active, home: address, mtu: 0 }, device, address), same));
+    return [...byCareOf].flatMap(([active, same]) => homeRouteRequests(IPIP_HOME_WAY.route({ active, home: address, mtu: 0 }, device, address), same));
   },
 };
 
@@ -55,6 +56,6 @@ const IPIP_WAY: HomeWay = {
 export class IpipHomeTunnel extends BpfHomeTunnel {
   /** @throws CareofError `no-link`, `unsupported` (this kernel has no ipip), `not-ours`, `kernel-refused` */
   constructor(options: HomeTunnelOptions) {
-    super(options, IPIP_WAY);
+    super(options, IPIP_HOME_WAY);
   }
 }

@@ -2,15 +2,16 @@ import { ensureIpipDevice, raiseIpipDevice, removeIpipDevice } from "./ipip-devi
 import { BpfHostTunnel } from "./tunnel-bpf-host.js";
 import { deleteTunnelHop, OUTER_HEADER, putTunnelHop } from "./tunnel-hop.js";
 import type { HostTunnelOptions } from "./tunnel.js";
-import type { HostWay } from "./tunnel-way.js";
+import { HOST_MAPS, type HostWay } from "./tunnel-way.js";
 import { requireEthernet } from "./uplink.js";
 
 /** By the kernel's device. The uplink has a program for what the stack's slow path sends towards the hop that does not exist, so it is an Ethernet one here too. */
-const IPIP_WAY: HostWay = {
+export const IPIP_HOST_WAY: HostWay = {
   driver: "ipip",
   portProgram: "ipip_port_ingress",
   uplink: requireEthernet,
   programs: ["ipip_host_ingress", "ipip_host_egress", "ipip_port_ingress"],
+  maps: HOST_MAPS,
   prepare: (netlink, uplink) => ensureIpipDevice(netlink, "host", uplink.mtu - OUTER_HEADER).index,
   decapFlags: () => 0n,
   attach: ({ attachments, netlink }, uplink, device) => {
@@ -34,6 +35,6 @@ const IPIP_WAY: HostWay = {
 export class IpipHostTunnel extends BpfHostTunnel {
   /** @throws CareofError `no-link`, `unsupported` (this kernel has no ipip), `not-ours`, `too-many`, `no-home-agent`, `kernel-refused` */
   constructor(options: HostTunnelOptions) {
-    super(options, IPIP_WAY);
+    super(options, IPIP_HOST_WAY);
   }
 }

@@ -6,6 +6,10 @@ import type { Link } from "./netlink/links.js";
 import type { Route } from "./netlink/routes.js";
 import type { HomeEntry } from "./tunnel.js";
 
+/** Maps of either end. */
+export const HOME_MAPS = ["config", "counters", "stamps", "hops", "homes"] as const;
+export const HOST_MAPS = ["config", "counters", "stamps", "hops", "guests", "ports"] as const;
+
 /** What an instance of a driver works with. */
 export interface Workbench {
   readonly netlink: Netlink;
@@ -29,8 +33,10 @@ export interface TunnelWay {
   prepare(netlink: Netlink, uplink: Link): number;
   /** All of them have to be taken by the kernel. */
   readonly programs: readonly string[];
-  /** As `prepare` found it; 0 where no program takes a header off. */
-  decapFlags(maps: PinnedMaps): bigint;
+  /** What they work with. */
+  readonly maps: readonly string[];
+  /** Of the kernel that is here; 0 where no program takes a header off. @throws CareofError `kernel-refused` */
+  decapFlags(maps: Pick<PinnedMaps, "get">): bigint;
   /** From now on packets are taken. Idempotent. */
   attach(bench: Workbench, uplink: Link, device: number): void;
   /** What the other driver has left and nothing uses any more. Idempotent. */

@@ -21,6 +21,6 @@ function probeFrame(): Buffer {
  * What to tell the kernel when the outer header is taken off: Linux 6.1 refuses the flag that names the inner protocol when the program runs (it loads,
  * and then drops every packet), newer ones want it.
  */
-export function decapFlags(maps: PinnedMaps): bigint {
+export function decapFlags(maps: Pick<PinnedMaps, "get">): bigint {
   return withProgram("probe_decap", maps, (program) => testRun(program, probeFrame())) === 0 ? DECAP_L3_IPV4 : 0n;
 }

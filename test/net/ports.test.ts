@@ -4,12 +4,12 @@ import { join } from "node:path";
 import t from "tap";
 import { ipv4, mac, prefix } from "../../model/address.js";
 import { CareofError } from "../../model/errors.js";
-import { loadProgram, PinnedMaps } from "../../net/bpf/loader.js";
+import { careofObject, loadProgram, PinnedMaps } from "../../net/bpf/loader.js";
 import { DATA_PLANES, openHomeTunnel, openHostTunnel } from "../../net/data-plane.js";
 import { Netlink } from "../../net/netlink/client.js";
 import { requireLink } from "../../net/netlink/links.js";
 import { deleteRoute, listRoutes, MAIN_TABLE, putRoute, type Route } from "../../net/netlink/routes.js";
-import { probeForwarding, probeNetfilter, probeNetwork, probeReversePath, probeUplink, type Probe } from "../../net/probe.js";
+import { probeForwarding, probeKernel, probeNetfilter, probeNetwork, probeReversePath, probeUplink, type Probe } from "../../net/probe.js";
 import { probeDataPlane, probeIpip } from "../../net/probe-ipip.js";
 import { close, ioctl, open, requireInterface } from "../../net/syscall.js";
 import { BpfHomeTunnel } from "../../net/tunnel-bpf-home.js";
@@ -254,7 +254,7 @@ t.test("probes find what is wrong, and say how to mend it", async (t) => {
   const plane = (...given: Parameters<typeof probeDataPlane>): Probe => host.within(() => probeDataPlane(...given));
   t.match(plane("auto", "host", "uplink"), { ok: true, found: /^bpf \(auto\): this kernel takes/ });
   t.match(plane("bpf", "home", "uplink"), { ok: true, found: "bpf, as configured" });
-  t.match(plane("bpf", "home", "lo"), { ok: false, found: /does not work here: the uplink lo is not Ethernet/, mend: /auto/ });
+  t.match(plane("bpf", "home", "lo"), { ok: false, found: /does not work here: the uplink lo is not an Ethernet interface/, mend: /auto/ });
   t.match(plane("ipip", "home", "uplink"), kernelHasIpip(host) ? { ok: true, found: "ipip, as configured" } : { ok: false, found: /no ipip device/ });
   t.match(plane("auto", "home", "lo"), kernelHasIpip(host) ? { ok: true, found: /^ipip \(auto\): bpf does not work here: the uplink lo/ } : { ok: false, found: /bpf: the uplink lo.*ipip: this kernel/ });
   t.match(plane("auto", "host", "lo"), { ok: false, found: /bpf: the uplink lo.*ipip: the uplink lo/ });
@@ -275,6 +275,46 @@ t.test("probes find what is wrong, and say how to mend it", async (t) => {
   const script = `import(${JSON.stringify(new URL("../../net/probe.js", import.meta.url).href)}).then((probe) => { process.stdout.write(JSON.stringify(probe.probeKernel())); })`;
   const powerless = host.exec("setpriv", "--bounding-set=-all", "--inh-caps=-all", process.execPath, "-e", script);
   t.match(JSON.parse(powerless), [{ name: "bpf", ok: false, mend: /run as root/ }]);
+});
+
+/** As before Linux 5.10: every call of bpf_redirect_neigh, which that does not know, becomes one of what no kernel knows. Returns how to undo it. */
+function withoutRedirectNeigh(): () => void {
+  const [call, redirectNeigh, unknown] = [0x85, 152, 99_999];
+  const changed: (() => void)[] = [];
+  for (const { instructions } of careofObject().programs) {
+    for (let at = 0; at < instructions.length; at += 8) {
+      if (instructions.readUInt8(at) !== call || instructions.readUInt8(at + 1) !== 0 || instructions.readInt32LE(at + 4) !== redirectNeigh) continue;
+      instructions.writeInt32LE(unknown, at + 4);
+      changed.push(() => { instructions.writeInt32LE(redirectNeigh, at + 4); });
+    }
+  }
+  return () => { for (const undo of changed) undo(); };
+}
+
+t.test("a kernel that takes BPF programs, but not those of the data plane bpf: doctor says what the agents do", async (t) => {
+  const undo = withoutRedirectNeigh();
+  t.teardown(undo);
+  const runDir = join(all.folder, "old-kernel");
+  const home = { uplink: "uplink", address: ipv4("192.0.2.1"), homePrefixes: [], runDir, maxEntries: 10 };
+  const kernel = host.within(() => probeKernel());
+  t.match(kernel[0], { name: "bpf", ok: "warn", found: /not those of the data plane bpf: the kernel refused BPF program (home|host)_/ });
+  for (const wanted of DATA_PLANES) {
+    const said = host.within(() => probeDataPlane(wanted, "home", "uplink"));
+    let took: string;
+    try {
+      const { tunnel, reason } = host.within(() => openHomeTunnel(wanted, home));
+      took = wanted === "auto" ? `${tunnel.driver} (auto): ${reason.split(":")[0] ?? ""}` : `${tunnel.driver}, as configured`;
+      await host.within(() => tunnel.close({ keep: false }));
+    } catch (thrown) {
+      took = thrown instanceof CareofError ? thrown.code : String(thrown);
+    }
+    if (wanted === "bpf" || !kernelHasIpip(host)) t.match([said.ok, took], [false, wanted === "bpf" ? "kernel-refused" : "unsupported"], wanted);
+    else t.match([said.ok, said.found], [true, new RegExp(`^${took.replace(/[()]/g, "\\$&")}`)], wanted);
+  }
+  undo();
+  t.match(host.within(() => probeDataPlane("auto", "home", "uplink")), { ok: true, found: /^bpf \(auto\)/ });
+  t.match(host.within(() => probeKernel())[0], { ok: true });
+  t.notMatch(show("link"), /coprobe|coipip|careof/);
 });
 
 /** What the TAP has next, offload header first; `null` when its queue is empty. */

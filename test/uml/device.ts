@@ -48,7 +48,7 @@ t.test("auto: bpf, and ipip where a home agent's uplink is of another kind", asy
     t.match(reason, why);
     await net.within(() => tunnel.close({ keep: false }));
   }
-  t.match(net.within(() => probeDataPlane("auto", "home", "lo")), { ok: true, found: /^ipip \(auto\): bpf does not work here: the uplink lo is not Ethernet/ }, "as doctor says before");
+  t.match(net.within(() => probeDataPlane("auto", "home", "lo")), { ok: true, found: /^ipip \(auto\): bpf does not work here: the uplink lo is not an Ethernet interface/ }, "as doctor says before");
   t.match(net.within(() => probeDataPlane("ipip", "host", "lan")), { ok: true, found: "ipip, as configured" });
   t.match(homeAgent.within(() => probeDataPlane("ipip", "host", "uplink")), { ok: false, found: /the ipip device here is that of careof:home/ });
   t.match(topology.router.within(() => probeDataPlane("ipip", "home", "toh")), { ok: false, found: /another program/ });
