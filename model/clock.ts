@@ -10,8 +10,8 @@ export interface Timer {
 /**
  * The only source of time. Contract (tested against the real and the fake one):
  * `now` is wall time, since 1970; it may jump. `monotonic` never goes back, has microsecond resolution and is CLOCK_MONOTONIC:
- * it may be compared with stamps of the kernel on the same machine. `after` calls back once, not before `delay` has passed,
- * never synchronously; without a delay as soon as what else is waiting has had its turn.
+ * it may be compared with stamps of the kernel on the same machine. `after` calls back once, not before `delay` has passed
+ * but for up to a millisecond (Node counts whole ones: whoever compares with a time then asks for the rest again), never synchronously; without a delay as soon as what else is waiting has had its turn.
  */
 export interface Clock {
   now(): Millis;

@@ -103,7 +103,13 @@ export class PathMtus {
 
   #forget(to: Ipv4): void {
     const path = this.#paths.get(to);
-    if (path === undefined || path.learned === null || path.until > this.#options.clock.monotonic()) return;
+    if (path === undefined || path.learned === null) return;
+    const rest = path.until - this.#options.clock.monotonic();
+    if (rest > 0) {
+      // A timer that was early must not be the last one: what was learned would never be forgotten.
+      this.#after(to, millis(Math.max(1, rest)), () => { this.#forget(to); });
+      return;
+    }
     this.#paths.set(to, { ...path, learned: null });
     this.#options.changed(to, path.ceiling);
     this.probe(to);

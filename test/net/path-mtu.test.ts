@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import t from "tap";
 import { ipv4, type Ipv4 } from "../../model/address.js";
+import type { Clock } from "../../model/clock.js";
 import { millis } from "../../model/ids.js";
 import { LEAST_PATH_MTU } from "../../model/locator.js";
 import { decodeFragNeeded, encodeProbe, type FragNeeded } from "../../net/frag-needed.js";
@@ -60,11 +61,11 @@ t.test("anything else is nothing", (t) => {
 
 interface Change { readonly to: Ipv4; readonly mtu: number }
 
-function watched(paths: readonly (readonly [Ipv4, number])[] = [[FAR, 1500]]): { mtus: PathMtus; wire: FakePathWire; clock: FakeClock; changes: Change[] } {
+function watched(paths: readonly (readonly [Ipv4, number])[] = [[FAR, 1500]], other: Clock | null = null): { mtus: PathMtus; wire: FakePathWire; clock: FakeClock; changes: Change[] } {
   const wire = new FakePathWire();
   const clock = new FakeClock();
   const changes: Change[] = [];
-  const mtus = new PathMtus({ wire, clock, address: SELF, changed: (to, mtu) => { changes.push({ to, mtu }); }, failed: (error) => { throw error; } });
+  const mtus = new PathMtus({ wire, clock: other ?? clock, address: SELF, changed: (to, mtu) => { changes.push({ to, mtu }); }, failed: (error) => { throw error; } });
   mtus.set(new Map(paths));
   return { mtus, wire, clock, changes };
 }
@@ -101,6 +102,28 @@ t.test("it lasts while it is true, without a packet of anybody's lost for it, an
   wire.carries.set(FAR, 1400);
   clock.advance(3 * LEARNED_FOR);
   t.same(changes, [{ to: FAR, mtu: 1400 }], "asked about and confirmed");
+  wire.carries.delete(FAR);
+  clock.advance(LEARNED_FOR + ASK_BEFORE);
+  t.same(changes, [{ to: FAR, mtu: 1400 }, { to: FAR, mtu: 1500 }]);
+  t.equal(mtus.mtu(FAR), 1500);
+  t.end();
+});
+
+t.test("timers that fire a little too early: what was learned is renewed and forgotten all the same, and nothing spins", (t) => {
+  const clock = new FakeClock();
+  let set = 0;
+  const early: Clock = {
+    now: () => clock.now(), monotonic: () => clock.monotonic(),
+    after: (name, delay, run) => {
+      set += 1;
+      return clock.after(name, millis(Math.max(0, delay - 0.7)), run);
+    },
+  };
+  const { mtus, wire, changes } = watched([[FAR, 1500]], early);
+  wire.carries.set(FAR, 1400);
+  clock.advance(3 * LEARNED_FOR);
+  t.same(changes, [{ to: FAR, mtu: 1400 }], "asked about and confirmed");
+  t.ok(set < 60, `${String(set)} timers`);
   wire.carries.delete(FAR);
   clock.advance(LEARNED_FOR + ASK_BEFORE);
   t.same(changes, [{ to: FAR, mtu: 1400 }, { to: FAR, mtu: 1500 }]);
