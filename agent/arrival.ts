@@ -74,7 +74,7 @@ export class Arrival {
         rmSync(this.#socket, { force: true });
         rmSync(this.#diskSocket, { force: true });
         // One that has run here has the only true ones.
-        if (this.#file.state === "prepared") removeDisks(this.#file.madeDisks);
+        if (this.#file.state === "prepared") await removeDisks(this.#file.madeDisks);
         await network.detach(vm);
       },
     }, guest);
@@ -160,7 +160,7 @@ export class Arrival {
     const port = await network.attach(body.spec, [body.sourceLocator.address]);
     network.clearStamps(vm);
     this.#overflowedBefore = network.overflowed(vm);
-    if (body.disks.length > 0) this.#makeDisks(body);
+    if (body.disks.length > 0) await this.#makeDisks(body);
     const guest = await driver.incoming(guestSpec(body.spec, body.epoch, port));
     owned({ guest });
     this.#write({ identity: guest.identity });
@@ -179,7 +179,7 @@ export class Arrival {
   }
 
   /** What is about to be made is on disk before, so that it goes with a guest that never ran, whatever is killed. */
-  #makeDisks({ disks: described }: Body<"prepare">): void {
+  async #makeDisks({ disks: described }: Body<"prepare">): Promise<void> {
     rmSync(this.#diskSocket, { force: true });
     // Where links on the way lead now: what is removed later is what was made.
     const disks = described.map((image) => ({ ...image, path: resolved(image.path) }));
@@ -187,7 +187,7 @@ export class Arrival {
       if (fileAt(image.path) !== null) throw new CareofError("disk-exists", `${image.path} is there already`);
       this.#write({ madeDisks: disks.slice(0, index + 1).map(({ path }) => path) });
       try {
-        makeImage(image);
+        await makeImage(image);
       } catch (thrown) {
         // It has left nothing behind, and what is there now is somebody else's.
         this.#write({ madeDisks: disks.slice(0, index).map(({ path }) => path) });

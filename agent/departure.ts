@@ -47,7 +47,7 @@ export class Departure {
   #epochAfter: Epoch | null = null;
   readonly #guest: Guest | null;
   #grace: Timer | null = null;
-  #disksRetired = false;
+  #disksRetired: Promise<void> | null = null;
 
   /** `settled`: the home agent has heard the last word, or everything has been removed; the record may go. */
   constructor(context: MigrationContext, file: MigrationFile, first: SourceStep, guest: Guest | null, body: Body<"migrate"> | null, settled: () => void) {
@@ -76,7 +76,10 @@ export class Departure {
       forward: () => { network.forward(vm, file.peerLocator.address); },
       deliver: () => { network.deliver(vm); },
       report: (event) => { this.#report(event); },
-      destroyed: () => { this.#bury(); this.#retireDisks(); },
+      destroyed: async () => {
+        this.#bury();
+        await this.#retireDisks();
+      },
     });
   }
 
@@ -178,7 +181,7 @@ export class Departure {
     if (this.#run.state.phase !== "revoked") return;
     await this.#guest?.destroy();
     this.#bury();
-    this.#retireDisks();
+    await this.#retireDisks();
     await this.#detach();
     this.#settled();
   }
@@ -204,15 +207,21 @@ export class Departure {
     if (this.#mine) this.#context.guests.bury(this.#file.spec, this.#file.epoch);
   }
 
-  /** The home agent has said that the binding of this host is over: the guest runs elsewhere, with the disks that it took along. */
-  #retireDisks(): void {
+  /**
+   * The home agent has said that the binding of this host is over: the guest runs elsewhere, with the disks that it took along. Once: what has these names later may be the disks of the guest that came
+   * back. Never rejects.
+   */
+  #retireDisks(): Promise<void> {
+    if (this.#disksRetired === null && !this.#mine) return Promise.resolve();
+    this.#disksRetired ??= this.#retire();
+    return this.#disksRetired;
+  }
+
+  async #retire(): Promise<void> {
     const { keepMovedDisks, log } = this.#context;
     const { spec, epoch, movedDisks } = this.#file;
-    // Once: what has these names later may be the disks of the guest that came back.
-    if (this.#disksRetired || !this.#mine) return;
-    this.#disksRetired = true;
     try {
-      const others = retireDisks(movedDisks, epoch, keepMovedDisks);
+      const others = await retireDisks(movedDisks, epoch, keepMovedDisks);
       if (others.length > 0) log.error({ vm: spec.vm, files: others, reason: "disk-failed" }, "disks of a guest that has moved away are other files by now: they are left alone");
     } catch (thrown) {
       log.error({ vm: spec.vm, reason: "disk-failed", err: toCareofError(thrown) }, "a disk of a guest that has moved away could not be removed");

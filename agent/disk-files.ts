@@ -1,4 +1,5 @@
-import { realpathSync, renameSync, rmSync, statfsSync, statSync } from "node:fs";
+import { realpathSync, statfsSync, statSync } from "node:fs";
+import { rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { CareofError, toCareofError } from "../model/errors.js";
 import type { Epoch } from "../model/ids.js";
@@ -6,6 +7,7 @@ import type { DiskImage, VmSpec } from "../proto/messages.js";
 import { disksOf, localDisks, type DiskSize } from "./hypervisor/disks.js";
 import { fileAt, sameFile } from "./hypervisor/open-files.js";
 import type { DiskFile } from "./record-shapes.js";
+import { syncDirectory } from "./synced.js";
 
 /** Room that is left to others: an image's own tables, and what the guest writes meanwhile. */
 const SPARE_BYTES = 16 * 1024 * 1024;
@@ -89,22 +91,34 @@ export function checkDisks(spec: VmSpec, images: readonly DiskImage[]): void {
   }
 }
 
-/** Removes what was made for a guest that never ran here. Idempotent. */
-export function removeDisks(paths: readonly string[]): void {
-  for (const path of paths) rmSync(path, { force: true });
+/** Removes what was made for a guest that never ran here; durable when it resolves. A large file takes its time, in which everything else goes on. Idempotent. @throws CareofError `disk-failed` */
+export async function removeDisks(paths: readonly string[]): Promise<void> {
+  for (const path of paths) await durably(path, () => rm(path, { force: true }));
 }
 
-/** The guest runs elsewhere with its disks for good: its old ones go, or are set aside as `PATH.moved-EPOCH`. What has such a name by now and is another file is left alone, and returned. Idempotent. */
-export function retireDisks(files: readonly DiskFile[], epoch: Epoch, keep: boolean): readonly string[] {
+/**
+ * The guest runs elsewhere with its disks for good: its old ones go, or are set aside as `PATH.moved-EPOCH`; durable when it resolves, with what has such a name by now and is another file, and was left
+ * alone. Idempotent. @throws CareofError `disk-failed`
+ */
+export async function retireDisks(files: readonly DiskFile[], epoch: Epoch, keep: boolean): Promise<readonly string[]> {
   const others: string[] = [];
   for (const file of files) {
-    const found = fileAt(file.path);
+    const { path } = file;
+    const found = fileAt(path);
     if (found === null) continue;
-    if (!sameFile(found, file)) others.push(file.path);
-    else if (keep) renameSync(file.path, `${file.path}.moved-${String(epoch)}`);
-    else rmSync(file.path);
+    if (sameFile(found, file)) await durably(path, () => (keep ? rename(path, `${path}.moved-${String(epoch)}`) : rm(path)));
+    else others.push(path);
   }
   return others;
+}
+
+async function durably(path: string, change: () => Promise<void>): Promise<void> {
+  try {
+    await change();
+    await syncDirectory(dirname(path));
+  } catch (cause) {
+    throw new CareofError("disk-failed", `${path} could not be removed: ${toCareofError(cause).message}`, { cause });
+  }
 }
 
 function deviceOf(directory: string): number {

@@ -1,7 +1,8 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { z } from "zod";
 import { CareofError, toCareofError } from "../model/errors.js";
+import { syncDirectoryNow } from "./synced.js";
 
 /** A record is a few hundred bytes, a VM's specification with long arguments some thousand. */
 const MAX_BYTES = 256 * 1024;
@@ -21,7 +22,7 @@ export class Records<T> {
   constructor(directory: string, schema: z.ZodType<T>) {
     this.#directory = directory;
     this.#schema = schema;
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    makeDurably(directory);
     for (const name of readdirSync(directory)) if (name.endsWith(".new")) rmSync(join(directory, name));
   }
 
@@ -37,7 +38,7 @@ export class Records<T> {
     const file = this.#file(name);
     this.#durably(file, () => {
       rmSync(file, { force: true });
-      syncDirectory(this.#directory);
+      syncDirectoryNow(this.#directory);
     });
   }
 
@@ -71,7 +72,7 @@ export class Records<T> {
 
 /** One more than at the last start (RFC 5847 §3), durable before it is returned. A file that cannot be read counts as lost state: it starts from the time. */
 export function nextRestartCounter(stateDir: string, nowMs: number): number {
-  mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+  makeDurably(stateDir);
   const file = join(stateDir, "restart-counter");
   let last = Math.floor(nowMs / 1000);
   try {
@@ -85,6 +86,16 @@ export function nextRestartCounter(stateDir: string, nowMs: number): number {
   return last + 1;
 }
 
+/** A directory whose own name is lost takes every record along, however well those were written. */
+function makeDurably(directory: string): void {
+  const first = mkdirSync(directory, { recursive: true, mode: 0o700 });
+  if (first === undefined) return;
+  for (let made = directory; ; made = dirname(made)) {
+    syncDirectoryNow(dirname(made));
+    if (made === first || made === dirname(made)) return;
+  }
+}
+
 function writeDurably(file: string, bytes: Buffer): void {
   const descriptor = openSync(`${file}.new`, "w", 0o600);
   try {
@@ -94,14 +105,5 @@ function writeDurably(file: string, bytes: Buffer): void {
     closeSync(descriptor);
   }
   renameSync(`${file}.new`, file);
-  syncDirectory(join(file, ".."));
-}
-
-function syncDirectory(directory: string): void {
-  const descriptor = openSync(directory, "r");
-  try {
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
-  }
+  syncDirectoryNow(join(file, ".."));
 }

@@ -1,6 +1,8 @@
-import { closeSync, fsyncSync, ftruncateSync, openSync, rmSync, writeSync } from "node:fs";
+import { open, rm, type FileHandle } from "node:fs/promises";
+import { dirname } from "node:path";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import type { DiskImage } from "../../proto/messages.js";
+import { syncDirectory } from "../synced.js";
 
 const CLUSTER_BITS = 16;
 const CLUSTER = 2 ** CLUSTER_BITS;
@@ -12,31 +14,32 @@ const HEADER_BYTES = 104;
 const REFCOUNT_ORDER = 4;
 
 /**
- * Makes an empty image of the disk's size that takes next to nothing of the file system, and is on disk when this returns.
+ * Makes an empty image of the disk's size that takes next to nothing of the file system, and is on disk with its name when this resolves.
  * @throws CareofError `disk-exists`: there is a file already, which is left alone; `disk-failed`: nothing is left behind
  */
-export function makeImage({ path, format, virtualBytes }: Pick<DiskImage, "path" | "format" | "virtualBytes">): void {
-  let file: number;
+export async function makeImage({ path, format, virtualBytes }: Pick<DiskImage, "path" | "format" | "virtualBytes">): Promise<void> {
+  let file: FileHandle;
   try {
-    file = openSync(path, "wx", 0o600);
+    file = await open(path, "wx", 0o600);
   } catch (cause) {
     if (cause instanceof Error && "code" in cause && cause.code === "EEXIST") throw new CareofError("disk-exists", `${path} is there already`, { cause });
     throw new CareofError("disk-failed", `cannot make ${path}: ${toCareofError(cause).message}`, { cause });
   }
   try {
-    if (format === "raw") ftruncateSync(file, virtualBytes);
-    else writeQcow2(file, virtualBytes);
-    fsyncSync(file);
+    if (format === "raw") await file.truncate(virtualBytes);
+    else await writeQcow2(file, virtualBytes);
+    await file.sync();
+    await syncDirectory(dirname(path));
   } catch (cause) {
-    rmSync(path, { force: true });
+    await rm(path, { force: true });
     throw new CareofError("disk-failed", `cannot make ${path}: ${toCareofError(cause).message}`, { cause });
   } finally {
-    closeSync(file);
+    await file.close();
   }
 }
 
 /** An empty qcow2 image, version 3, as QEMU's docs/interop/qcow2.rst lays it out; written here because qemu-img is a package of its own. */
-function writeQcow2(file: number, virtualBytes: number): void {
+async function writeQcow2(file: FileHandle, virtualBytes: number): Promise<void> {
   const l1Entries = Math.max(1, Math.ceil(virtualBytes / L1_ENTRY_BYTES));
   const clusters = L1_CLUSTER + Math.ceil((l1Entries * 8) / CLUSTER);
   const refcountBits = 2 ** REFCOUNT_ORDER;
@@ -56,8 +59,8 @@ function writeQcow2(file: number, virtualBytes: number): void {
   refcountTable.writeBigUInt64BE(BigInt(2 * CLUSTER));
   const refcounts = Buffer.alloc((clusters * refcountBits) / 8);
   for (let cluster = 0; cluster < clusters; cluster++) refcounts.writeUInt16BE(1, cluster * 2);
-  ftruncateSync(file, clusters * CLUSTER);
-  writeSync(file, header, 0, header.length, 0);
-  writeSync(file, refcountTable, 0, refcountTable.length, CLUSTER);
-  writeSync(file, refcounts, 0, refcounts.length, 2 * CLUSTER);
+  await file.truncate(clusters * CLUSTER);
+  await file.write(header, 0, header.length, 0);
+  await file.write(refcountTable, 0, refcountTable.length, CLUSTER);
+  await file.write(refcounts, 0, refcounts.length, 2 * CLUSTER);
 }

@@ -38,7 +38,8 @@ export interface SourceRim extends OldPathRim {
   /** To the home agent: `say` once, if it is there; `report` until it is answered. */
   say(body: Body): void;
   report(body: Body<"released"> | Body<"sourceEnded">): void;
-  destroyed(): void;
+  /** The guest is gone for good: what else of it goes at once. */
+  destroyed(): Promise<void>;
 }
 
 /** Executes the source machine's effects on the hypervisor, the relay, the tunnel and the disk. */
@@ -178,7 +179,7 @@ export class SourceRun {
       case "look": { this.#look(); return; }
       case "send-release": { this.#sendRelease(); return; }
       case "destroy-guest": {
-        this.#command("destroy-guest", async () => { await guest?.destroy(); this.#rim.destroyed(); });
+        this.#command("destroy-guest", async () => { await guest?.destroy(); await this.#rim.destroyed(); });
         return;
       }
       case "end-guest": { this.#command("end-guest", () => guest?.destroy()); return; }

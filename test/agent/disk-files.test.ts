@@ -43,28 +43,32 @@ t.test("what cannot be is refused, and nothing is made", (t) => {
   t.end();
 });
 
-t.test("after a move the source's files are removed, or set aside; a shared disk never", (t) => {
+t.test("after a move the source's files are removed, or set aside; a shared disk never", async (t) => {
   const make = (): ReturnType<typeof diskFiles> => {
     for (const path of [shared, raw, cow]) writeFileSync(path, path);
     for (const path of [raw, cow]) openSync(path, "r");
     return diskFiles(spec, [opened(1, raw), opened(2, cow)]);
   };
   const first = make();
-  retireDisks(first, epoch(7), true);
-  retireDisks(first, epoch(7), true);
+  await retireDisks(first, epoch(7), true);
+  await retireDisks(first, epoch(7), true);
   t.same(readdirSync(directory).sort(), ["a.raw.moved-7", "b.img.moved-7", "shared.raw"]);
   const second = make();
-  retireDisks(second, epoch(9), false);
-  retireDisks(second, epoch(9), false);
+  const retiring = retireDisks(second, epoch(9), false);
+  t.ok(existsSync(raw), "while a large file is removed everything else goes on");
+  await retiring;
+  await retireDisks(second, epoch(9), false);
   t.same(readdirSync(directory).sort(), ["a.raw.moved-7", "b.img.moved-7", "shared.raw"]);
   const third = make();
   renameSync(raw, `${raw}.old`);
   writeFileSync(raw, "somebody's");
-  t.same(retireDisks(third, epoch(11), false), [raw], "what has its name by now is another file");
+  t.same(await retireDisks(third, epoch(11), false), [raw], "what has its name by now is another file");
   t.same(readdirSync(directory).sort(), ["a.raw", "a.raw.moved-7", "a.raw.old", "b.img.moved-7", "shared.raw"]);
-  removeDisks([`${raw}.moved-7`, `${cow}.moved-7`, `${raw}.old`, raw]);
+  const removing = removeDisks([`${raw}.moved-7`]);
+  t.ok(existsSync(`${raw}.moved-7`));
+  await removing;
+  await removeDisks([`${raw}.moved-7`, `${cow}.moved-7`, `${raw}.old`, raw]);
   t.same(readdirSync(directory), ["shared.raw"]);
-  t.end();
 });
 
 t.test("a move has to do with the files that the hypervisor has open and no others", (t) => {

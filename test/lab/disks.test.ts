@@ -39,9 +39,9 @@ const allocated = (path: string): number => statSync(path).blocks * 512;
 const checksum = (data: Uint8Array): string => createHash("sha256").update(data).digest("hex");
 const files = (host: HostName): string[] => readdirSync(lab.disksOf(host), { recursive: true, encoding: "utf8" }).filter((name) => !statSync(at(host, name)).isDirectory()).sort();
 
-makeImage({ path: at("host-a", RAW), format: "raw", virtualBytes: 256 * MIB });
-makeImage({ path: at("host-a", COW), format: "qcow2", virtualBytes: 192 * MIB });
-makeImage({ path: at("host-a", SPARSE), format: "raw", virtualBytes: SPARSE_BYTES });
+await makeImage({ path: at("host-a", RAW), format: "raw", virtualBytes: 256 * MIB });
+await makeImage({ path: at("host-a", COW), format: "qcow2", virtualBytes: 192 * MIB });
+await makeImage({ path: at("host-a", SPARSE), format: "raw", virtualBytes: SPARSE_BYTES });
 const sparse = openSync(at("host-a", SPARSE), "r+");
 writeSync(sparse, randomBytes(SPARSE_DATA.bytes), 0, SPARSE_DATA.bytes, SPARSE_DATA.offset);
 closeSync(sparse);

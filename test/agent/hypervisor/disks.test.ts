@@ -37,22 +37,22 @@ for (const kind of kinds) {
   void t.test(`disks contract: ${kind.name}`, { skip: kind.skip }, async (t) => {
     const { qemu, mac, vm } = kind.spec;
     if (qemu === null) throw new Error("no qemu");
-    const side = (number: number): { readonly driver: HypervisorDriver; readonly directory: string; readonly spec: GuestSpec; readonly raw: string; readonly cow: string } => {
+    const side = async (number: number): Promise<{ readonly driver: HypervisorDriver; readonly directory: string; readonly spec: GuestSpec; readonly raw: string; readonly cow: string }> => {
       const directory = fresh();
       const driver = kind.make(fresh());
       drivers.push(driver);
       const raw = join(directory, "data,1.raw");
       const cow = join(directory, "data.qcow2");
-      makeImage({ path: raw, format: "raw", virtualBytes: 64 * MIB });
-      makeImage({ path: cow, format: "qcow2", virtualBytes: 128 * MIB });
+      await makeImage({ path: raw, format: "raw", virtualBytes: 64 * MIB });
+      await makeImage({ path: cow, format: "qcow2", virtualBytes: 128 * MIB });
       const diskOptions = [{ path: raw, shared: false, format: "raw" as const }, { path: cow, shared: false, format: "qcow2" as const }];
       return { driver, directory, raw, cow, spec: { vm, epoch: epoch(number), mac, port: null, qemu: { ...qemu, disks: [raw, cow], diskOptions } } };
     };
     const stream = { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(300), autoConverge: false, postcopy: false, channels: 1 };
 
     await t.test("they are the same on both sides before the guest goes", async (t) => {
-      const a = side(1);
-      const b = side(2);
+      const a = await side(1);
+      const b = await side(2);
       const data = randomBytes(3 * MIB);
       fill(a.raw, data);
       const nbd = join(b.directory, "nbd.sock");
@@ -88,8 +88,8 @@ for (const kind of kinds) {
     });
 
     await t.test("a copy that is dropped leaves the guest and its disks alone", async (t) => {
-      const a = side(1);
-      const b = side(2);
+      const a = await side(1);
+      const b = await side(2);
       fill(a.raw, randomBytes(3 * MIB));
       const nbd = join(b.directory, "nbd.sock");
       const source = await a.driver.start(a.spec);
@@ -104,7 +104,7 @@ for (const kind of kinds) {
       await t.rejects(source.disks.finish(), { code: "disk-failed" });
 
       // The target dies in the middle; what was copied counts for nothing, and it can be begun anew.
-      const again = side(3);
+      const again = await side(3);
       const third = await again.driver.incoming(again.spec);
       await third.disks.exportTo(join(again.directory, "nbd.sock"));
       words.length = 0;
@@ -135,7 +135,7 @@ for (const kind of kinds) {
     });
 
     await t.test("nobody exports", async (t) => {
-      const a = side(1);
+      const a = await side(1);
       const source = await a.driver.start(a.spec);
       await t.rejects(source.disks.mirror({ socket: join(a.directory, "nobody.sock"), maxBandwidth: 0 }), { code: /qmp-/ });
       await source.disks.drop();
@@ -145,24 +145,23 @@ for (const kind of kinds) {
   });
 }
 
-void t.test("images", (t) => {
+void t.test("images", async (t) => {
   const directory = fresh();
   const path = join(directory, "a.raw");
-  makeImage({ path, format: "raw", virtualBytes: 4 * 2 ** 30 });
+  await makeImage({ path, format: "raw", virtualBytes: 4 * 2 ** 30 });
   t.equal(statSync(path).size, 4 * 2 ** 30);
   t.equal(statSync(path).mode & 0o777, 0o600);
   t.ok(allocated(path) < MIB);
-  t.throws(() => { makeImage({ path, format: "raw", virtualBytes: 1 }); }, { code: "disk-exists" });
+  await t.rejects(makeImage({ path, format: "raw", virtualBytes: 1 }), { code: "disk-exists" });
   t.equal(statSync(path).size, 4 * 2 ** 30, "and was left alone");
-  t.throws(() => { makeImage({ path: join(directory, "no", "a.raw"), format: "raw", virtualBytes: 1 }); }, { code: "disk-failed" });
+  await t.rejects(makeImage({ path: join(directory, "no", "a.raw"), format: "raw", virtualBytes: 1 }), { code: "disk-failed" });
   const cow = join(directory, "a.qcow2");
-  makeImage({ path: cow, format: "qcow2", virtualBytes: 16 * 2 ** 40 });
+  await makeImage({ path: cow, format: "qcow2", virtualBytes: 16 * 2 ** 40 });
   t.ok(allocated(cow) < MIB);
-  t.throws(() => { makeImage({ path: join(directory, "b.qcow2"), format: "qcow2", virtualBytes: 2 ** 60 }); }, { code: "disk-failed" });
+  await t.rejects(makeImage({ path: join(directory, "b.qcow2"), format: "qcow2", virtualBytes: 2 ** 60 }), { code: "disk-failed" });
   t.notOk(existsSync(join(directory, "b.qcow2")), "nothing is left");
   t.same(localDisks({
     ...(kinds[0]?.spec.qemu ?? { memoryBytes: 0, cpus: 1, kernel: "", initrd: "", append: "", extraArgs: [] }), disks: ["/s.raw", "/l.img", "/t.img"],
     diskOptions: [{ path: "/l.img", shared: false, format: "qcow2" }, { path: "/t.img", shared: true, format: "qcow2" }],
   }), [{ path: "/l.img", format: "qcow2", local: true }]);
-  t.end();
 });
