@@ -1,5 +1,6 @@
 import type { CareofError } from "../../model/errors.js";
 import { millis, type Epoch, type MigrationId, type Millis } from "../../model/ids.js";
+import { MAX_CHANNELS } from "../../proto/messages.js";
 import type { RelayClockReading } from "./relay-clock.js";
 
 /** What the source says as its last word: the target has the right to run under this epoch. */
@@ -21,7 +22,10 @@ export interface RelayLimits {
   readonly maxChannels: number;
 }
 
-export const RELAY_LIMITS: RelayLimits = { connectMs: millis(10_000), maxHeldBytes: 1 << 20, highWaterBytes: 4 << 20, maxChannels: 64 };
+/** As many as a VM may have (proto's `disks`). */
+const MAX_DISKS = 64;
+
+export const RELAY_LIMITS: RelayLimits = { connectMs: millis(10_000), maxHeldBytes: 1 << 20, highWaterBytes: 4 << 20, maxChannels: MAX_DISKS + MAX_CHANNELS };
 
 /**
  * The source's half: hypervisor's unix sockets ⇄ authenticated, encrypted TCP. Contract:

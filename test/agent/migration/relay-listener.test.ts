@@ -12,6 +12,8 @@ import { openTargetRelay } from "../../../agent/migration/relay-target.js";
 import { SystemClock } from "../../../model/clock.js";
 import { CareofError } from "../../../model/errors.js";
 import { epoch, migrationId, millis, vmId } from "../../../model/ids.js";
+import { MAX_CHANNELS } from "../../../proto/messages.js";
+import { until } from "../rig.js";
 
 const clock = new SystemClock({ keepAlive: true });
 
@@ -54,6 +56,40 @@ void t.test("one listener for all moves of a host, on one port, told apart by th
   const again = await openTargetRelay({ migration: first?.name ?? migrationId(vmId("web1"), epoch(7)), secret: randomBytes(32), listener, socket: join(directory, "none"), clock });
   test.equal(again.port, port, "until something is, at once");
   again.cut(new CareofError("shutting-down", "over"));
+});
+
+void t.test("as many channels as a move may have, of stream and disks, may come at once", async (test) => {
+  const directory = mkdtempSync(join(tmpdir(), "careof-relay-"));
+  const cleanUp: (() => void)[] = [];
+  test.teardown(() => {
+    for (const each of cleanUp) each();
+    rmSync(directory, { recursive: true, force: true });
+  });
+  const came = { stream: 0, disk: 0 };
+  const listen = async (path: string, kind: keyof typeof came): Promise<void> => {
+    const server = createServer((socket) => { socket.on("error", () => undefined).once("data", () => { came[kind]++; }); cleanUp.push(() => { socket.destroy(); }); });
+    await new Promise<void>((resolve) => { server.listen(path, resolve); });
+    cleanUp.push(() => { server.close(); });
+  };
+  await listen(join(directory, "in"), "stream");
+  await listen(join(directory, "nbd"), "disk");
+  const migration = migrationId(vmId("web1"), epoch(7));
+  const secret = randomBytes(32);
+  const target = await openTargetRelay({ migration, secret, listener: new RelayListener({ address: "127.0.0.1", port: 0 }), socket: join(directory, "in"), diskSocket: join(directory, "nbd"), clock });
+  const source = await openSourceRelay({ migration, secret, address: "127.0.0.1", port: target.port, socket: join(directory, "out"), diskSocket: join(directory, "disks"), clock });
+  cleanUp.push(() => { source.cut(new CareofError("shutting-down", "over")); target.cut(new CareofError("shutting-down", "over")); });
+  let lost: string | null = null;
+  source.closed.then((cause) => { lost = cause?.message ?? ""; }, () => undefined);
+  const dial = (path: string): void => {
+    const socket = connect(path).on("error", () => undefined);
+    socket.write("x");
+    cleanUp.push(() => { socket.destroy(); });
+  };
+  // The first is the main stream.
+  for (let each = 0; each < 1 + MAX_CHANNELS; each++) dial(source.socket);
+  for (let each = 0; each < 64; each++) dial(source.diskSocket);
+  await until("all are there", () => came.stream === 1 + MAX_CHANNELS && came.disk === 64);
+  test.equal(lost, null);
 });
 
 async function freePort(): Promise<number> {
