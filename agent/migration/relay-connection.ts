@@ -2,6 +2,7 @@ import type { TLSSocket } from "node:tls";
 import type { Clock, Timer } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import { millis, type Millis } from "../../model/ids.js";
+import { isReason } from "../../model/reasons.js";
 import { encodeRelay, RelayParser, type RelayFrame } from "../../proto/relay-framing.js";
 import { RelayClock } from "./relay-clock.js";
 
@@ -9,6 +10,8 @@ import { RelayClock } from "./relay-clock.js";
 const EARLY_PINGS = 10;
 const EARLY_PING_MS = millis(3);
 const PING_MS = millis(500);
+/** A peer that does not read so soon what it is told at the end is not waited for. */
+const FAREWELL_MS = millis(500);
 
 /** RFC 4279 with an ephemeral exchange: who learns a move's secret later cannot read its stream. Node has no TLS 1.3 with external keys. */
 export const RELAY_TLS = {
@@ -16,6 +19,9 @@ export const RELAY_TLS = {
   minVersion: "TLSv1.2",
   maxVersion: "TLSv1.2",
 } as const;
+
+/** How an end without a word is told. */
+export const CLOSED = "the relay's connection was closed";
 
 export interface RelayConnectionOptions {
   readonly socket: TLSSocket;
@@ -54,7 +60,7 @@ export class RelayConnection {
     socket.on("drain", options.onDrain);
     socket.on("error", (cause: Error) => { this.#end(new CareofError("relay-failed", `the relay's connection broke: ${cause.message}`, { cause })); });
     socket.on("end", () => { this.#end(null); });
-    socket.on("close", () => { this.#end(new CareofError("relay-failed", "the relay's connection was closed")); });
+    socket.on("close", () => { this.#end(new CareofError("relay-failed", CLOSED)); });
     this.#ping();
   }
 
@@ -117,6 +123,22 @@ export class RelayConnection {
     this.#options.socket.resume();
   }
 
+  /** Nothing more is taken of the peer, which is told why behind all that was sent, if it hears it within a moment. `onEnd` is not called. */
+  giveUp(cause: CareofError): void {
+    if (this.#over || this.#lastSent) {
+      this.destroy();
+      return;
+    }
+    const { socket, clock } = this.#options;
+    this.send({ type: "close", reason: isReason(cause.code) ? cause.code : "relay-failed", detail: cause.message });
+    this.#over = true;
+    this.#stopPings();
+    socket.end();
+    socket.resume();
+    const limit = clock.after("relay-farewell", FAREWELL_MS, () => { socket.destroy(); });
+    socket.once("close", () => { limit.cancel(); });
+  }
+
   destroy(): void {
     this.#over = true;
     this.#stopPings();
@@ -124,6 +146,7 @@ export class RelayConnection {
   }
 
   #receive(chunk: Buffer): void {
+    if (this.#over) return;
     this.#heardAt = this.#options.clock.monotonic();
     try {
       for (const frame of this.#parser.push(chunk)) this.#handle(frame);

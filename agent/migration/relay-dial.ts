@@ -3,8 +3,8 @@ import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import type { MigrationId } from "../../model/ids.js";
 import type { RelayChannel, RelayFrame } from "../../proto/relay-framing.js";
-import { RELAY_SILENCE, RELAY_VERSION, type RelayLimits } from "./relay.js";
-import { RELAY_TLS, RelayConnection } from "./relay-connection.js";
+import { otherVersion, RELAY_SILENCE, RELAY_VERSION, type RelayLimits } from "./relay.js";
+import { CLOSED, RELAY_TLS, RelayConnection } from "./relay-connection.js";
 
 export interface DialOptions {
   readonly migration: MigrationId;
@@ -52,9 +52,11 @@ export async function dialRelay(options: DialOptions): Promise<RelayConnection> 
         socket: connected, clock, silenceMs: RELAY_SILENCE, highWaterBytes: limits.highWaterBytes,
         onFrame: (frame) => {
           if (frame.type !== "hello") {
+            if (frame.type === "close" && !greeted) throw new CareofError("relay-failed", `${where} refuses: ${frame.detail}`);
             options.onFrame(frame);
             return;
           }
+          if (frame.version !== RELAY_VERSION) throw new CareofError("relay-failed", otherVersion("target", frame.version));
           if (frame.migration !== migration || frame.channel !== channel) throw new CareofError("relay-failed", `the target's relay speaks of ${frame.migration}, ${frame.channel}`);
           if (greeted) throw new CareofError("malformed-relay", "a second hello");
           greeted = true;
@@ -63,7 +65,8 @@ export async function dialRelay(options: DialOptions): Promise<RelayConnection> 
         },
         onDrain: options.onDrain,
         onEnd: (cause) => {
-          failed("the target's relay hung up", cause);
+          // Before its hello an agent of another version hangs up without a word.
+          failed(greeted ? "the target's relay hung up" : cause?.code === "relay-failed" && cause.message !== CLOSED ? cause.message : `${where} hung up without its hello: is its careof older than this one (relay version ${String(RELAY_VERSION)})?`, cause);
           options.onEnd(cause);
         },
       });

@@ -61,6 +61,8 @@ class Relay implements SourceRelay {
   /** Read of the hypervisor, not sent yet. */
   readonly #read: Buffer[] = [];
   #readBytes = 0;
+  /** The target's, of its `close`. */
+  #lastWords = "";
   #disksEnded: () => void = () => undefined;
   #released = false;
   #over = false;
@@ -177,7 +179,7 @@ class Relay implements SourceRelay {
   cut(cause: CareofError): void {
     if (this.#over) return;
     this.#over = true;
-    this.#connection?.destroy();
+    this.#connection?.giveUp(cause);
     this.#closeAll();
     this.#settle(cause);
   }
@@ -230,6 +232,7 @@ class Relay implements SourceRelay {
         this.#fromTarget(frame.data);
         return;
       case "close":
+        this.#lastWords = frame.detail;
         if (this.#held === null) this.#hypervisor?.end();
         else this.#endHeld = true;
         return;
@@ -258,7 +261,7 @@ class Relay implements SourceRelay {
       this.#closeAll();
       this.#settle(null);
     } else {
-      this.cut(cause ?? new CareofError("relay-failed", "the target's relay hung up"));
+      this.cut(cause ?? new CareofError("relay-failed", `the target's relay hung up${this.#lastWords === "" ? "" : `: ${this.#lastWords}`}`));
     }
   }
 

@@ -4,7 +4,7 @@ import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import type { MigrationId } from "../../model/ids.js";
 import type { RelayFrame, RelayHello } from "../../proto/relay-framing.js";
-import { RELAY_LIMITS, RELAY_SILENCE, RELAY_VERSION, type Release, type TargetRelay } from "./relay.js";
+import { RELAY_LIMITS, RELAY_SILENCE, otherVersion, RELAY_VERSION, type Release, type TargetRelay } from "./relay.js";
 import type { RelayClockReading } from "./relay-clock.js";
 import { RelayConnection } from "./relay-connection.js";
 import { HANDSHAKE_MS, type Place, type RelayListener } from "./relay-listener.js";
@@ -58,6 +58,8 @@ class Relay implements TargetRelay {
   /** Authenticated, and has not said hello. */
   readonly #newcomers = new Set<RelayConnection>();
   #release: Release | null = null;
+  /** The source's, of its `close`. */
+  #lastWords = "";
   #mainEnded = false;
   #over = false;
 
@@ -92,7 +94,8 @@ class Relay implements TargetRelay {
   #finish(cause: CareofError | null): void {
     this.#over = true;
     this.#place?.leave();
-    this.#connection?.destroy();
+    if (cause === null) this.#connection?.destroy();
+    else this.#connection?.giveUp(cause);
     for (const newcomer of this.#newcomers) newcomer.destroy();
     if (cause === null) {
       this.#hypervisor?.destroySoon();
@@ -124,8 +127,11 @@ class Relay implements TargetRelay {
           return;
         }
         if (frame.type !== "hello") throw new CareofError("malformed-relay", `"${frame.type}" before hello`);
-        end = this.#greet(connection, frame);
-        leave();
+        try {
+          end = this.#greet(connection, frame);
+        } finally {
+          leave();
+        }
       },
       onDrain: () => { end?.drained(); },
       onEnd: (cause) => {
@@ -148,7 +154,8 @@ class Relay implements TargetRelay {
   /** @throws CareofError which ends this connection and no other */
   #greet(connection: RelayConnection, hello: RelayHello): ChannelEnd {
     const { migration, socket, diskSocket } = this.#options;
-    if (hello.version !== RELAY_VERSION || hello.migration !== migration) throw new CareofError("relay-failed", `a relay of version ${String(hello.version)} for ${hello.migration} came`);
+    if (hello.migration !== migration) throw new CareofError("relay-failed", `a relay for ${hello.migration} came`);
+    if (hello.version !== RELAY_VERSION) throw this.#otherVersion(connection, hello.version);
     const welcome = (): void => { connection.send({ type: "hello", version: RELAY_VERSION, migration, channel: hello.channel }); };
     if (hello.channel === "main") {
       if (this.#connection !== null) throw new CareofError("relay-failed", "a second main stream came");
@@ -170,6 +177,15 @@ class Relay implements TargetRelay {
     welcome();
     pipe.start(connection);
     return pipe;
+  }
+
+  /** It knows the secret, so it is the source, and nothing will come of this move: both sides hear why at once. */
+  #otherVersion(connection: RelayConnection, version: number): CareofError {
+    const cause = new CareofError("relay-failed", otherVersion("source", version));
+    this.#newcomers.delete(connection);
+    connection.giveUp(cause);
+    this.cut(cause);
+    return cause;
   }
 
   #channelOver(pipe: RelayPipe, cause: CareofError | null): void {
@@ -194,6 +210,7 @@ class Relay implements TargetRelay {
         if (!this.#writer.write(frame.data)) this.#connection?.pause();
         return;
       case "close":
+        this.#lastWords = frame.detail;
         this.#hypervisor?.end();
         return;
       case "release":
@@ -230,7 +247,7 @@ class Relay implements TargetRelay {
   #ended(cause: CareofError | null): void {
     if (this.#over) return;
     this.#mainEnded = true;
-    if (this.#release === null) this.#finish(cause ?? new CareofError("relay-failed", "the source's relay hung up before its release"));
+    if (this.#release === null) this.#finish(cause ?? new CareofError("relay-failed", `the source's relay hung up before its release${this.#lastWords === "" ? "" : `: ${this.#lastWords}`}`));
     else this.#settleRelease();
   }
 }

@@ -90,3 +90,8 @@ export const RELAY_SILENCE: Millis = millis(8_000);
 
 /** Version of the relay's frames, said in hello. */
 export const RELAY_VERSION = 2;
+
+/** Versions are not mixed: a relay of another one has other channels, and RELEASE would not mean the same. */
+export function otherVersion(peer: "source" | "target", version: number): string {
+  return `the careof of the ${peer} speaks version ${String(version)} of the relay, and this host's version ${String(RELAY_VERSION)}: update the older one`;
+}
