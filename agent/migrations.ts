@@ -126,7 +126,7 @@ export class Migrations {
     requireReachable(resident.guest);
     if (body.epoch <= resident.epoch) throw new CareofError("stale-epoch", `${vm} runs here under epoch ${String(resident.epoch)}`);
     const moved = localDisks(resident.spec.qemu).length === 0 ? [] : diskFiles(resident.spec, await resident.guest.disks.sizes());
-    if (guests.get(vm) !== resident || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here any more`);
+    if (guests.get(vm) !== resident) throw new CareofError("not-running", `${vm} does not run here any more`);
     const file = departureFile(body, resident.spec, resident.guest, moved);
     const departure = Departure.begin(this.#options, file, resident.guest, body, body.parameters.lead && canLead, () => { this.#settled(vm, departure); });
     this.#open.set(vm, departure);
