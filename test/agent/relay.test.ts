@@ -187,6 +187,28 @@ void t.test("RELEASE is the last word, behind all data, also for a hypervisor th
   test.notOk(existsSync(source.socket));
 });
 
+void t.test("RELEASE in the midst of a stream: both ways go on behind it, and either end is seen", async (test) => {
+  for (const breaks of ["source", "target", "relay"] as const) {
+    const { source, target, from, to } = await bench(test).pair();
+    from.write("state");
+    test.equal(String(await bytesFrom(to, 5)), "state");
+    source.releaseEarly({ migration, epoch: epoch(7), stopAt: millis(1) });
+    test.same(await target.released, { migration, epoch: epoch(7), stopAt: 1 });
+    from.write("pages");
+    test.equal(String(await bytesFrom(to, 5)), "pages");
+    to.write("more");
+    test.equal(String(await bytesFrom(from, 4)), "more");
+    if (breaks === "relay") {
+      target.cut(new CareofError("relay-failed", "cut"));
+      await Promise.all([ended(from), ended(to), source.closed, target.closed]);
+    } else {
+      (breaks === "source" ? from : to).destroy();
+      await ended(breaks === "source" ? to : from);
+    }
+    test.pass(`the other side sees that the ${breaks} ends`);
+  }
+});
+
 void t.test("a hypervisor that dies is seen by the other one", async (test) => {
   const { target, from, to } = await bench(test).pair();
   from.destroy();
