@@ -140,7 +140,7 @@ for (const kind of kinds) {
       const target = await b.incoming(guestSpec(2));
       const heard = recorder();
       source.subscribe(heard.take);
-      const slow = { ...stream, socket, maxBandwidth: 20_000_000, postcopy: true };
+      const slow = { ...stream, socket, maxBandwidth: 4_000_000, postcopy: true };
       await target.receive(slow);
       await source.send(slow);
       await until("active", () => heard.words.includes("active"));
@@ -155,7 +155,7 @@ for (const kind of kinds) {
       await t.rejects(source.resume());
       await target.resume();
       t.equal(await target.status(), "fetching");
-      await until("completed", () => heard.words.includes("completed"));
+      await until("completed", () => heard.words.includes("completed"), 30_000);
       await until("all has come", async () => (await target.status()) === "running");
       await source.destroy();
       await target.destroy();
