@@ -44,6 +44,10 @@ function verdicts({ targets }: DataplaneResult): string[] {
   return [...table(["target", "measured", "met"], targets.map((each) => [each.target, `${number(each.measured, 3)}${brackets(each.ci95)}`, word(each.met)])), ""];
 }
 
+/** What the statistics of the programs do not see. */
+const REST = "The rest is the kernel's because of them: calling them, a larger buffer where the sender left no room for the header, and, of large TCP segments, looking through headers that a program has touched, at each interface again. " +
+  "A host whose program delivers spares its stack the routing, so that the programs may take more than the difference. How much each of that is, a profile says (ARCHITECTURE.md, \"What bpf costs\").";
+
 /** Where the time goes, said whether or not a target was missed; nothing where bpf was not measured. */
 function programs({ programTimes, variants }: DataplaneResult): string[] {
   if (programTimes.length === 0) return [];
@@ -55,12 +59,16 @@ function programs({ programTimes, variants }: DataplaneResult): string[] {
     const [plain, bpf] = [of("plain")?.[rate] ?? 0, of("bpf")?.[rate] ?? 0];
     const own = perPacket(programTimes.find((each) => each.traffic === traffic), last);
     if (plain === 0 || bpf === 0 || own === null) return [];
-    return [`${traffic}: a packet takes ${String(Math.round(1e9 / bpf - 1e9 / plain))} ns more of the processor that sends and forwards than in plain forwarding; our programs (adding and removing the header included) take ${String(Math.round(own))} ns, ` +
-      "the rest is what the kernel does because of them: the route of the outer packet (bpf_redirect_neigh), a second pass through the uplink's queue, a larger buffer for a header that the sender left no room for."];
+    return [`${traffic}: a packet takes ${String(Math.round(1e9 / bpf - 1e9 / plain))} ns more of the processor that sends and forwards than in plain forwarding; our programs (adding and removing the header included) take ${String(Math.round(own))} ns.`];
+  });
+  const streams = (["tcpDown", "tcpUp"] as const).flatMap((traffic) => {
+    const [ratio, times] = [of("bpf")?.[`${traffic}Ratio`] ?? null, programTimes.find((each) => each.traffic === traffic)];
+    if (ratio === null || times === undefined) return [];
+    return [`${traffic}: ${((1 - ratio) * 100).toFixed(0)} % of the time of the processor that sends and forwards is more than plain forwarding takes; our programs, for data one way and acknowledgements the other, take ${(times.share * 100).toFixed(0)} %.`];
   });
   return [
     "Where bpf's time goes (the kernel's statistics of our programs, which add some 50 ns a run):", "", ...table(["traffic", "of one processor", "programs"], rows), "",
-    ...sentences.flatMap((sentence) => [sentence, ""]),
+    ...[...sentences, ...streams, REST].flatMap((sentence) => [sentence, ""]),
   ];
 }
 

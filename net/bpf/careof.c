@@ -206,7 +206,7 @@ static __always_inline const struct host_entry *owner(struct __sk_buff *skb, con
 	const struct host_entry *entry = bpf_map_lookup_elem(&guests, home);
 	__u8 mac[6];
 
-	if (!entry || entry->port != skb->ifindex || read_bytes(skb, 6, mac, 6))
+	if (!entry || entry->port != skb->ifindex || bpf_skb_load_bytes(skb, 6, mac, 6))
 		return 0;
 	if (mac[0] != entry->mac[0] || mac[1] != entry->mac[1] || mac[2] != entry->mac[2] || mac[3] != entry->mac[3] ||
 	    mac[4] != entry->mac[4] || mac[5] != entry->mac[5])

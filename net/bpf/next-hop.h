@@ -62,7 +62,7 @@ static __always_inline int send_outer(struct __sk_buff *skb, const struct config
 			__builtin_memcpy(h->frame, hop->frame, ETH);
 			if (bpf_skb_store_bytes(skb, 0, h->frame, ETH + changed, 0))
 				return drop(home, REFUSED);
-			return hook == AT_EGRESS ? PASS : bpf_redirect(me->uplink, 0);
+			return hook == AT_EGRESS && skb->ifindex == me->uplink ? PASS : bpf_redirect(me->uplink, 0);
 		}
 	}
 	if (bpf_skb_store_bytes(skb, ETH, &h->outer, changed, 0))
@@ -77,8 +77,10 @@ static __always_inline int is_own_outer(struct __sk_buff *skb, const struct conf
 
 	if (ip->protocol != PROTO_IPIP || ip->source != me->self.word[3])
 		return 0;
+	if (skb->ifindex != me->uplink) /* a device that was the uplink, or the ipip driver's */
+		return 1;
 	hop = hop_to(ip->destination);
-	if (hop && !hop->known && hop->to == ip->destination && hop->dscp == (ip->tos & DSCP) && !read_bytes(skb, 0, hop->frame, ETH))
+	if (hop && !hop->known && hop->to == ip->destination && hop->dscp == (ip->tos & DSCP) && !bpf_skb_load_bytes(skb, 0, hop->frame, ETH))
 		hop->known = 1;
 	return 1;
 }

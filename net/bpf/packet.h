@@ -86,14 +86,17 @@ static __always_inline __u32 header_length(const struct ip4 *ip)
 	return (ip->version_ihl & 15) * 4;
 }
 
-/* Where they lie in one piece, as they nearly always do, without a helper. `into` has `size` bytes, a constant. */
-static __always_inline int read_bytes(struct __sk_buff *skb, __u32 offset, void *into, __u32 size)
+/*
+ * Where the header lies in one piece, as it nearly always does, without a helper: five loads. Behind an Ethernet header it is where the kernel wants it (NET_IP_ALIGN), so
+ * that the verifier of no machine minds. Copied as bytes it would be twenty loads, and as many shifts.
+ */
+static __always_inline int read_header(struct __sk_buff *skb, __u32 offset, struct ip4 *ip)
 {
-	const __u8 *from = (const __u8 *)(long)skb->data + offset;
+	const void *from = (const void *)(long)skb->data + offset;
 
-	if (from + size > (const __u8 *)(long)skb->data_end)
-		return bpf_skb_load_bytes(skb, offset, into, size);
-	__builtin_memcpy(into, from, size);
+	if (offset % 4 != ETH % 4 || from + sizeof(*ip) > (const void *)(long)skb->data_end)
+		return bpf_skb_load_bytes(skb, offset, ip, sizeof(*ip));
+	*ip = *(const struct ip4 *)from;
 	return 0;
 }
 
@@ -102,7 +105,7 @@ static __always_inline int read_ip(struct __sk_buff *skb, __u32 offset, struct i
 {
 	__u32 length;
 
-	if (read_bytes(skb, offset, ip, sizeof(*ip)))
+	if (read_header(skb, offset, ip))
 		return -1;
 	length = bpf_ntohs(ip->length);
 	if (ip->version_ihl >> 4 != 4 || header_length(ip) < IP || length < header_length(ip) || offset + length > skb->len)

@@ -22,12 +22,14 @@ static __always_inline const struct config *instance(void)
 static __always_inline struct counters *counters_of(const struct address *home)
 {
 	struct counters *c = bpf_map_lookup_elem(&counters, home);
-	struct counters zero = {};
 
-	if (c)
-		return c;
-	bpf_map_update_elem(&counters, home, &zero, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&counters, home);
+	if (!c) { /* a scope of its own: else every packet would pay for the zeros */
+		struct counters zero = {};
+
+		bpf_map_update_elem(&counters, home, &zero, BPF_NOEXIST);
+		c = bpf_map_lookup_elem(&counters, home);
+	}
+	return c;
 }
 
 /* Drops; counted for the address, which has an entry. */
@@ -117,7 +119,7 @@ static __always_inline int read_tunnelled(struct __sk_buff *skb, const struct co
 {
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != HERE || skb->vlan_present)
 		return 0;
-	if (read_bytes(skb, ETH, outer, sizeof(*outer)))
+	if (read_header(skb, ETH, outer))
 		return 0;
 	if (outer->protocol != PROTO_IPIP || outer->destination != me->self.word[3])
 		return 0;

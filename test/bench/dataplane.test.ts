@@ -61,6 +61,7 @@ t.test("the report names every variant, and where the time goes", (t) => {
   const text = report({ rounds: 6, variants, bindings: null, ipip: null, targets: targets(variants, null, null), programTimes: [{ traffic: "tcpUp", share: 0.12, programs: [{ program: "home_ingress", runs: 20_000, nsPerRun: 700 }] }] });
   for (const name of VARIANTS) t.ok(text.includes(name), name);
   t.match(text, /home_ingress 700 ns × 20 k/);
+  t.match(text, /tcpUp: 10 % of the time .* take 12 %/, "what is more than plain forwarding, and what of it is ours");
   t.match(text, /0\.90 \(0\.90–0\.90\)/);
   t.notMatch(text, /NaN|undefined/);
   t.end();
