@@ -13,7 +13,7 @@ import { close, sendTo, socket } from "./syscall.js";
  * What it cannot know: a multi-queue interface or a router that spreads load by the *inner* headers (fq_codel, ECMP with inner hashing) may let it overtake a packet of
  * another flow by what is queued there at that moment. Whoever relies on it keeps the old host's forwarding as the net below.
  *
- * The data plane stamps its arrival and consumes it. It takes no marker from inside a tunnel's mouth: neither a guest nor a correspondent can make one.
+ * The data plane stamps its arrival and consumes it, unless the VM's packets go on from there: then it goes with them, behind the last one, and ends at the next host. It takes no marker from inside a tunnel's mouth: neither a guest nor a correspondent can make one.
  */
 export interface Marker {
   readonly outer: { readonly source: Ipv4; readonly destination: Ipv4 };
@@ -46,6 +46,11 @@ export function decodeMarker(packet: Buffer): Marker | null {
   const token = packet.readUInt32BE(2 * IP_HEADER + MAGIC.length);
   if (source === undefined || destination === undefined || innerSource === undefined || innerDestination === undefined || token === 0) return null;
   return { outer: { source, destination }, inner: { source: innerSource, destination: innerDestination }, token };
+}
+
+/** Whether the packet, which begins with the inner header, is one: no guest is to see it. */
+export function isMarker(inner: Buffer): boolean {
+  return inner.length >= LENGTH - IP_HEADER && inner[0] === 0x45 && inner[9] === EXPERIMENTAL && inner.subarray(IP_HEADER, IP_HEADER + MAGIC.length).equals(MAGIC);
 }
 
 /** RFC 791 §3.1 without options; DF is set, as on a VM's packets as a rule. `length` is the packet's, in bytes. */

@@ -102,6 +102,11 @@ export class FakeLedger {
     return { dropped: "marker" };
   }
 
+  markedBy(home: IpAddress, token: number): Fate {
+    this.stamp(home, () => ({ passedMarker: token }));
+    return { dropped: "marker" };
+  }
+
   drop(home: IpAddress, reason: string): Fate {
     this.count(this.#records.has(home) ? home : NOBODY, ({ dropped }) => ({ dropped: { ...dropped, [reason]: (dropped[reason] ?? 0) + 1 } }));
     return { dropped: reason };

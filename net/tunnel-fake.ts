@@ -212,7 +212,12 @@ export class FakeHostTunnel implements HostTunnel {
     const entry = this.#entries.get(destination);
     if (entry === undefined) return this.#ledger.drop(NOBODY, "no-binding");
     const fromHomeAgent = this.#homeAgents.includes(from);
-    if (marker !== 0 && fromHomeAgent) return this.#ledger.marked(destination, marker);
+    const stragglersFrom = entry.role === "deliver" ? entry.stragglersFrom : entry.hold?.stragglersFrom ?? [];
+    if (marker !== 0 && stragglersFrom.includes(from)) return this.#ledger.markedBy(destination, marker);
+    if (marker !== 0 && fromHomeAgent) {
+      const fate = this.#ledger.marked(destination, marker);
+      return entry.role === "forward" ? this.#wire.carry(entry.to, { ...packet, from: this.#careOf }) : fate;
+    }
     if (entry.role === "forward") {
       if (!fromHomeAgent) return this.#ledger.drop(destination, "loop");
       this.#ledger.count(destination, ({ forwardedPackets }) => ({ forwardedPackets: forwardedPackets + 1 }));

@@ -30,14 +30,14 @@ export interface HostDeliver {
   readonly hold?: HostHold | null;
 }
 
-/** Packets that must not go to the port yet: they leave by `device` (net/hold.ts), where the agent takes them in. */
+/** Packets that must not go to the port yet, and the home agent's markers between them: they leave by `device` (net/hold.ts), where the agent takes them in. */
 export interface HostHold {
   readonly device: string;
   /** `home-agents`: what comes directly, while stragglers go first. `all`: nobody is behind the port. */
   readonly from: "home-agents" | "all";
 }
 
-/** The VM has left: what still comes from a home agent goes on to `to`. What comes from anywhere else is dropped, or waits, but never goes on: no loops. */
+/** The VM has left: what still comes from a home agent, markers too, goes on to `to`. What comes from anywhere else is dropped, or waits, but never goes on: no loops. */
 export interface HostForward {
   readonly role: "forward";
   readonly home: IpAddress;
@@ -65,6 +65,11 @@ export interface Counters {
 export interface Stamps {
   /** A down marker with this token has arrived (host), or an up marker has passed the check (home agent): newest token and when. */
   readonly marker: { readonly token: number; readonly at: Millis } | null;
+  /**
+   * Host: token of the newest down marker that a host of `stragglersFrom` has passed on. Apart from `marker`, since it says another thing: that nothing comes by that host any more, while the
+   * home agent's own marker says that nothing comes to here. A VM that goes to and fro has both at once, and whoever waits for the one must not be answered by the other.
+   */
+  readonly passedMarker: number | null;
   /** First packet handed to the VM's port (host) or to the stack (home agent). */
   readonly firstPacket: Millis | null;
   /** The first that came behind a marker: by a path that a down marker has closed, none does. */
@@ -98,6 +103,7 @@ export interface HomeTunnel extends Tunnel {
   entries(): readonly HomeEntry[];
   /**
    * Sends a marker with `token` (1 to 2^32 − 1) to `careOf` inside the same outer header as the VM's packets, behind all that went there before.
+   * Where the VM's packets go on from there (`forward`, or a hold of what comes directly) the marker does too, in their order and uncounted; the next host stamps it as passed on and never hands it on.
    * Marker layout: net/marker.ts.
    */
   sendMarker(home: IpAddress, careOf: IpAddress, token: number): void;

@@ -3,6 +3,7 @@ import type { Clock } from "../../model/clock.js";
 import { toCareofError } from "../../model/errors.js";
 import { millis } from "../../model/ids.js";
 import type { Logger } from "../../model/log.js";
+import { isMarker } from "../../net/marker.js";
 import type { HostEntry } from "../../net/tunnel.js";
 import type { VmNetwork } from "../vm-network.js";
 import type { Eyes } from "./eyes.js";
@@ -12,6 +13,7 @@ import { deliveryOf, type OutsideVm } from "./outside-vm.js";
 /** A packet that has waited longer for its VM is of no use to anybody. */
 const HELD_LONGEST = millis(5000);
 const ETHERNET_SOURCE = 6;
+const ETHERNET = 14;
 
 export interface DataPathOptions {
   readonly eyes: Eyes;
@@ -93,7 +95,8 @@ export class DataPath {
     const delivery = deliveryOf(this.#state);
     try {
       if (delivery.to === "host" && isV4(delivery.address)) eyes.passOn(frame, delivery.address);
-      else if (delivery.to === "port") {
+      // A marker behind them is for the next host's agent, not for a guest.
+      else if (delivery.to === "port" && !isMarker(frame.subarray(ETHERNET))) {
         frame.set(macBytes(gatewayMac), ETHERNET_SOURCE);
         network.sendFrame(delivery.port.name, frame);
       }

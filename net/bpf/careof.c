@@ -163,11 +163,9 @@ int host_ingress(struct __sk_buff *skb)
 		return drop_unowned(NO_BINDING);
 	from = mapped(h.outer.source);
 	from_home_agent = listed(me->home_agents, me->home_agent_count, &from);
-	token = from_home_agent ? marker_token(skb, ETH + IP, &h.inner) : 0;
-	if (token) {
-		stamp_marker(&home, token);
+	token = marker_token(skb, ETH + IP, &h.inner);
+	if (token && marker_ends(&home, entry, &from, from_home_agent, token))
 		return TC_ACT_STOLEN;
-	}
 	if (entry->role == ROLE_FORWARD) {
 		if (!from_home_agent && (entry->held & HOLD_STRAGGLERS) && listed(entry->stragglers, entry->straggler_count, &from)) {
 			if (pop_outer(skb, &h.outer, &h.inner, me->decap_flags))
@@ -176,13 +174,15 @@ int host_ingress(struct __sk_buff *skb)
 		}
 		if (!from_home_agent || h.outer.ttl <= 1)
 			return drop(&home, LOOP);
-		stamp_forwarded(skb, &home, &h.inner);
+		if (!token)
+			stamp_forwarded(skb, &home, &h.inner);
 		rewrite_outer(&h.outer, me->self.word[3], entry->to.word[3], h.outer.ttl - 1);
 		return send_outer(skb, me, &home, &h, OUTER_ONLY, AT_INGRESS);
 	}
 	if (!from_home_agent && !listed(entry->stragglers, entry->straggler_count, &from))
 		return drop(&home, NOT_LISTED);
-	count_down(skb, &home, &h.inner);
+	if (!token)
+		count_down(skb, &home, &h.inner);
 	if (pop_outer(skb, &h.outer, &h.inner, me->decap_flags))
 		return drop(&home, REFUSED);
 	which = from_home_agent ? HOLD_DIRECT : HOLD_STRAGGLERS;

@@ -90,23 +90,22 @@ int ipip_host_ingress(struct __sk_buff *skb)
 		return drop_unowned(NO_BINDING);
 	from = mapped(outer.source);
 	from_home_agent = listed(me->home_agents, me->home_agent_count, &from);
-	token = from_home_agent ? marker_token(skb, 0, &inner) : 0;
-	if (token) {
-		stamp_marker(&home, token);
+	token = marker_token(skb, 0, &inner);
+	if (token && marker_ends(&home, entry, &from, from_home_agent, token))
 		return TC_ACT_STOLEN;
-	}
 	which = from_home_agent ? HOLD_DIRECT : HOLD_STRAGGLERS;
 	if (entry->role == ROLE_FORWARD && from_home_agent) {
 		if (outer.ttl <= 1)
 			return drop(&home, LOOP);
-		stamp_forwarded(skb, &home, &inner);
+		if (!token)
+			stamp_forwarded(skb, &home, &inner);
 		return send_by_device(skb, me, entry->to.word[3], outer.ttl - 1);
 	}
 	if (!from_home_agent && !listed(entry->stragglers, entry->straggler_count, &from))
 		return drop(&home, entry->role == ROLE_FORWARD ? LOOP : NOT_LISTED);
 	if (entry->role == ROLE_FORWARD && !(entry->held & which))
 		return drop(&home, LOOP);
-	if (entry->role == ROLE_DELIVER)
+	if (entry->role == ROLE_DELIVER && !token)
 		count_down(skb, &home, &inner);
 	if (bpf_skb_change_head(skb, ETH, 0))
 		return drop(&home, REFUSED);

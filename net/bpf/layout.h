@@ -91,7 +91,7 @@ struct stamps {
 	__u64 behind_marker;
 	__u64 first_forwarded;
 	__u32 token;
-	__u32 pad;
+	__u32 passed; /* token of the newest marker that came by another host */
 };
 
 /* Legacy map definition: needs no BTF, so the object is built without -g and is the same wherever it is built. */

@@ -156,12 +156,14 @@ export function decodeCounters(perCpu: Buffer): Counters {
   };
 }
 
-export const NO_STAMPS: Stamps = { marker: null, firstPacket: null, behindMarker: null, firstForwarded: null };
+export const NO_STAMPS: Stamps = { marker: null, passedMarker: null, firstPacket: null, behindMarker: null, firstForwarded: null };
 
 export function decodeStamps(bytes: Buffer): Stamps {
   const marker = stamp(bytes, 0);
+  const passed = bytes.readUInt32LE(36);
   return {
     marker: marker === null ? null : { token: bytes.readUInt32LE(32), at: marker },
+    passedMarker: passed === 0 ? null : passed,
     firstPacket: stamp(bytes, 8),
     behindMarker: stamp(bytes, 16),
     firstForwarded: stamp(bytes, 24),

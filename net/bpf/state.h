@@ -92,6 +92,26 @@ static __always_inline void stamp_marker(const struct address *home, __u32 token
 	s->token = token;
 }
 
+/*
+ * A marker at a host. One from a home agent is stamped, and goes on as the VM's packets do where these go on, to the next host or into the hold: it stays behind those
+ * that were sent before it. One that another host has passed on ends here, in any case: no loops. 1: it ends here. From anybody else it is a packet to be dropped.
+ */
+static __always_inline int marker_ends(const struct address *home, const struct host_entry *entry, const struct address *from, int from_home_agent, __u32 token)
+{
+	struct stamps *s;
+
+	if (from_home_agent) {
+		stamp_marker(home, token);
+		return entry->role == ROLE_DELIVER && !(entry->held & HOLD_DIRECT);
+	}
+	if (!listed(entry->stragglers, entry->straggler_count, from))
+		return 0;
+	s = bpf_map_lookup_elem(&stamps, home);
+	if (s)
+		s->passed = token;
+	return 1;
+}
+
 static __always_inline void stamp_forwarded(struct __sk_buff *skb, const struct address *home, const struct ip4 *ip)
 {
 	struct stamps *s = bpf_map_lookup_elem(&stamps, home);

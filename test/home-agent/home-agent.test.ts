@@ -78,7 +78,7 @@ await t.test("an up marker that passed the check is told to the target", async (
   const { a, b } = await bench.withVm();
   await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b" });
   await a.until("migrate");
-  bench.tunnel.stamps = (): ReturnType<typeof bench.tunnel.stamps> => ({ marker: { token: 77, at: bench.config.timing.graceMs }, firstPacket: null, behindMarker: null, firstForwarded: null });
+  bench.tunnel.stamps = (): ReturnType<typeof bench.tunnel.stamps> => ({ marker: { token: 77, at: bench.config.timing.graceMs }, passedMarker: null, firstPacket: null, behindMarker: null, firstForwarded: null });
   t.match(await b.until("uplinkSeen"), { migration: "web1@2", token: 77 });
 });
 

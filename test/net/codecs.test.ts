@@ -129,10 +129,12 @@ t.test("counters are the sum over the CPUs; stamps that did not happen are null"
   t.equal(found.dropped["spoofed"], 30);
   t.equal(found.dropped["loop"], 0);
   const stamps = Buffer.alloc(40);
-  t.strictSame(decodeStamps(stamps), { marker: null, firstPacket: null, behindMarker: null, firstForwarded: null });
+  t.strictSame(decodeStamps(stamps), { marker: null, passedMarker: null, firstPacket: null, behindMarker: null, firstForwarded: null });
   stamps.writeBigUInt64LE(1_500_000n, 0);
   stamps.writeUInt32LE(77, 32);
   t.strictSame(decodeStamps(stamps).marker, { token: 77, at: 1.5 });
+  stamps.writeUInt32LE(78, 36);
+  t.match(decodeStamps(stamps), { marker: { token: 77 }, passedMarker: 78 });
   t.ok(possibleCpus() >= 1);
   t.end();
 });

@@ -133,10 +133,12 @@ async function tunnels(t: Test, { ends, guests }: { readonly ends: Ends; readonl
   t.equal(await down(one), null, "a straggler is never passed on twice");
   t.equal(b.tunnel.counters(one.home).dropped["loop"], 1);
 
+  await markersGoOn(t, ends, one);
+
   a.within(() => { a.tunnel.put(deliver(one)); });
   const clock = new SystemClock();
   a.tunnel.clearStamps(one.home);
-  t.same(a.tunnel.stamps(one.home), { marker: null, firstPacket: null, behindMarker: null, firstForwarded: null });
+  t.same(a.tunnel.stamps(one.home), { marker: null, passedMarker: null, firstPacket: null, behindMarker: null, firstForwarded: null });
   const before = clock.monotonic();
   t.equal(await down(one), 0);
   t.equal(await down(one), 0);
@@ -179,6 +181,41 @@ async function tunnels(t: Test, { ends, guests }: { readonly ends: Ends; readonl
   a.within(() => { a.tunnel.drop(one.home); });
   a.within(() => { a.tunnel.drop(one.home); });
   t.same(a.within(() => a.tunnel.entries()), []);
+}
+
+/** Where the VM's packets are passed on, a marker goes with them, and ends at the next host. */
+async function markersGoOn(t: Test, { down, home, hosts, inHome }: Ends, one: Guest): Promise<void> {
+  const [a, b] = hosts;
+  if (a === undefined || b === undefined) throw new Error("two hosts are needed");
+  const mark = async (token: number): Promise<void> => {
+    inHome(() => { home.sendMarker(one.home, a.careOf, token); });
+    await sleep(20);
+  };
+  for (const { tunnel } of hosts) tunnel.clearStamps(one.home);
+  const [before, there] = [a.tunnel.counters(one.home), b.tunnel.counters(one.home)];
+  a.within(() => { a.tunnel.put({ role: "forward", home: one.home, to: b.careOf }); });
+  b.within(() => { b.tunnel.put({ ...deliver(one), stragglersFrom: [a.careOf] }); });
+  await mark(11);
+  t.match(a.tunnel.stamps(one.home), { marker: { token: 11 }, passedMarker: null, firstForwarded: null });
+  t.same(b.tunnel.stamps(one.home), { marker: null, passedMarker: 11, firstPacket: null, behindMarker: null, firstForwarded: null }, "by the old host, and no guest has it");
+  t.equal(a.tunnel.counters(one.home).forwardedPackets, before.forwardedPackets, "nor does it count");
+  t.equal(b.tunnel.counters(one.home).downPackets, there.downPackets);
+  b.within(() => { b.tunnel.put({ role: "forward", home: one.home, to: a.careOf, hold: { device: one.port, stragglersFrom: [a.careOf], mac: one.mac } }); });
+  await mark(12);
+  t.match(b.tunnel.stamps(one.home), { marker: null, passedMarker: 12 });
+  t.match(a.tunnel.stamps(one.home), { marker: { token: 12 }, passedMarker: null }, "it is not passed on again");
+
+  b.within(() => { b.tunnel.put({ role: "forward", home: one.home, to: a.careOf }); });
+  await mark(13);
+  b.within(() => { b.tunnel.put(deliver(one)); });
+  await mark(14);
+  t.equal(b.tunnel.stamps(one.home).passedMarker, 12, "not by a host that is not listed");
+  t.equal(b.tunnel.counters(one.home).dropped["loop"], (there.dropped["loop"] ?? 0) + 1);
+  t.equal(b.tunnel.counters(one.home).dropped["not-listed"], (there.dropped["not-listed"] ?? 0) + 1);
+  a.within(() => { a.tunnel.put({ role: "forward", home: one.home, to: b.careOf }); });
+  b.within(() => { b.tunnel.put({ ...deliver(one), stragglersFrom: [a.careOf] }); });
+  t.equal(await down(one), 1, "and packets as ever");
+  t.equal(b.tunnel.counters(one.home).downPackets, there.downPackets + 1);
 }
 
 async function ports(t: Test, make: { readonly ports: VmPorts; readonly within: <T>(work: () => T) => T; readonly tap: VmPort; readonly external: VmPort }): Promise<void> {

@@ -1,8 +1,10 @@
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { ipAddress, ipv4, mac } from "../../model/address.js";
 import { PinnedMaps, withProgram } from "../../net/bpf/loader.js";
-import { encodeMarker } from "../../net/marker.js";
+import { HoldDevice } from "../../net/hold.js";
+import { encodeMarker, isMarker } from "../../net/marker.js";
 import { Netlink } from "../../net/netlink/client.js";
 import { deleteFilter, putFilter, type Filter } from "../../net/netlink/filters.js";
 import { requireLink } from "../../net/netlink/links.js";
@@ -252,6 +254,33 @@ t.test("a straggler keeps the old host's outer source and loses a hop", async (t
   t.match(await oneOnB.packet(has(payload)), { ttl: 63 });
   up({});
   t.ok(await lan.silent(anyTest), "what a VM that has left sends goes nowhere");
+});
+
+t.test("a marker keeps its place among packets that wait, and is seen by no guest where none do", async (t) => {
+  const hold = a.net.within(() => new HoldDevice("co-hold", 100));
+  t.teardown(() => { a.net.within(() => { hold.close(); }); });
+  const mark = (token: number): void => { homeAgent.within(() => { topology.home.sendMarker(one.home, a.careOf, token); }); };
+  for (const from of ["home-agents", "all"] as const) {
+    const before = a.tunnel.counters(one.home).downPackets;
+    a.tunnel.clearStamps(one.home);
+    a.net.within(() => { a.tunnel.put({ ...deliver(one), hold: { device: hold.name, from } }); });
+    const [first, second] = [payloadOf("first"), payloadOf("second")];
+    down({ payload: first });
+    await sleep(20);
+    mark(21);
+    down({ payload: second });
+    await sleep(20);
+    const frames = a.net.within(() => hold.read());
+    t.same(frames.map(({ straggler, frame: bytes }) => ({ straggler, marker: isMarker(bytes.subarray(14)) })), [false, true, false].map((marker) => ({ straggler: false, marker })), from);
+    t.ok(frames[0]?.frame.includes(first) === true && frames[2]?.frame.includes(second) === true);
+    t.equal(a.tunnel.stamps(one.home).marker?.token, 21);
+    t.equal(a.tunnel.counters(one.home).downPackets, before + 2);
+  }
+  a.net.within(() => { a.tunnel.put(deliver(one)); });
+  mark(22);
+  t.ok(await oneOnA.silent(({ protocol }) => protocol === 253));
+  t.same(a.net.within(() => hold.read()), []);
+  t.equal(a.tunnel.stamps(one.home).marker?.token, 22);
 });
 
 t.test("other people's filters stay, and the end of the tunnel leaves nothing", async (t) => {

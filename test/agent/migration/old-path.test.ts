@@ -14,7 +14,7 @@ function world(waiting: number | null): { readonly clock: FakeClock; readonly pa
   let marker: { token: number; at: Millis } | null = null;
   let closed = 0;
   const path = new OldPath({
-    clock, stamps: () => ({ marker, firstPacket: null, behindMarker: null, firstForwarded: null }),
+    clock, stamps: () => ({ marker, passedMarker: null, firstPacket: null, behindMarker: null, firstForwarded: null }),
     queue: () => (waiting === null ? null : { isEmpty: () => clock.monotonic() - start >= waiting, close: () => { closed++; } }),
   });
   return {
