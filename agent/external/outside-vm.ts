@@ -1,20 +1,23 @@
 import type { IpAddress } from "../../model/address.js";
 import { millis, NEVER_BOUND, type Epoch, type HostId, type Millis } from "../../model/ids.js";
+import { drainToken } from "../../model/lead-token.js";
 import type { Reason } from "../../model/reasons.js";
+import type { Stamps } from "../../net/tunnel.js";
 import type { BindingUpdate, Peer, Sighting, VmSpec } from "../../proto/messages.js";
 
 /**
  * A VM that somebody else makes, moves and removes, as one of its hosts sees it.
  *
  * ```
- *            its frame, `arrive`             drained, or the limit
+ *            its frame, `arrive`       ours and clear, or the limit
  *   away ──────────────────────▶ claiming ───────────────────────▶ here
  *    ▲ ▲                            │ ▲                             │ its port is gone, or `leave`
  *    │ └── refused, port gone ──────┘ └── it is back ── leaving ◀───┘
  *    └── grace over ── passing ◀──── another host owns it ──┘
  * ```
  *
- * away: what comes for it waits (bounded); when its port is up, stragglers go there. claiming: the same, and the home agent has been asked. leaving: what comes is
+ * away: what comes for it waits (bounded); when its port is up, stragglers go there. claiming: the same, and the home agent has been asked. Clear is the old path when the marker behind
+ * its last packet has come by the old host, as the packets did; for want of it the home agent's word counts, which is not in their order. leaving: what comes is
  * passed on to the next host where that is known, else waits. passing: the home agent has said who has it now.
  */
 export type Phase = "away" | "claiming" | "here" | "leaving" | "passing";
@@ -41,7 +44,7 @@ export interface OutsideVm {
   readonly until: Millis | null;
   /** Its frames say nothing before: the last ones of a VM that has left are still on the way. */
   readonly blindUntil: Millis;
-  /** Claiming: nothing is on the old path any more, what comes directly need not wait for it. */
+  /** Away or claiming: nothing is on the old path any more, what comes directly need not wait for it. */
   readonly clear: boolean;
   /** The marker that was answered last, so that a repeated one is not. */
   readonly marker: number;
@@ -54,7 +57,10 @@ export type OutsideEvent =
   | { readonly type: "binding"; readonly update: BindingUpdate; readonly registration: boolean }
   | { readonly type: "decided"; readonly what: Sighting; readonly basedOn: Epoch; readonly reason: Reason; readonly epoch: Epoch }
   | { readonly type: "drained"; readonly token: number }
+  /** The home agent's own marker has come: nothing is sent here any more. */
   | { readonly type: "marker"; readonly token: number }
+  /** A marker has come by another host. */
+  | { readonly type: "passed"; readonly token: number }
   | { readonly type: "deadline" };
 
 export type OutsideEffect =
@@ -70,8 +76,8 @@ export interface OutsideStep {
 
 /** Longest that the direct path is held back for the old one. */
 export const DRAIN_LIMIT = millis(250);
-/** The word that the old path is empty comes by way of the home agent, its last packet directly: about as long a way, so the word is given this much more time. */
-export const DRAIN_SLACK = millis(4);
+/** The word that the old path is empty comes by way of the home agent, its last packet directly. Only where no marker has come behind that (an older host, a loss) the word counts, after this. */
+export const DRAIN_SLACK = millis(20);
 /** A VM that has left and turns up nowhere is passed on for so long. */
 export const LEAVE_LIMIT = millis(5000);
 /** After the VM has left, frames of it that are seen here again count only from then on. */
@@ -113,9 +119,24 @@ export function deadlineOf({ phase, until, blindUntil }: OutsideVm, now: Millis)
   return times.length === 0 ? null : millis(Math.min(...times));
 }
 
-/** Whether markers are waited for: they say that all that was sent here before them has come. */
-export function awaitsMarker({ phase, target }: OutsideVm): boolean {
-  return (phase === "leaving" || phase === "passing") && target !== null;
+/** Which marker is waited for: the home agent's, behind all that was sent here, or the same one passed on by the old host, behind all that came from there. */
+export function awaits({ phase, target, marker, clear, until }: OutsideVm): "marker" | "passed" | null {
+  if (phase === "leaving" || phase === "passing") return target !== null && marker === 0 ? "marker" : null;
+  // Away, a while: its port has come, and the home agent may have taken that for a claim.
+  return !clear && (phase === "claiming" || (phase === "away" && until !== null)) ? "passed" : null;
+}
+
+/** What the data plane has stamped, where that is news. */
+export function noticed(state: OutsideVm, stamps: Pick<Stamps, "marker" | "passedMarker">, self: HostId): OutsideEvent | null {
+  const wanted = awaits(state);
+  if (wanted === "marker" && stamps.marker !== null) return { type: "marker", token: stamps.marker.token };
+  if (wanted === "passed" && stamps.passedMarker !== null && ofThisMove(state, stamps.passedMarker, self)) return { type: "passed", token: stamps.passedMarker };
+  return null;
+}
+
+/** Whether a marker that an earlier move may have left behind is none of this one's: nobody has claimed yet, so that none of this one's can have come. */
+export function begins(before: OutsideVm, after: OutsideVm): boolean {
+  return awaits(after) === "passed" && awaits(before) !== "passed" && !(before.phase === "away" && carrier(before));
 }
 
 export function outside(state: OutsideVm, event: OutsideEvent, now: Millis, self: HostId): OutsideStep {
@@ -127,12 +148,17 @@ export function outside(state: OutsideVm, event: OutsideEvent, now: Millis, self
     case "decided": return onDecided(state, event, now, self);
     case "drained": {
       if (state.phase !== "claiming" && state.phase !== "away") return stay(state);
-      if (event.token !== 0) return stay(enter(state, "claiming", { until: millis(now + DRAIN_SLACK) }));
+      const limit = state.phase === "claiming" ? state.until ?? Infinity : Infinity;
+      if (event.token !== 0 && !state.clear) return stay(enter(state, "claiming", { until: millis(Math.min(limit, now + DRAIN_SLACK)) }));
       return stay(carrier(state) ? enter(state, "here") : { ...state, clear: true });
     }
     case "marker": {
-      if (!awaitsMarker(state) || event.token === state.marker) return stay(state);
+      if (awaits(state) !== "marker") return stay(state);
       return { state: { ...state, marker: event.token }, effects: [{ do: "drained", token: event.token }] };
+    }
+    case "passed": {
+      if (awaits(state) !== "passed" || !ofThisMove(state, event.token, self)) return stay(state);
+      return stay(state.owner === self && carrier(state) ? enter(state, "here") : { ...state, clear: true });
     }
     case "deadline": return onDeadline(state, now);
   }
@@ -145,6 +171,11 @@ function stay(state: OutsideVm): OutsideStep {
 /** The only place where the phase changes. */
 function enter(state: OutsideVm, phase: Phase, change: Partial<OutsideVm> = {}): OutsideVm {
   return { ...state, target: null, told: false, until: null, clear: false, ...change, phase };
+}
+
+/** A marker of an earlier move may be on its way still: it has the token of an epoch that is over, or another host's. */
+function ofThisMove({ epoch, owner }: OutsideVm, token: number, self: HostId): boolean {
+  return owner === self || owner === null ? token >= drainToken(epoch) : token > drainToken(epoch);
 }
 
 function carrier(state: OutsideVm): boolean {
@@ -162,17 +193,17 @@ function onPort(state: OutsideVm, port: Port | null, now: Millis, self: HostId):
     // A link that comes back at the owner: nothing has moved.
     const claimed = state.owner === self && state.phase === "leaving" ? enter(fresh, "claiming", { until: millis(now + DRAIN_LIMIT) }) : fresh;
     // It may be coming back; what is still passed on is for another host's port no more.
-    return { state: claimed.phase === "passing" ? enter(claimed, "away") : claimed, effects: [announced] };
+    return { state: claimed.phase === "passing" || claimed.phase === "away" ? enter(claimed, "away", { until: millis(now + LEAVE_LIMIT) }) : claimed, effects: [announced] };
   }
   if (!was) return stay(next);
   if (state.phase === "here" || (state.phase === "claiming" && state.owner === self)) return onLeave(next, null, false, now, self);
-  const away = state.phase === "claiming" ? enter(next, "away") : next;
+  const away = state.phase === "claiming" || state.phase === "away" ? enter(next, "away") : next;
   return { state: away, effects: state.phase === "leaving" ? [] : [{ do: "unseen", basedOn: state.epoch }] };
 }
 
 function onSeen(state: OutsideVm, what: Sighting, now: Millis): OutsideStep {
   if (state.phase === "here" || state.port === null || (state.phase === "claiming" && what !== "arrive")) return stay(state);
-  return { state: enter(state, "claiming", { until: millis(now + DRAIN_LIMIT) }), effects: [{ do: "announce", what, basedOn: state.epoch }] };
+  return { state: enter(state, "claiming", { until: millis(now + DRAIN_LIMIT), clear: state.clear }), effects: [{ do: "announce", what, basedOn: state.epoch }] };
 }
 
 /** `to` null: where there is one other host, there. */
@@ -194,6 +225,7 @@ function onBinding(state: OutsideVm, update: BindingUpdate, registration: boolea
     if (next.phase === "here") return stay(next);
     if (next.phase === "leaving" && !registration) return stay(next);
     if (registration) return { state: enter(next, "here"), effects: offer };
+    if (next.clear) return stay(enter(next, "here"));
     return stay(next.phase === "claiming" ? next : enter(next, "claiming", { until: millis(now + DRAIN_LIMIT) }));
   }
   const blindUntil = newer && state.owner === self ? millis(now + BLIND) : state.blindUntil;
@@ -210,8 +242,10 @@ function onDecided(state: OutsideVm, event: OutsideEvent & { readonly type: "dec
   const known = event.epoch > state.epoch ? { ...state, epoch: event.epoch, owner: reason === "accepted" ? self : null } : state;
   if (reason === "accepted") {
     const owned: OutsideVm = { ...known, owner: self };
-    // The word that nothing is left on the old path comes by itself, and as a rule has come already.
-    if (owned.phase !== "away" || !carrier(owned)) return stay(owned);
+    if ((owned.phase !== "away" && owned.phase !== "claiming") || !carrier(owned)) return stay(owned);
+    if (owned.clear) return stay(enter(owned, "here"));
+    // That nothing is left on the old path is heard by itself.
+    if (owned.phase === "claiming") return stay(owned);
     return stay(enter(owned, "claiming", { until: millis(now + DRAIN_LIMIT) }));
   }
   // A packet that was on its way when the VM left looks the same: the next one tells. Everything else is said once, so it is said again.
@@ -220,7 +254,9 @@ function onDecided(state: OutsideVm, event: OutsideEvent & { readonly type: "dec
   }
   // Of two claims of ours the first was taken.
   if (state.phase !== "claiming" || known.owner === self) return stay(known);
-  return stay(enter(known, "away", { blindUntil: reason === "stale-epoch" ? millis(0) : millis(now + BLIND) }));
+  if (reason !== "stale-epoch") return stay(enter(known, "away", { blindUntil: millis(now + BLIND) }));
+  // It may be another claim of ours that was taken, and its answer is on the way.
+  return stay(enter(known, "away", { blindUntil: millis(0), until: millis(now + DRAIN_LIMIT), clear: state.clear }));
 }
 
 function onDeadline(state: OutsideVm, now: Millis): OutsideStep {
@@ -229,7 +265,7 @@ function onDeadline(state: OutsideVm, now: Millis): OutsideStep {
     case "claiming": return stay(enter(state, carrier(state) ? "here" : "away"));
     case "leaving": return stay({ ...state, target: null, until: null, blindUntil: millis(0) });
     case "passing": return stay(enter(state, "away"));
-    case "away":
+    case "away": return stay({ ...state, until: null, clear: false });
     case "here": return stay({ ...state, until: null });
   }
 }

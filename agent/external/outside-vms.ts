@@ -9,11 +9,10 @@ import type { OutsideRecord } from "../record-shapes.js";
 import type { Records } from "../records.js";
 import { DataPath, type DataPathOptions } from "./data-path.js";
 import type { Eyes, Sight } from "./eyes.js";
-import { awaitsMarker, deadlineOf, looks, newcomer, outside, type OutsideEffect, type OutsideEvent, type OutsideVm, type Port } from "./outside-vm.js";
+import { MarkerWatch } from "./marker-watch.js";
+import { awaits, begins, deadlineOf, looks, newcomer, noticed, outside, type OutsideEffect, type OutsideEvent, type OutsideVm, type Port } from "./outside-vm.js";
 import { fits } from "./pattern.js";
 
-/** How often a marker is looked for while a VM is leaving. */
-const MARKER_PERIOD = millis(1);
 /** What takes milliseconds waits so long, so that a move has its first ones to itself. */
 const SETTLE_AFTER = millis(30);
 
@@ -33,7 +32,7 @@ interface One {
   port: Port | null;
   recorded: string;
   timer: Timer | null;
-  marker: Timer | null;
+  readonly markers: MarkerWatch;
   settle: Timer | null;
 }
 
@@ -150,7 +149,9 @@ export class OutsideVms {
       this.#links = new Map(eyes.links().map((link) => [link.index, link]));
     }
     const state = { ...newcomer(update), port: this.#portOf(update.spec.externalPort) };
-    this.#vms.set(update.vm, { state, path: new DataPath(this.#options, state), sight: null, port: null, recorded: "", timer: null, marker: null, settle: null });
+    const { vm } = update;
+    const markers = new MarkerWatch(this.#options.clock, () => { this.#lookForMarker(vm); });
+    this.#vms.set(vm, { state, path: new DataPath(this.#options, state), sight: null, port: null, recorded: "", timer: null, markers, settle: null });
   }
 
   #require(vm: VmId): One {
@@ -167,7 +168,7 @@ export class OutsideVms {
 
   #letGo(one: One): void {
     one.timer?.cancel();
-    one.marker?.cancel();
+    one.markers.close();
     one.settle?.cancel();
     one.sight?.eye.close();
     one.sight = null;
@@ -224,6 +225,7 @@ export class OutsideVms {
       network.clearStamps(vm);
       one.path.set(state, takeHeld);
     }
+    if (begins(before, state)) network.clearStamps(vm);
     for (const effect of effects) this.#say(one, effect);
     one.path.set(state, takeHeld);
     this.#watch(one);
@@ -275,7 +277,7 @@ export class OutsideVms {
     one.timer?.cancel();
     const due = deadlineOf(state, now);
     one.timer = due === null ? null : clock.after("outside", millis(Math.max(1, due - now)), () => { this.#step(vm, { type: "deadline" }); });
-    if (awaitsMarker(state) && state.marker === 0) this.#awaitMarker(vm, one);
+    one.markers.set(awaits(state) !== null);
   }
 
   #sight(one: One, now: Millis): void {
@@ -293,15 +295,11 @@ export class OutsideVms {
     if (one.sight !== null) one.sight.eye.armed = looks(one.state, now);
   }
 
-  #awaitMarker(vm: VmId, one: One): void {
-    if (one.marker !== null) return;
-    one.marker = this.#options.clock.after("marker", MARKER_PERIOD, () => {
-      one.marker = null;
-      if (this.#vms.get(vm) !== one || !awaitsMarker(one.state) || one.state.marker !== 0) return;
-      const token = this.#options.network.stamps(vm)?.marker?.token ?? 0;
-      if (token === 0) this.#awaitMarker(vm, one);
-      else this.#step(vm, { type: "marker", token });
-    });
+  #lookForMarker(vm: VmId): void {
+    const { network, host } = this.#options;
+    const [one, stamps] = [this.#vms.get(vm), network.stamps(vm)];
+    const event = one === undefined || stamps === null ? null : noticed(one.state, stamps, host);
+    if (event !== null) this.#step(vm, event);
   }
 
   /** What nobody waits for: the stack's slow path by the port, and the record. */

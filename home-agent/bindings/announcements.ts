@@ -1,4 +1,5 @@
 import type { Epoch, HostId, Millis } from "../../model/ids.js";
+import { drainToken } from "../../model/lead-token.js";
 import type { Sighting } from "../../proto/messages.js";
 import { decide, type Effect, type Outcome } from "../outcome.js";
 import { freshEpoch, type Binding, type Evidence, type Now } from "./binding.js";
@@ -122,7 +123,7 @@ function onDrained(binding: Binding, event: OutsideEvent & { type: "drained" }):
 export function claim(binding: Binding, host: HostId, evidence: Evidence & ("announcement" | "heartbeat"), now: Now, rules: Rules): Outcome<Binding> {
   const epoch = freshEpoch(binding);
   const { owner } = binding;
-  const drain = binding.outside.leaving && owner !== null && owner !== host ? { from: owner, token: (epoch % 0xffff_ffff) + 1 } : null;
+  const drain = binding.outside.leaving && owner !== null && owner !== host ? { from: owner, token: drainToken(epoch) } : null;
   const outcome = own(binding, host, epoch, evidence, evidence, host, now);
   return {
     ...outcome,

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { pino } from "pino";
 import t from "tap";
 import { Held } from "../../agent/external/held.js";
-import { deadlineOf, deliveryOf, looks, newcomer, outside, type OutsideEvent, type OutsideVm, type Port } from "../../agent/external/outside-vm.js";
+import { awaits, begins, deadlineOf, deliveryOf, DRAIN_LIMIT, DRAIN_SLACK, looks, newcomer, noticed, outside, type OutsideEvent, type OutsideVm, type Port } from "../../agent/external/outside-vm.js";
 import { OutsideVms } from "../../agent/external/outside-vms.js";
 import { fits } from "../../agent/external/pattern.js";
 import type { Eyes, Heard, Sight } from "../../agent/external/eyes.js";
@@ -18,10 +18,13 @@ import { command } from "../../deploy/lab/command.js";
 import { REPOSITORY } from "../../deploy/lab/program.js";
 import { ipAddress, ipv4, mac } from "../../model/address.js";
 import { epoch, hostId, millis, vmId, type HostId } from "../../model/ids.js";
+import { drainToken } from "../../model/lead-token.js";
 import { ipInIp } from "../../model/locator.js";
 import type { HeldFrame } from "../../net/hold.js";
 import type { Link } from "../../net/netlink/links.js";
 import type { Seen } from "../../net/port-sight.js";
+import { encodeMarker, isMarker } from "../../net/marker.js";
+import { FakeWire } from "../../net/tunnel-fake-wire.js";
 import { FakeHostTunnel } from "../../net/tunnel-fake.js";
 import { FakeVmPorts } from "../../net/vm-port-fake.js";
 import { decision } from "../../proto/channel.js";
@@ -92,7 +95,9 @@ await t.test("it comes, is here, leaves, is passed on, comes back", (t) => {
   t.match(clear.state, { phase: "here" }, "the word came before the link's");
   const slack = play([...came, { type: "port", port: UP }, { type: "drained", token: 77 }]);
   t.match(slack.state, { phase: "claiming" });
-  t.ok((deadlineOf(slack.state, millis(slack.now)) ?? Infinity) <= slack.now + 5, "the last packet of the old path has about as far to go");
+  t.equal(deadlineOf(slack.state, millis(slack.now)), slack.now + DRAIN_SLACK, "the last packet of the old path has about as far to go");
+  const late = outside(up.state, { type: "drained", token: 77 }, millis(1003 + DRAIN_LIMIT - 5), A).state;
+  t.equal(late.until, 1003 + DRAIN_LIMIT, "and the limit holds");
 
   const left = play([{ type: "leave", to: null }], here.state);
   t.same(left.said, ["leaving"]);
@@ -136,10 +141,55 @@ await t.test("refused claims: once more on the epoch that was told, and not when
   t.end();
 });
 
+await t.test("the marker that came by the old host opens the direct path at once; one of another move does not", (t) => {
+  const claiming = play([{ type: "port", port: UP }, { type: "binding", update: update(B, 4), registration: false }, { type: "seen", what: "arrive" }]).state;
+  const passed = (at: number): OutsideEvent => ({ type: "passed", token: drainToken(epoch(at)) });
+  const accepted = (what: "arrive" | "port"): OutsideEvent => ({ type: "decided", what, basedOn: epoch(4), reason: "accepted", epoch: epoch(5) });
+  t.equal(awaits(claiming), "passed");
+  for (const of of [3, 4]) t.match(deliveryOf(play([passed(of)], claiming).state), { to: "port", holdDirect: true }, "it is behind an earlier move's packets");
+  const clear = play([passed(5)], claiming).state;
+  t.match(deliveryOf(clear), { to: "port", holdDirect: false }, "before the home agent's answer");
+  t.match(clear, { phase: "claiming" }, "which it does not take the place of");
+  t.equal(awaits(clear), null);
+  t.match(play([accepted("arrive")], clear).state, { phase: "here" });
+  t.match(play([{ type: "drained", token: 6 }], clear).state, { phase: "here" }, "no slack where it is certain");
+  t.match(play([{ type: "binding", update: update(A, 5), registration: false }], clear).state, { phase: "here" });
+  t.match(play([accepted("arrive"), passed(4)], claiming).state, { phase: "claiming" });
+  t.match(play([accepted("arrive"), passed(5)], claiming).state, { phase: "here" }, "after the answer");
+  t.match(play([{ type: "drained", token: 6 }, passed(5), accepted("arrive")], claiming).state, { phase: "here" }, "before the slack is over");
+  t.match(deliveryOf(play([{ type: "decided", what: "arrive", basedOn: epoch(4), reason: "both-claim", epoch: epoch(4) }], clear).state), { to: "port", holdDirect: true }, "refused");
+
+  // Its port came up, and the home agent took that for a claim; the guest's first packet is a claim too, and that one is refused.
+  const waiting = play([{ type: "binding", update: update(B, 4), registration: false }, { type: "port", port: UP }]);
+  t.match(waiting.state, { phase: "away" });
+  t.equal(awaits(waiting.state), "passed");
+  t.match(deliveryOf(play([passed(5)], waiting.state).state), { to: "port", holdDirect: false });
+  t.match(play([passed(5), { type: "seen", what: "packet" }, accepted("port")], waiting.state).state, { phase: "here" });
+  const refusal: OutsideEvent = { type: "decided", what: "packet", basedOn: epoch(4), reason: "stale-epoch", epoch: epoch(5) };
+  for (const order of [[passed(5), refusal], [refusal, passed(5)]]) {
+    const state = play([{ type: "seen", what: "packet" }, ...order], waiting.state).state;
+    t.match(deliveryOf(state), { to: "port", holdDirect: false }, "the answer to the port's is on its way");
+    t.match(play([accepted("port")], state).state, { phase: "here" });
+  }
+  const nobody = outside(play([passed(5)], waiting.state).state, { type: "deadline" }, millis(waiting.now + 6000), A).state;
+  t.match(deliveryOf(nobody), { to: "port", holdDirect: true }, "nobody moved it here");
+  t.equal(awaits(nobody), null, "and nobody looks for ever");
+  t.match(deliveryOf(play([passed(5), { type: "port", port: DOWN }, { type: "port", port: UP }], waiting.state).state), { to: "port", holdDirect: true }, "its port has come anew");
+
+  t.ok(begins(newcomer(update(B, 4)), waiting.state), "what an earlier move has left is cleared before the claim");
+  t.notOk(begins({ ...waiting.state, until: null }, claiming), "but not where the port's claim may have been taken, and the marker be there");
+  t.notOk(begins(claiming, claiming));
+  t.same(noticed(claiming, { marker: { token: drainToken(epoch(5)), at: millis(1) }, passedMarker: null }, A), null, "the home agent's own marker is another matter");
+  t.same(noticed(claiming, { marker: null, passedMarker: drainToken(epoch(4)) }, A), null);
+  t.same(noticed(claiming, { marker: null, passedMarker: drainToken(epoch(5)) }, A), passed(5));
+  t.end();
+});
+
 const eventOf: fc.Arbitrary<OutsideEvent> = fc.oneof(
   fc.constantFrom<OutsideEvent>({ type: "port", port: UP }, { type: "port", port: DOWN }, { type: "port", port: null }, { type: "port", port: { ...UP, index: 8 } }, { type: "leave", to: null }, { type: "leave", to: B }, { type: "deadline" }),
   fc.record({ type: fc.constant("drained" as const), token: fc.nat(2) }),
   fc.record({ type: fc.constant("marker" as const), token: fc.integer({ min: 1, max: 3 }) }),
+  fc.record({ type: fc.constant("passed" as const), token: fc.integer({ min: 1, max: 10 }) }),
   fc.record({ type: fc.constant("seen" as const), what: fc.constantFrom("rarp" as const, "packet" as const, "arrive" as const, "gratuitous-arp" as const) }),
   fc.record({ type: fc.constant("decided" as const), what: fc.constantFrom("rarp" as const, "port" as const, "packet" as const), basedOn: fc.nat(9).map(epoch), reason: fc.constantFrom("accepted" as const, "stale-epoch" as const, "not-owner" as const, "both-claim" as const), epoch: fc.nat(9).map(epoch) }),
   fc.record({ type: fc.constant("binding" as const), registration: fc.boolean(), update: fc.tuple(fc.constantFrom(A, B, null), fc.nat(9), fc.boolean()).map(([owner, at, on]) => update(owner, at, on ? { forwardTo: PEER.locator, forwardMs: millis(500) } : {})) }),
@@ -154,6 +204,9 @@ await t.test("whatever comes: no epoch goes back, nothing is sent to a port that
       const before = state;
       state = outside(state, event, millis(now), A).state;
       if (state.epoch < before.epoch) throw new Error("an epoch went back");
+      if (event.type === "passed" && state !== before && before.owner === B && event.token <= drainToken(before.epoch)) throw new Error("an earlier move's marker counts");
+      if (state.clear && state.phase !== "claiming" && state.phase !== "away") throw new Error(`${state.phase} and clear`);
+      if (awaits(state) !== null && state.until === null && state.phase !== "leaving") throw new Error("a marker is waited for without an end");
       const delivery = deliveryOf(state);
       if (delivery.to === "port" && !delivery.port.carrier) throw new Error("to a port that is down");
       if ((state.phase === "claiming" || state.phase === "passing") && state.until === null) throw new Error(`${state.phase} without an end`);
@@ -201,13 +254,16 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   const clock = new FakeClock();
   const log = pino({ level: "silent" });
   const said: Body[] = [];
+  const wire = new FakeWire();
+  /** The home agent's marker, passed on by host B. */
+  const pass = (at: number): unknown => wire.carry(ipAddress("10.1.0.2"), { from: ipv4("10.2.0.2"), source: ipAddress("192.0.2.1"), destination: HOME, bytes: 0, marker: drainToken(epoch(at)) });
   const make = async (): Promise<{ vms: OutsideVms; eyes: FakeEyes; tunnel: FakeHostTunnel; ports: FakeVmPorts; answer: (reason: Body<"decision">["reason"], at: number) => void }> => {
     const eyes = new FakeEyes();
     eyes.present = [{ name: "tap-web1", index: 7, carrier: false, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" }];
     const ports = new FakeVmPorts();
     ports.external.add("tap-web1");
     const network = new VmNetwork({ ports, queueLength: 100, guestMtu: 1480 });
-    const tunnel = new FakeHostTunnel({ careOf: ipv4("10.1.0.2"), homeAgents: [ipv4("192.0.2.1")], clock });
+    const tunnel = new FakeHostTunnel({ careOf: ipv4("10.1.0.2"), homeAgents: [ipv4("192.0.2.1")], clock, wire });
     const answers: ((answer: Body<"decision">) => void)[] = [];
     const outbox = new Outbox({ registered: true, ask: (body) => { said.push(body); return new Promise((resolve) => { answers.push(resolve); }); } }, clock, log);
     const vms = new OutsideVms({ host: A, locator: ipInIp(ipAddress("10.1.0.2")), gatewayMac: mac("02:ca:0f:00:00:01"), eyes, network, records: new Records(join(directory, "external"), outsideRecord), outbox, tell: (body) => { said.push(body); }, queueLength: 10, clock, log });
@@ -234,6 +290,9 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   eyes.link("other0", 9, true);
   eyes.link("tap-web1", 7, true);
   t.same(ports.frames.map(({ name, frame }) => [name, frame[14], Buffer.from(frame.subarray(6, 12)).toString("hex")]), [["tap-web1", 1, "02ca0f000001"]], "the straggler, from the gateway's MAC");
+  pass(3);
+  clock.advance(2);
+  t.equal(ports.frames.length, 1, "a marker of the move before");
   vms.drained(VM, 0);
   t.equal(ports.frames.length, 2);
   t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }]);
@@ -261,7 +320,23 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   t.match(JSON.parse(left.stdout), { vm: "web1", phase: "leaving", owner: "host-a", epoch: 4 });
   t.match(said.at(-1), { kind: "leaving", basedOn: 4 });
   t.match(tunnel.entries(), [{ role: "forward", to: "10.2.0.2", sender: { port: "tap-web1" } }]);
+  t.equal(tunnel.stamps(HOME).passedMarker, null, "what is left of another move was cleared");
+  pass(3);
   t.match(await careof("arrive", "web1", "--socket", socket), { code: 0, stdout: /claiming/ });
+  const marker = encodeMarker({ outer: { source: ipv4("192.0.2.1"), destination: ipv4("10.1.0.2") }, inner: { source: ipv4("192.0.2.1"), destination: ipv4("198.51.100.7") }, token: 9 }).subarray(20);
+  eyes.waiting.push(held(false, 3), { home: ipv4("198.51.100.7"), straggler: false, frame: Buffer.concat([Buffer.alloc(14), marker]) }, held(false, 4));
+  eyes.heard?.held();
+  clock.advance(2);
+  t.equal(ports.frames.length, 2, "what comes directly waits");
+  pass(4);
+  clock.advance(1);
+  t.match(vms.views(), [{ phase: "here", held: 0 }]);
+  t.same(ports.frames.slice(2).map(({ frame }) => frame[14]), [3, 4], "and goes to the port, the marker does not");
+  vms.leave(VM, null);
+  eyes.waiting.push(held(false, 5), { home: ipv4("198.51.100.7"), straggler: false, frame: Buffer.concat([Buffer.alloc(14), marker]) });
+  eyes.heard?.held();
+  t.same(eyes.passed.map(({ frame, to }) => [isMarker(frame.subarray(14)), to]), [[false, "10.2.0.2"], [true, "10.2.0.2"]], "to another host it goes, behind what it came behind");
+  vms.arrive(VM);
   await control.close();
   clock.advance(50);
   await new Promise(setImmediate);
