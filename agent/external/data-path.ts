@@ -14,6 +14,8 @@ import { deliveryOf, type OutsideVm } from "./outside-vm.js";
 const HELD_LONGEST = millis(5000);
 const ETHERNET_SOURCE = 6;
 const ETHERNET = 14;
+/** Before a switch what waits is sent, and what has come meanwhile, and so on; of somebody who sends faster than that there is no end. */
+const ROUNDS = 8;
 
 export interface DataPathOptions {
   readonly eyes: Eyes;
@@ -38,8 +40,11 @@ export class DataPath {
     this.held = new Held({ packets: options.queueLength, longest: HELD_LONGEST });
   }
 
-  /** Idempotent. `takeHeld` brings what waits in the kernel: before the switch, so that it goes first, and once more, since packets do not wait for us. */
-  set(state: OutsideVm, takeHeld: () => void): void {
+  /**
+   * Idempotent. `takeHeld` brings what waits in the kernel, and says whether anything did: before the switch, so that it goes first, and once more, since packets do not wait for us. The
+   * shorter the time between the last look and the switch, the less can be overtaken by what comes behind it.
+   */
+  set(state: OutsideVm, takeHeld: () => boolean): void {
     this.#state = state;
     const entries = this.#wanted();
     const { port, spec } = state;
@@ -49,6 +54,7 @@ export class DataPath {
       this.#options.network.setOutside(spec, entries, port?.carrier === true, () => {
         takeHeld();
         this.#release();
+        for (let round = 1; round < ROUNDS && takeHeld(); round++) this.#release();
       });
       this.#entries = text;
     } catch (thrown) {

@@ -218,7 +218,7 @@ export class OutsideVms {
     const before = one.state;
     const { state, effects } = outside(before, event, clock.monotonic(), host);
     one.state = state;
-    const takeHeld = (): void => { this.#takeHeld(); };
+    const takeHeld = (): boolean => this.#takeHeld();
     const leaves = state.phase === "leaving" && before.phase !== "leaving";
     if (leaves) {
       // Every packet until then is lost; what is said can wait for that.
@@ -262,10 +262,13 @@ export class OutsideVms {
     }
   }
 
-  #takeHeld(): void {
-    for (const { home, straggler, frame } of this.#options.eyes.takeHeld()) {
+  /** True when something has waited in the kernel. */
+  #takeHeld(): boolean {
+    const held = this.#options.eyes.takeHeld();
+    for (const { home, straggler, frame } of held) {
       [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home))?.path.take(frame, straggler);
     }
+    return held.length > 0;
   }
 
   #watch(one: One): void {

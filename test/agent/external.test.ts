@@ -328,10 +328,23 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   eyes.heard?.held();
   clock.advance(2);
   t.equal(ports.frames.length, 2, "what comes directly waits");
+  const [send, take] = [ports.sendFrame.bind(ports), eyes.takeHeld.bind(eyes)];
+  const held6 = [held(false, 6)];
+  const waits: boolean[] = [];
+  ports.sendFrame = (name, frame) => {
+    send(name, frame);
+    eyes.waiting.push(...held6.splice(0));
+  };
+  eyes.takeHeld = () => {
+    const frames = take();
+    if (frames.length > 0) waits.push(tunnel.entries().some((entry) => entry.role === "deliver" && entry.hold !== null));
+    return frames;
+  };
   pass(4);
   clock.advance(1);
   t.match(vms.views(), [{ phase: "here", held: 0 }]);
-  t.same(ports.frames.slice(2).map(({ frame }) => frame[14]), [3, 4], "and goes to the port, the marker does not");
+  t.same(ports.frames.slice(2).map(({ frame }) => frame[14]), [3, 4, 6], "and goes to the port, the marker does not");
+  t.same(waits, [true], "what comes while that is sent goes before the switch too");
   vms.leave(VM, null);
   eyes.waiting.push(held(false, 5), { home: ipv4("198.51.100.7"), straggler: false, frame: Buffer.concat([Buffer.alloc(14), marker]) });
   eyes.heard?.held();
