@@ -99,7 +99,8 @@ function onAnnouncement(binding: Binding, event: OutsideEvent & { type: "announc
   if (what === "port") return consider(binding, host, what, binding.ownerSees, now, rules);
   const justLeft = binding.graces.some((grace) => grace.host === host);
   if (what === "packet" && justLeft && binding.ownerSees) return consider(binding, host, what, true, now, rules);
-  return claim(binding, host, "announcement", now, rules);
+  // Whoever says `arrive` said `leave` before, as a rule; that word comes from another host, and may come later.
+  return claim(what === "arrive" ? { ...binding, outside: { ...binding.outside, leaving: true } } : binding, host, "announcement", now, rules);
 }
 
 /** Whoever moves the VM said so at the owner. */

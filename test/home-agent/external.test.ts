@@ -149,6 +149,15 @@ await t.test("leaving: the next host waits for the old path", (t) => {
   t.equal(desk.do({ type: "drained", host: A, token: drain?.token ?? 0 }), "accepted");
   t.same(desk.effects, [{ do: "drained", host: B, token: drain?.token }]);
   t.equal(desk.state.binding.outside.drain, null);
+
+  // The hooks' words come from two hosts, hence in either order.
+  const late = new Desk();
+  late.announce(A);
+  late.announce(B, "arrive");
+  t.match(late.state.binding.outside.drain, { from: A }, "whoever says arrive said leave before");
+  t.equal(late.do({ type: "leaving", host: A, basedOn: epoch(1) }), "stale-epoch");
+  late.announce(A, "rarp");
+  t.equal(late.state.binding.outside.drain, null, "of an arrival that is only seen nothing follows");
   t.end();
 });
 
