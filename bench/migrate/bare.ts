@@ -63,7 +63,7 @@ export class Bare {
     const to: HostName = from === "host-a" ? "host-b" : "host-a";
     const { disk, downtimeLimitMs } = this.#load;
     const begun = this.#clock.monotonic();
-    if (disk) makeImage({ path: this.#disk(to), format: "raw", virtualBytes: DISK_BYTES });
+    if (disk) await makeImage({ path: this.#disk(to), format: "raw", virtualBytes: DISK_BYTES });
     const target = await this.#start(to, true);
     const startedAt = this.#clock.monotonic();
     await this.#prepare(target, to, "server", channels, way);

@@ -8,8 +8,8 @@ export const DISK_BYTES = 128 * MIB;
 const FILLED_MIB = 48;
 
 /** A raw disk that nobody writes to, so that every move carries the same. */
-export function makeDisk(path: string): void {
-  makeImage({ path, format: "raw", virtualBytes: DISK_BYTES });
+export async function makeDisk(path: string): Promise<void> {
+  await makeImage({ path, format: "raw", virtualBytes: DISK_BYTES });
   const file = openSync(path, "r+");
   try {
     for (let at = 0; at < FILLED_MIB; at++) writeSync(file, randomBytes(MIB), 0, MIB, at * MIB);

@@ -28,7 +28,7 @@ export class Ours {
     const lab = await Lab.make({ dirtyMb, ...(disk ? { disks: [{ path: join(OWN_DISKS, DISK), shared: false, format: "raw" }], idleDisks: true } : {}) });
     try {
       const image = disk ? join(lab.disksOf("host-a"), DISK) : null;
-      if (image !== null) makeDisk(image);
+      if (image !== null) await makeDisk(image);
       for (const part of ["home-agent", ...HOSTS] as const) lab.startPart(part);
       await lab.connected(HOSTS, 20_000);
       await lab.startGuest("host-a");
