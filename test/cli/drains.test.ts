@@ -160,7 +160,7 @@ t.test("migrate --all: every VM has its result, whatever became of it", async (t
     ["fails", "host-a", "host-b", "fails@4", "failed", "relay-failed"], ["cancelled", "host-a", "host-b", "cancelled@4", "cancelled", "cancelled-by-operator"], ["lost", "host-a", "host-b", "lost@4", "lost", "released-unknown"],
     ["forgotten", "host-a", "host-b", "forgotten@4", "completed", "accepted"], ["refused", "host-a", "host-b", null, "failed", "not-listed"], ["unheard", "host-a", "host-b", null, null, "bad-reply"],
   ]);
-  for (const row of rows) t.same(Object.keys(row), ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail"], String(row["vm"]));
+  for (const row of rows) t.same(Object.keys(row), ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail", "overflowed"], String(row["vm"]));
   t.end();
 });
 
