@@ -140,7 +140,7 @@ for (const kind of kinds) {
       const target = await b.incoming(guestSpec(2));
       const heard = recorder();
       source.subscribe(heard.take);
-      const slow = { ...stream, socket, maxBandwidth: 4_000_000, postcopy: true };
+      const slow = { ...stream, socket, maxBandwidth: 1_500_000, postcopy: true };
       await target.receive(slow);
       await source.send(slow);
       await until("active", () => heard.words.includes("active"));
