@@ -12,28 +12,28 @@ export interface PortQueue {
 }
 
 /**
- * The queue of TAP `name`, seen through the descriptor by which process `reader` reads it: the kernel says nowhere else how full it is. Nothing is read here, and the TAP is
- * kept open no longer than until `close`.
+ * The queues of TAP `name` (one, but for a QEMU with several), seen through the descriptors by which process `reader` reads them: the kernel says nowhere else how full they are. Nothing is read
+ * here, and the TAP is kept open no longer than until `close`. What vhost-net has taken already and the guest has not is not seen.
  * @throws CareofError `no-reader` (the process does not hold that TAP), `kernel-refused`
  */
 export function tapQueue(reader: number, name: string): PortQueue {
-  let fd: number | null = descriptorOf(reader, descriptorFor(reader, requireInterfaceName(name)));
-  return {
-    isEmpty: () => fd === null || !readable(fd),
-    close: () => {
-      if (fd !== null) close(fd);
-      fd = null;
-    },
-  };
+  const found = descriptorsFor(reader, requireInterfaceName(name));
+  if (found.length === 0) throw new CareofError("no-reader", `process ${String(reader)} does not have TAP ${name} open`);
+  const own: number[] = [];
+  const closeAll = (): void => { for (const fd of own.splice(0)) close(fd); };
+  try {
+    for (const fd of found) own.push(descriptorOf(reader, fd));
+  } catch (thrown) {
+    closeAll();
+    throw thrown;
+  }
+  return { isEmpty: () => !own.some((fd) => readable(fd)), close: closeAll };
 }
 
-/** The number under which `reader` has TAP `name` open: the kernel tells by an `iff:` line. */
-function descriptorFor(reader: number, name: string): number {
+/** The numbers under which `reader` has TAP `name` open: the kernel tells by an `iff:` line. */
+function descriptorsFor(reader: number, name: string): readonly number[] {
   const directory = `/proc/${String(reader)}/fdinfo`;
-  for (const entry of entries(directory)) {
-    if (lines(`${directory}/${entry}`).some((line) => line.startsWith("iff:") && line.slice(4).trim() === name)) return Number(entry);
-  }
-  throw new CareofError("no-reader", `process ${String(reader)} does not have TAP ${name} open`);
+  return entries(directory).filter((entry) => lines(`${directory}/${entry}`).some((line) => line.startsWith("iff:") && line.slice(4).trim() === name)).map(Number);
 }
 
 function entries(directory: string): readonly string[] {

@@ -7,6 +7,8 @@ const LOOK_MS = millis(1);
 /** The guest is deaf from the marker on: while it must come any moment, it is looked for without a pause. */
 const AT_ONCE_MS = 4;
 const LOOKS_AT_ONCE = 1000;
+/** Longest that the guest is waited for behind the marker: others on this host may go on filling its queue, and what the home agent sends waits at the target meanwhile. */
+const READER_MS = 150;
 
 export interface OldPathRim {
   readonly clock: Clock;
@@ -30,12 +32,12 @@ export class OldPath {
 
   /**
    * `over` is called once, unless the limit or another call of this comes first, with the time from which on the guest could receive nothing by this way: the marker's
-   * arrival, or, if the guest had not taken everything by then, the last look that found something left.
+   * arrival, or, if the guest had not taken everything by then, the last look that found something left (which is no later than READER_MS behind it).
    */
   watch(token: number, limit: Millis, over: (at: Millis) => void): void {
     this.#queue ??= this.#rim.queue();
     const end = this.#rim.clock.monotonic() + limit;
-    this.#await((seen) => seen === token, limit, (at) => { this.#awaitReader(at, end, over); });
+    this.#await((seen) => seen === token, limit, (at) => { this.#awaitReader(at, Math.min(end, this.#rim.clock.monotonic() + READER_MS), over); });
   }
 
   /** Any marker, be it late; the queue does not matter any more. */
@@ -66,14 +68,13 @@ export class OldPath {
 
   #awaitReader(received: Millis, end: number, over: (at: Millis) => void): void {
     const now = this.#rim.clock.monotonic();
-    if (this.#queue?.isEmpty() !== false) {
-      this.#closeQueue();
-      over(received);
-    } else if (now < end) {
+    const empty = this.#queue?.isEmpty() !== false;
+    if (!empty && now < end) {
       this.#later(LOOK_MS, () => { this.#awaitReader(now, end, over); });
-    } else {
-      this.#closeQueue();
+      return;
     }
+    this.#closeQueue();
+    over(empty ? received : now);
   }
 
   #later(delay: Millis, look: () => void): void {
