@@ -85,7 +85,7 @@ export type SourceEvent =
   | { readonly kind: "resume" }
   | { readonly kind: "revoke" };
 
-export type SourceTimer = "copy" | "hold" | "look" | "disks";
+export type SourceTimer = "copy" | "hold" | "look" | "disks" | "serve";
 
 export type SourceEffect =
   | { readonly kind: "record"; readonly state: "active" | "released" | "resumed" }

@@ -12,6 +12,9 @@ const LOOK_AGAIN = millis(200);
 const DISKS_STILL = millis(60_000);
 /** The guest stands meanwhile. */
 const DISKS_HAND_OVER = millis(5_000);
+/** Memory that follows by postcopy and of which nothing is sent for so long does not come any more. */
+const SERVE_STILL = millis(30_000);
+const SERVE_TIMER: SourceEffect = { kind: "timer", name: "serve", delay: SERVE_STILL };
 
 /*
  * The source's half of the right to run.
@@ -41,7 +44,7 @@ const DISKS_HAND_OVER = millis(5_000);
  * Postcopy, where it is wanted and the copy does not converge: `opened` then stops the guest itself and has it go over with its memory behind it. `stopped` ends by the stream's postcopy-active as by its
  * completed, and RELEASE is the same, but the guest's memory is still wanted here:
  *
- *  releasing ── disk has it ──▶ serving ── completed, broken, guest gone, relay lost ──▶ released
+ *  releasing ── disk has it ──▶ serving ── completed, broken, still, guest gone, relay lost ──▶ released
  *
  * `serving` is not revoked, for that would end the guest at the target. From postcopy-active on the hypervisor can neither give up nor run the guest: whoever would get it back (`returning`, without
  * RELEASE or with a proof) finds it so, and it is `gone`.
@@ -96,7 +99,8 @@ export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
 
 function recorded(state: SourceState, what: "active" | "released" | "resumed"): SourceStep {
   if (what === "active" && state.phase === "starting") return changeState(state, state.plan.disks ? "mirroring" : "copying", [{ kind: "connect" }]);
-  if (what === "released" && state.phase === "releasing") return changeState(state, state.postcopy === "begun" ? "serving" : "released", [{ kind: "send-release" }, { kind: "report-released" }]);
+  if (what === "released" && state.phase === "releasing" && state.postcopy === "begun") return changeState({ ...state, leftBefore: Infinity }, "serving", [{ kind: "send-release" }, { kind: "report-released" }, SERVE_TIMER]);
+  if (what === "released" && state.phase === "releasing") return changeState(state, "released", [{ kind: "send-release" }, { kind: "report-released" }]);
   if (what === "resumed" && state.phase === "reclaiming") return changeState(state, "returning", [{ kind: "look" }]);
   return step(state);
 }
@@ -163,6 +167,8 @@ function progressed(state: SourceState, event: SourceEvent & { readonly kind: "p
   const { passes, remaining } = event;
   const { downtimeLimitMs } = state.plan;
   const next = { ...state, passes, bytes: Math.max(state.bytes, event.transferred) };
+  // The hypervisor pushes what is missing whether it is asked for or not.
+  if (state.phase === "serving" && remaining !== state.leftBefore) return step({ ...next, leftBefore: remaining }, [SERVE_TIMER]);
   if (state.phase !== "copying") return step(next);
   const postcopy = state.plan.postcopy && state.postcopy === "no";
   if (!state.plan.lead) return postcopy && isBeyondThirdPass(event) ? beginPostcopy(next) : step(next);
@@ -230,6 +236,8 @@ function timerFired(state: SourceState, name: SourceTimer): SourceStep {
     return giveUp(state, "timed-out", state.forced ? `not completed within ${String(plan.forceMs)} ms after it was forced` : state.postcopy === "asked" ? `did not go over by postcopy within ${String(plan.forceMs)} ms` : `not completed within ${String(plan.timeoutMs)} ms`);
   }
   if (name === "disks" && beforeRelease(state) && state.disks !== "closed") return giveUp(state, "timed-out", state.phase === "mirroring" ? `no byte of the disks was copied for ${String(DISKS_STILL)} ms` : `the disks were not handed over within ${String(DISKS_HAND_OVER)} ms`);
+  // A hypervisor that stands, say. The relay lives as long as the agents do, and the target would wait for ever for what does not come.
+  if (name === "serve" && state.phase === "serving") return served({ ...state, detail: `nothing of its memory was sent for ${String(SERVE_STILL)} ms` }, [{ kind: "cut" }]);
   if (name === "look" && state.phase === "returning") return step(state, [{ kind: "look" }]);
   if (name === "look" && state.phase === "reclaiming") return step(state, [{ kind: "record", state: "resumed" }]);
   return step(state);
