@@ -100,7 +100,12 @@ export class RelayListener {
     return {
       server,
       port: new Promise((resolve, reject) => {
-        server.once("error", (cause: Error) => {
+        server.on("error", (cause: Error) => {
+          // It listens, and one connection could not be taken (no descriptors left, say): whoever it was tries again, or fails alone.
+          if (server.listening) {
+            this.#options.onIntruder?.(`a connection could not be taken: ${cause.message}`);
+            return;
+          }
           // The next move tries again.
           if (this.#listening?.server === server) this.#listening = null;
           reject(new CareofError("relay-failed", `cannot listen for the relay on ${address}: ${cause.message}`, { cause }));
