@@ -69,8 +69,9 @@ export class DataPath {
   take(frame: Buffer, straggler: boolean): void {
     this.held.put(frame, straggler, this.#options.clock.monotonic());
     const delivery = deliveryOf(this.#state);
-    // Whoever passed it on would not take it back.
+    // Whoever passed a straggler on would not take it back; what came directly was on its way into the hold when the way on was opened.
     if (delivery.to !== "host" || !delivery.holdStragglers) this.#release();
+    else for (const late of this.held.take("direct", this.#options.clock.monotonic())) this.#send(late);
   }
 
   #wanted(): HostEntry[] {

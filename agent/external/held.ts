@@ -31,13 +31,14 @@ export class Held {
   }
 
   /** Stragglers before what came directly, since they were sent before; `which` takes the one kind alone. */
-  take(which: "stragglers" | "all", now: Millis): Buffer[] {
+  take(which: "stragglers" | "direct" | "all", now: Millis): Buffer[] {
     this.#expire(now);
     const stragglers = this.#waiting.filter(({ straggler }) => straggler);
     const direct = this.#waiting.filter(({ straggler }) => !straggler);
     this.#waiting.length = 0;
     if (which === "stragglers") this.#waiting.push(...direct);
-    return [...stragglers, ...(which === "all" ? direct : [])].map(({ frame }) => frame);
+    if (which === "direct") this.#waiting.push(...stragglers);
+    return [...(which === "direct" ? [] : stragglers), ...(which === "stragglers" ? [] : direct)].map(({ frame }) => frame);
   }
 
   #expire(now: Millis): void {

@@ -62,6 +62,10 @@ await t.test("names of ports, and packets that wait", (t) => {
   held.put(frame(5), false, millis(200));
   held.put(frame(6), true, millis(201));
   t.same(held.take("all", millis(202)), [frame(6), frame(5)], "stragglers were sent before");
+  held.put(frame(7), true, millis(203));
+  held.put(frame(8), false, millis(204));
+  t.same(held.take("direct", millis(205)), [frame(8)]);
+  t.same(held.take("all", millis(206)), [frame(7)]);
   t.end();
 });
 
