@@ -1,4 +1,4 @@
-import { realpathSync, statfsSync, statSync } from "node:fs";
+import { existsSync, realpathSync, statfsSync, statSync } from "node:fs";
 import { rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { CareofError, toCareofError } from "../model/errors.js";
@@ -93,7 +93,8 @@ export function checkDisks(spec: VmSpec, images: readonly DiskImage[]): void {
 
 /** Removes what was made for a guest that never ran here; durable when it resolves. A large file takes its time, in which everything else goes on. Idempotent. @throws CareofError `disk-failed` */
 export async function removeDisks(paths: readonly string[]): Promise<void> {
-  for (const path of paths) await durably(path, () => rm(path, { force: true }));
+  // Without its directory (unmounted, say) there is nothing of it either.
+  for (const path of paths) if (existsSync(dirname(path))) await durably(path, () => rm(path, { force: true }));
 }
 
 /**
