@@ -88,7 +88,9 @@ export class OperatorDesk implements Operations {
     if (hosts.unreachable(vm, owner)) throw new CareofError("guest-unreachable", `${vm} runs on ${owner ?? "no host"} in a QEMU whose monitor does not answer: it cannot move until it does`, { retryable: true });
     if (hasLocalDisks(this.#config(vm))) for (const session of [source, hosts.session(host)]) if (session !== null) requireAbility(session, "localDisks");
     const sourceCanLead = source?.capabilities.canLead ?? false;
-    const decided = await cache.dispatch(vm, { type: "migrate", host, actor, wishes, sourceConnected: source !== null, targetConnected: hosts.connected(host), targetLife: hosts.session(host)?.life ?? null, sourceCanLead });
+    // Likewise a guest with disks of its own, which postcopy does not move: only who asks for it is refused.
+    const possible = hasLocalDisks(this.#config(vm)) && wishes.postcopy === undefined ? { ...wishes, postcopy: false } : wishes;
+    const decided = await cache.dispatch(vm, { type: "migrate", host, actor, wishes: possible, sourceConnected: source !== null, targetConnected: hosts.connected(host), targetLife: hosts.session(host)?.life ?? null, sourceCanLead });
     accept(decided);
     const id = cache.state(vm)?.migration?.id;
     if (id === undefined) throw new CareofError("internal", `the migration of ${vm} was over before it was told`);

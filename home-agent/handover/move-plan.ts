@@ -8,7 +8,9 @@ export type MovePlan = Pick<HandoverConfig, "maxBandwidth" | "downtimeLimitMs" |
 export type MoveWishes = Partial<MovePlan>;
 
 export function movePlan(wishes: MoveWishes, { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, postcopy }: HandoverConfig): MovePlan {
-  return { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, postcopy, ...wishes };
+  const plan = { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, postcopy, ...wishes };
+  // What is only configured holds where it can be; what is wished is refused where it cannot.
+  return { ...plan, postcopy: plan.postcopy && (wishes.postcopy === true || plan.channels === 1) };
 }
 
 /** The longest that the source itself lets a copy take. */

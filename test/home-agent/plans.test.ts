@@ -52,6 +52,13 @@ t.test("wishes reach both hosts; a copy that took too long says why", async (t) 
   t.match((await result).body, { result: "failed", reason: "timed-out", detail: /^not completed within 5000 ms after it was forced; it does not converge: the guest writes 40 MB\/s/ });
 });
 
+t.test("postcopy that is only configured holds where it can be", async (t) => {
+  const bench = await Bench.open(t, { change: { handover: { postcopy: true } } });
+  const { b } = await bench.withVm();
+  t.equal((await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", channels: 2 })).status, 202);
+  t.match((await b.until("prepare")).parameters, { channels: 2, postcopy: false });
+});
+
 t.test("wishes that cannot be are refused, and nothing begins", async (t) => {
   const bench = await Bench.open(t);
   await bench.withVm();
