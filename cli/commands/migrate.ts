@@ -166,6 +166,7 @@ function outcome(view: MigrationReply): string {
     case "completed":
       return plain(`${view.vm} moved from ${view.from} to ${view.to}${took}: paused ${measured(view.pauseMs)}, gap down ${measured(view.gapDownMs)}, up ${measured(view.gapUpMs)}${view.bytes === null ? "" : `, ${bytes(view.bytes)}`}${lost(view.overflowed ?? 0)}`) + "\n";
     case "lost":
+      if (view.reason === "postcopy-broken") return plain(`${view.vm} is dead${why}: it had gone to ${view.to} ahead of its memory, and the rest of that cannot come any more; \`careof start ${view.vm} HOST\` starts it from its disks`) + `\n${view.detail === null || view.detail === "" ? "" : `${plain(view.detail)}\n`}`;
       return plain(`${view.vm} is LOST${why}: look on ${view.from} and ${view.to} where it is, then \`careof resolve ${view.vm} HOST\``) + "\n";
     case "cancelled":
       return plain(`${view.vm} was not moved: cancelled${took}; it runs on ${view.from}`) + "\n";

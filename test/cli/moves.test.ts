@@ -63,6 +63,7 @@ t.test("migrate: how it may end", async (t) => {
     { end: { ...moved, result: "failed", reason: "relay-failed" }, code: 1, says: /was not moved \(relay-failed\)/ },
     { end: { ...moved, result: "cancelled", reason: "cancelled-by-operator" }, code: 1, says: /cancelled.*runs on host-a/ },
     { end: { ...moved, result: "lost", reason: "target-gone", pauseMs: null }, code: 1, says: /LOST \(target-gone\).*careof resolve web1 HOST/ },
+    { end: { ...moved, result: "lost", reason: "postcopy-broken", pauseMs: null, detail: "its hypervisor says postcopy-paused" }, code: 1, says: /is dead \(postcopy-broken\).*careof start web1 HOST` starts it from its disks\nits hypervisor says postcopy-paused/ },
   ];
   for (const { end, code, says } of cases) {
     agent.on(`GET /v1/migrations/${ID}`, { json: end });
