@@ -30,12 +30,12 @@ struct hop {
 	__u64 asked; /* jiffies */
 };
 
-/* By outer destination; those that share a slot ask more often. */
+/* By outer destination and DSCP; those that share a slot ask more often. */
 struct map_definition hops TABLE = {BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(__u32), sizeof(struct hop), HOPS, 0};
 
-static __always_inline struct hop *hop_to(__be32 to)
+static __always_inline struct hop *hop_to(__be32 to, __u8 tos)
 {
-	__u32 slot = to * 0x9e3779b1u >> 24;
+	__u32 slot = (to ^ (tos & DSCP) * 0x01000193u) * 0x9e3779b1u >> 24;
 
 	return bpf_map_lookup_elem(&hops, &slot);
 }
@@ -49,7 +49,7 @@ enum hook {
 /* There is room for the outer header; `changed` bytes of the IP headers are to be written. Drops are counted for `home`. */
 static __always_inline int send_outer(struct __sk_buff *skb, const struct config *me, const struct address *home, struct headers *h, __u32 changed, enum hook hook)
 {
-	struct hop *hop = hop_to(h->outer.destination);
+	struct hop *hop = hop_to(h->outer.destination, h->outer.tos);
 	__u64 now = bpf_jiffies64();
 
 	if (hop) {
@@ -79,7 +79,7 @@ static __always_inline int is_own_outer(struct __sk_buff *skb, const struct conf
 		return 0;
 	if (skb->ifindex != me->uplink) /* a device that was the uplink, or the ipip driver's */
 		return 1;
-	hop = hop_to(ip->destination);
+	hop = hop_to(ip->destination, ip->tos);
 	if (hop && !hop->known && hop->to == ip->destination && hop->dscp == (ip->tos & DSCP) && !bpf_skb_load_bytes(skb, 0, hop->frame, ETH))
 		hop->known = 1;
 	return 1;
