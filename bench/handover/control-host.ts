@@ -11,7 +11,7 @@ import { createLogger } from "../../model/log.js";
 /**
  * A program of its own, in the control's namespace: migrates a guest between two QEMUs on one bridge, by a direct unix socket, with nothing of careof but its
  * QMP client and its command line. `control-host DIRECTORY KERNEL INITRD MAC APPEND`; the TAPs tap0 and tap1 are there. Each `migrate [CHANNELS DOWNTIME-LIMIT-MS]` on standard
- * input is answered by a line of {"ok", "totalMs", "pauseMs", "bytes"} or {"error"}; `freeze` and `thaw`, by {"ok"}, take the guest's processor away and give it back.
+ * input is answered by a line of {"ok", "totalMs", "pauseMs", "bytes"} or {"error"}.
  */
 const [directory = "", kernel = "", initrd = "", address = "", append = ""] = process.argv.slice(2);
 const clock = new SystemClock({ keepAlive: true });
@@ -74,10 +74,6 @@ process.stdout.write('{"ok":true}\n');
 for await (const text of createInterface({ input: process.stdin })) {
   const [word = "", channels = "1", limit = "100"] = text.split(" ");
   try {
-    if (word === "freeze" || word === "thaw") {
-      process.kill(guest.identity.pid, word === "freeze" ? "SIGSTOP" : "SIGCONT");
-      process.stdout.write('{"ok":true}\n');
-    }
     if (word !== "migrate") continue;
     port = port === "tap0" ? "tap1" : "tap0";
     const { guest: moved, ...measured } = await migrate(guest, port, Number(channels), millis(Number(limit)));
