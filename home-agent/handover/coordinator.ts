@@ -246,5 +246,6 @@ function onResolve(state: Moving, event: VmEvent & { type: "resolve" }, now: Now
   const found: Moving = { ...state, migration: { ...migration, pointed: "target" } };
   const committed = commitTarget(found, now, rules);
   const bound = changeState(committed.state.binding, "bound", { owner: migration.to, epoch: committed.state.binding.epoch, evidence: "operator" }, now);
-  return write<VmState>(enter({ ...committed.state, binding: bound }, "released", now, { targetGone: null }), committed.history);
+  // Whoever decided for the source before has changed his mind: nothing that the source may say of that counts any more.
+  return write<VmState>(enter({ ...committed.state, binding: bound }, "released", now, { targetGone: null, resumeEpoch: null }), committed.history);
 }

@@ -130,7 +130,9 @@ function onSourceEnded(state: Moving, body: Body<"sourceEnded">, now: Now, rules
   if (body.result === "source-gone") {
     // The target has proven that it never ran there.
     if (migration.phase === "reclaim") return guestDied(reasoned(state, reason, body.detail), now, reason, body.detail);
-    if (!open) return decide<VmState>(state, "accepted");
+    // A person has decided that it runs there or nowhere. The target is told now, and whatever it has on disk of the move is aborted when it registers.
+    const decided = migration.phase === "lost" && migration.resumeEpoch !== null;
+    if (!open && !decided) return decide<VmState>(state, "accepted");
     if (reason === "postcopy-broken") return guestDied(reasoned(state, reason, body.detail), now, reason, body.detail, [askAbort(migration, migration.to, reason)]);
     return guestDied(reasoned(state, "source-gone", body.detail), now, "source-gone", body.detail, [askAbort(migration, migration.to, "source-gone")]);
   }

@@ -1,0 +1,57 @@
+import t from "tap";
+import type { Now } from "../../home-agent/bindings/binding.js";
+import { coordinate } from "../../home-agent/handover/coordinator.js";
+import { epoch, millis } from "../../model/ids.js";
+import type { Reason } from "../../model/reasons.js";
+import { LIFE, MOVE, NOW, Script } from "./script.js";
+import { A, B, RULES, VM } from "./two-hosts.js";
+
+await t.test("lost, and a person decides for a source that has no guest any more: it is nobody's, and can be started", (t) => {
+  const later: Now = { mono: millis(1_000_000), wall: NOW.wall };
+  const gone = (script: Script, reason: Reason = "source-gone"): string => script.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-gone", reason, detail: "" } }, { restart: true });
+  const lost = (): Script => {
+    const script = new Script();
+    script.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
+    script.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false });
+    script.released();
+    script.go({ type: "deadline" }, { restart: true, now: later });
+    t.same(script.where, ["lost", B, 2]);
+    return script;
+  };
+  const resolved = (): Script => {
+    const script = lost();
+    script.go({ type: "resolve", host: A, connected: true }, { restart: true });
+    return script;
+  };
+  const undecided = lost();
+  t.same([gone(undecided), undecided.where, undecided.effects], ["accepted", ["lost", B, 2], []], "that it is not there says nothing about the target");
+
+  for (const [reason, result] of [["source-gone", "failed"], ["postcopy-broken", "lost"]] as const) {
+    const script = resolved();
+    const ended = coordinate(script.state, { type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-gone", reason, detail: "" } }, NOW, RULES);
+    t.match(ended.effects.find((effect) => effect.do === "finished"), { result: { result, reason } });
+    gone(script, reason);
+    t.same([script.where, script.effects, script.state.migration], [["none", null, 2], ["abort host-b", "guest-died", "finished"], null], reason);
+    script.back("prepared");
+    t.same(script.effects, ["abort host-b"], "what the target was prepared for is destroyed when it comes back");
+    script.neverRan();
+    t.same([script.where, script.effects], [["none", null, 2], []]);
+    script.go({ type: "start", host: A, actor: "operator", connected: true });
+    t.same([script.effects, script.state.binding.starting?.epoch], [["start host-a"], 4], "under an epoch of its own");
+  }
+
+  const wrong = resolved();
+  gone(wrong);
+  wrong.back("continued");
+  t.same(wrong.effects, ["rule-broken"], "it did run there: a person was wrong");
+  wrong.go({ type: "report", host: B, report: { vm: VM, state: "runs", basedOn: epoch(2), locator: null, unreachable: false, evidence: "resync" }, careOfListed: true, ownerConnected: false });
+  t.same(wrong.where, ["bound", B, 4], "and where it runs it is bound");
+
+  const changed = resolved();
+  changed.go({ type: "resolve", host: B, connected: true }, { restart: true });
+  gone(changed);
+  t.same([changed.where, changed.state.migration?.phase], [["bound", B, 2], "released"], "he has changed his mind: the target has it");
+  changed.go({ type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "released" });
+  t.same(changed.effects, [], "and the source is not asked to run it, by the next process either");
+  t.end();
+});
