@@ -244,7 +244,8 @@ export class EffectDriver implements Rim {
       if (event !== null) this.#cache?.insist(vm, event);
       if (what.ask === "revoke" && reason !== "accepted" && tries < REVOKE_LIMIT && hosts.connected(host)) {
         clock.after("revoke again", REVOKE_AGAIN_MS, () => {
-          const holds = this.#cache?.state(vm)?.binding.epoch === what.epoch;
+          // The revocation's own epoch may be newer than the binding's.
+          const holds = this.#cache?.state(vm)?.binding.epoch === state.binding.epoch;
           if (!this.#closed && holds) this.#ask(vm, state, host, what, tries + 1);
         });
       }

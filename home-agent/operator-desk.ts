@@ -152,7 +152,9 @@ export class OperatorDesk implements Operations {
   async giveBack(vm: VmId): Promise<GivenBackView> {
     this.#config(vm);
     const { cache, waiters, hosts, limits } = this.#options;
-    const owner = cache.state(vm)?.binding.owner ?? null;
+    const state = cache.state(vm);
+    // In a move it can only be given up, and its target is who would have it.
+    const owner = state?.migration?.to ?? state?.binding.owner ?? null;
     const ended = await waiters.ended("stop", vm, limits().stop, () => cache.dispatch(vm, { type: "stop", force: false, giveBack: true, ownerConnected: hosts.connected(owner) }));
     accept(ended);
     return { vm, host: owner, detail: ended.detail };

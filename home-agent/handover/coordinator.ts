@@ -223,10 +223,14 @@ function onDeadline(before: Moving, now: Now, rules: MoveRules): Outcome<VmState
 
 /** What went by postcopy has no way back to its source: a person gives it up instead. */
 function onStopLost(state: Moving, event: BindingEvent & { readonly type: "stop" }, now: Now, rules: MoveRules): Outcome<VmState> {
-  const { migration, binding } = state;
-  const bound = changeState(binding, "bound", { owner: migration.to, epoch: binding.epoch, evidence: "operator" }, now);
-  const outcome = inner({ ...state, binding: bound, migration: null }, event, now, rules);
-  return { ...outcome, commit: outcome.commit ?? { history: [] }, effects: [ask(migration.from, { ask: "revoke", epoch: binding.epoch, forwardTo: null }), ...outcome.effects] };
+  const { migration } = state;
+  // The RELEASE may have turned up when it was lost already: then n+1 is not committed, and the source takes no revocation that is older than what it released under.
+  const committed = commitTarget(state, now, rules);
+  const { epoch } = committed.state.binding;
+  const bound = changeState(committed.state.binding, "bound", { owner: migration.to, epoch, evidence: "operator" }, now);
+  const outcome = inner({ ...committed.state, binding: bound, migration: null }, event, now, rules);
+  const history = [...committed.history, ...(outcome.commit?.history ?? [])];
+  return { ...outcome, commit: { history }, effects: [ask(migration.from, { ask: "revoke", epoch, forwardTo: null }), ...outcome.effects] };
 }
 
 function onResolve(state: Moving, event: VmEvent & { type: "resolve" }, now: Now, rules: MoveRules): Outcome<VmState> {

@@ -58,7 +58,11 @@ export function afterRelease(state: VmState, host: HostId, migration: MigrationI
   const { binding } = state;
   // Late word of an older one: a revocation names the VM only, and would end the guest that stands at the source of the present one.
   if (binding.owner !== host && state.migration?.from === host) return decide(state, "accepted", `${host} is the source of ${state.migration.id}`);
-  if (binding.owner !== host) return decide(state, "accepted", "", [ask(host, { ask: "revoke", epoch: binding.epoch, forwardTo: binding.owner })]);
+  if (binding.owner !== host) {
+    // A guest that died before its move was committed leaves the binding at an older epoch than that of the move: such a revocation the host would refuse.
+    const { epoch } = parseMigrationId(migration);
+    return decide(state, "accepted", "", [ask(host, { ask: "revoke", epoch: epoch > binding.epoch ? epoch : binding.epoch, forwardTo: binding.owner })]);
+  }
   const given = state.givenBack.find((each) => each.id === migration && each.from === host);
   if (given === undefined) {
     // By a migration or a start since then: what it released is long past. Unless this store is older than the migration.

@@ -1,6 +1,7 @@
 import t from "tap";
 import type { Now } from "../../home-agent/bindings/binding.js";
 import { coordinate } from "../../home-agent/handover/coordinator.js";
+import type { VmEvent } from "../../home-agent/handover/migration.js";
 import { epoch, millis } from "../../model/ids.js";
 import type { Reason } from "../../model/reasons.js";
 import { LIFE, MOVE, NOW, Script } from "./script.js";
@@ -53,5 +54,42 @@ await t.test("lost, and a person decides for a source that has no guest any more
   t.same([changed.where, changed.state.migration?.phase], [["bound", B, 2], "released"], "he has changed his mind: the target has it");
   changed.go({ type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "released" });
   t.same(changed.effects, [], "and the source is not asked to run it, by the next process either");
+  t.end();
+});
+
+await t.test("a revocation is never older than what the source released under", (t) => {
+  const released: VmEvent = { type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: true } };
+  const stop = { type: "stop", force: true, ownerConnected: false } as const;
+  const revoked = (script: Script, event: VmEvent): unknown => coordinate(script.state, event, NOW, RULES).effects.find((effect) => effect.do === "ask");
+  const begun = (): Script => {
+    const script = new Script();
+    script.go({ type: "migrate", host: B, actor: "operator", wishes: { postcopy: true }, sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
+    script.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false });
+    return script;
+  };
+  const late = begun();
+  late.go({ type: "cancel", migration: MOVE });
+  late.go({ type: "host-gone", host: A });
+  late.go({ type: "host-gone", host: B });
+  late.go({ type: "deadline" }, { now: { mono: millis(1_000_000), wall: NOW.wall } });
+  late.go({ type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "released" });
+  late.go(released);
+  t.same([late.where, late.state.migration?.postcopy], [["lost", A, 1], true], "the RELEASE turned up when it was lost");
+  t.match(revoked(late, stop), { host: A, what: { ask: "revoke", epoch: 2 } });
+  t.same([late.go(stop, { restart: true }), late.where, late.effects], ["accepted", ["none", null, 2], ["revoke host-a", "stopped"]]);
+
+  const twice = new Script();
+  twice.givenBack();
+  twice.released();
+  twice.go(released);
+  t.same(twice.where, ["lost", A, 3]);
+  t.match(revoked(twice, stop), { host: A, what: { ask: "revoke", epoch: 4 } }, "the target never had it under an epoch that the source had");
+  twice.go(stop, { restart: true });
+  t.same(twice.where, ["none", null, 4]);
+
+  const dead = begun();
+  dead.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason: "target-gone", detail: "" } });
+  t.same(dead.where, ["none", null, 1], "before anybody had heard that it was there");
+  t.match(revoked(dead, released), { host: A, what: { ask: "revoke", epoch: 2 } });
   t.end();
 });

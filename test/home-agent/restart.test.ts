@@ -2,10 +2,11 @@ import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import type { CareofError } from "../../model/errors.js";
-import { epoch, hostId, vmId } from "../../model/ids.js";
+import { epoch, hostId, migrationId, millis, vmId } from "../../model/ids.js";
 import { readHomeAgentConfig } from "../../home-agent/config.js";
 import { Journal } from "../../home-agent/store/journal.js";
 import { MemoryStore } from "../../home-agent/store/memory-store.js";
+import { decision } from "../../proto/channel.js";
 import type { MigrationRecord } from "../../proto/messages.js";
 import { Bench, CARE_OF, configFile, temporary, until } from "./bench.js";
 import { Move } from "./scripted-agent.js";
@@ -72,6 +73,37 @@ await t.test("a source that returns after everything was settled without it is t
   a.runs.clear();
   await a.connect();
   t.match(await a.until("resume"), { migration: "web1@2", epoch: 3, evidence: "target-never-ran" });
+});
+
+await t.test("a source that does not let go yet is asked again, also under an epoch that was never committed", async (t) => {
+  const bench = await Bench.open(t);
+  const { a, b } = await bench.withVm();
+  const result = bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", wait: true });
+  const move = new Move(a, b, "web1", 2);
+  await a.until("migrate");
+  a.on("revoke", (_body, answer) => { answer(decision(a.count("revoke") === 1 ? "not-permitted" : "accepted")); });
+  await move.targetEnded("target-died");
+  t.match((await result).body, { result: "failed", reason: "target-gone" });
+  t.match(await bench.where(), { host: null, epoch: 1 });
+  await until("it is asked again", () => a.count("revoke") === 2, 6000);
+  t.match(a.last("revoke"), { epoch: 2 });
+});
+
+await t.test("what went by postcopy, which is heard when it is lost already, can be given up: its source lets go", async (t) => {
+  const bench = await Bench.open(t);
+  const { a, b } = await bench.withVm();
+  await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", postcopy: true });
+  await a.until("migrate");
+  await Promise.all([a.disconnect(), b.disconnect()]);
+  await until("it is lost", async () => (await bench.where())["state"] === "lost");
+  a.records = [record("source", "released")];
+  a.runs.clear();
+  await a.connect();
+  await a.ask({ kind: "released", migration: migrationId(vmId("web1"), epoch(2)), epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: true }, "decision");
+  t.match(await bench.where(), { state: "lost", host: "host-a", epoch: 1 });
+  t.match((await bench.call("POST", "/v1/vms/web1/stop", { force: true })).status, 200);
+  t.match(await bench.where(), { state: "expired", host: null, epoch: 2 });
+  t.match(await a.until("revoke"), { epoch: 2 });
 });
 
 await t.test("a store that cannot be written: refused, nothing acknowledged, no word is lost", async (t) => {
