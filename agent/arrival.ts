@@ -84,7 +84,7 @@ export class Arrival {
   static begin(context: ArrivalContext, body: Body<"prepare">, canLead: boolean, settled: () => void): Arrival {
     const file: MigrationFile = {
       migration: body.migration, side: "target", state: "prepared", epoch: body.epoch, peer: body.source, peerLocator: body.sourceLocator, spec: body.spec,
-      identity: null, stopAt: null, markerAt: null, bytes: 0, madeDisks: [], movedDisks: [], fetching: false,
+      identity: null, stopAt: null, markerAt: null, bytes: 0, madeDisks: [], movedDisks: [], fetching: false, postcopy: false,
     };
     context.records.write(body.spec.vm, file);
     return new Arrival(context, file, beginTarget({ migration: body.migration, vm: body.spec.vm, epoch: body.epoch }), null, body, canLead, settled);

@@ -15,7 +15,7 @@ import type { Guest, StreamOptions } from "./hypervisor/driver.js";
 import { openSourceRelay } from "./migration/relay-source.js";
 import { SourceRun } from "./migration/run-source.js";
 import { beginSource, recoverSource } from "./migration/source.js";
-import { ended } from "./migration/source-phases.js";
+import { ended, wentByPostcopy } from "./migration/source-phases.js";
 import type { SourcePlan, SourceStep } from "./migration/source-shapes.js";
 import type { Outbox } from "./outbox.js";
 import type { DiskFile, MigrationFile } from "./record-shapes.js";
@@ -65,7 +65,7 @@ export class Departure {
         return openSourceRelay({ migration: file.migration, address: body.relayAddress, port: body.relayPort, secret: body.secret, ...relaySockets(runDir, vm), clock });
       },
       record: (state, machine) => {
-        const next = { ...this.#file, state, stopAt: machine.stopAt, markerAt: machine.markerAt, bytes: machine.bytes };
+        const next = { ...this.#file, state, stopAt: machine.stopAt, markerAt: machine.markerAt, bytes: machine.bytes, postcopy: wentByPostcopy(machine) };
         records.write(vm, next);
         this.#file = next;
       },
@@ -110,7 +110,7 @@ export class Departure {
     const state = file.state === "released" || file.state === "resumed" ? file.state : "active";
     // The relay's, that died with the agent's earlier life.
     for (const path of Object.values(relaySockets(context.runDir, file.spec.vm))) rmSync(path, { force: true });
-    const first = recoverSource(plan, state, { stopAt: file.stopAt, markerAt: file.markerAt, bytes: file.bytes });
+    const first = recoverSource(plan, state, { stopAt: file.stopAt, markerAt: file.markerAt, bytes: file.bytes }, file.postcopy);
     if (state === "released") {
       context.network.forward(file.spec.vm, file.peerLocator.address);
       context.log.warn({ migration: file.migration, vm: file.spec.vm }, "the guest was released before the restart: it stands until the home agent decides");
@@ -267,6 +267,6 @@ export function departureFile(body: Body<"migrate">, spec: MigrationFile["spec"]
   const unknown: Millis | null = null;
   return {
     migration: body.migration, side: "source", state: "active", epoch: body.epoch, peer: body.target, peerLocator: body.targetLocator, spec, identity: guest.identity,
-    stopAt: unknown, markerAt: unknown, bytes: 0, madeDisks: [], movedDisks, fetching: false,
+    stopAt: unknown, markerAt: unknown, bytes: 0, madeDisks: [], movedDisks, fetching: false, postcopy: false,
   };
 }

@@ -75,6 +75,8 @@ export interface MigrationFile {
   readonly movedDisks: readonly DiskFile[];
   /** It was continued while memory of it was still at the source. */
   readonly fetching: boolean;
+  /** The source's, once it is released: the guest went with its memory behind it, and can never run here again. */
+  readonly postcopy: boolean;
 }
 
 /** A file of this host's, and not another one that has its name later. */
@@ -97,4 +99,5 @@ export const migrationFile: z.ZodType<MigrationFile> = z.strictObject({
   madeDisks: z.array(z.string()).default([]),
   movedDisks: z.array(z.strictObject({ path: z.string(), dev: z.string(), ino: z.string() })).default([]),
   fetching: z.boolean().default(false),
+  postcopy: z.boolean().default(false),
 });

@@ -12,6 +12,7 @@ import type { SourceRelay } from "./relay.js";
 import { DiskCopy, type DiskFigures } from "./disk-copy.js";
 import { stepSource } from "./source.js";
 import type { SourceEffect, SourceEvent, SourceState, SourceStep } from "./source-shapes.js";
+import { wentByPostcopy } from "./source-phases.js";
 
 /** The gate's moment is found by looking: with it held, the hypervisor spins until it is opened. */
 const POLL_MS = millis(20);
@@ -268,7 +269,7 @@ export class SourceRun {
   #sendRelease(): void {
     const { plan, stopAt } = this.#state;
     const release = { migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? this.#rim.clock.monotonic() };
-    if (isPostcopy(this.#state)) {
+    if (wentByPostcopy(this.#state)) {
       this.#relay?.releaseEarly(release);
       this.#poll();
       return;
@@ -291,7 +292,7 @@ export class SourceRun {
     const { plan } = this.#state;
     const tell = (markerAt: Millis | null): void => {
       const { stopAt, bytes } = this.#state;
-      this.#rim.report({ kind: "released", migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? millis(0), markerAt, bytes, postcopy: isPostcopy(this.#state) });
+      this.#rim.report({ kind: "released", migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? millis(0), markerAt, bytes, postcopy: wentByPostcopy(this.#state) });
     };
     const known = this.#state.markerAt ?? this.#rim.stamps()?.marker?.at ?? null;
     tell(known);
@@ -364,10 +365,6 @@ export class SourceRun {
 const PROGRESS_PHASE: Readonly<Partial<Record<SourceState["phase"], MigrationPhase>>> = {
   copying: "copy", leading: "lead", awaiting: "lead", opened: "lead", stopped: "stop", serving: "postcopy",
 };
-
-function isPostcopy({ postcopy }: SourceState): boolean {
-  return postcopy === "begun" || postcopy === "over";
-}
 
 function holdPoint(event: SourceEvent): HoldPoint | null {
   if (event.kind === "marker") return "lead";

@@ -19,6 +19,11 @@ export function ended(state: SourceState): boolean {
   return state.phase === "runs" || state.phase === "gone" || state.phase === "revoked";
 }
 
+/** All but memory went to the target first, whether or not that has followed by now. */
+export function wentByPostcopy({ postcopy }: Pick<SourceState, "postcopy">): boolean {
+  return postcopy === "begun" || postcopy === "over";
+}
+
 /** The hypervisor neither cancels nor continues it any more. */
 export function inPostcopy(stream: StreamStatus): boolean {
   return stream === "postcopy-active" || stream === "postcopy-paused";

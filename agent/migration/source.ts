@@ -57,9 +57,9 @@ export function beginSource(plan: SourcePlan): SourceStep {
   return step(state, [{ kind: "record", state: "active" }, ...(plan.disks ? [] : [copyTimer(plan)])]);
 }
 
-/** After the agent's restart. The relay died with it, so an `active` migration can only be taken back; a released one waits for a proof. */
-export function recoverSource(plan: SourcePlan, record: "active" | "released" | "resumed", stamps: Pick<SourceState, "stopAt" | "markerAt" | "bytes">): SourceStep {
-  const state: SourceState = { ...initial(plan, "returning"), ...stamps, sending: true, disks: plan.disks && record === "active" ? "copying" : "none" };
+/** After the agent's restart. The relay died with it, so an `active` migration can only be taken back; a released one waits for a proof, and memory that was to follow (`postcopy`) does not any more. */
+export function recoverSource(plan: SourcePlan, record: "active" | "released" | "resumed", stamps: Pick<SourceState, "stopAt" | "markerAt" | "bytes">, postcopy = false): SourceStep {
+  const state: SourceState = { ...initial(plan, "returning"), ...stamps, postcopy: postcopy ? "over" : "no", sending: true, disks: plan.disks && record === "active" ? "copying" : "none" };
   if (record === "released") return step({ ...state, phase: "released" }, [{ kind: "report-released" }]);
   if (record === "resumed") return step(state, [{ kind: "look" }]);
   return step({ ...state, reason: "relay-failed", detail: "the source agent was restarted" }, [{ kind: "cancel-send" }, ...dropDisks(state), { kind: "look" }]);

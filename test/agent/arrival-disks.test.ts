@@ -19,7 +19,7 @@ for (const [state, result, kept] of [["prepared", "target-never-ran", false], ["
     new Records(join(host.directory, "migrations"), migrationFile).write(VM, {
       migration: migrationId(VM, epoch(2)), side: "target", state, epoch: epoch(2), peer: hostId("host-a"), peerLocator: ipInIp(ipAddress("10.1.0.2")),
       spec: specOf({ disks: [disk], diskOptions: [{ path: disk, shared: false, format: "raw" }] }),
-      identity: { pid: 1, startTicks: "0", bootId: "another", control: "", console: "" }, stopAt: null, markerAt: null, bytes: 0, madeDisks: [disk], movedDisks: [], fetching: false,
+      identity: { pid: 1, startTicks: "0", bootId: "another", control: "", console: "" }, stopAt: null, markerAt: null, bytes: 0, madeDisks: [disk], movedDisks: [], fetching: false, postcopy: false,
     });
     await host.boot();
     t.equal((await host.heard("targetEnded")).result, result);

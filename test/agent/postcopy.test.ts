@@ -35,7 +35,14 @@ for (const kind of kinds) {
 
     const losses: readonly (readonly [string, (a: Host, b: Host) => Promise<void>])[] = [
       ["the source's process dies", async (a) => { await a.guests.get(VM)?.guest?.destroy(); }],
-      ["the source's agent dies", async (a) => { await a.crash(); await a.boot(); }],
+      ["the source's agent dies", async (a) => {
+        await a.heard("released");
+        await a.crash();
+        a.told.length = 0;
+        await a.boot();
+        // The home agent, started anew with it, would let a person give it back to the source.
+        await a.heard("released", ({ postcopy }) => postcopy);
+      }],
       ["the target's agent dies", async (_a, b) => { await b.crash(); await b.boot(); }],
     ];
     for (const [name, lose] of losses) {

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import t from "tap";
 import { beginSource, recoverSource, stepSource } from "../../../agent/migration/source.js";
+import { wentByPostcopy } from "../../../agent/migration/source-phases.js";
 import type { SourceEvent, SourceStep } from "../../../agent/migration/source-shapes.js";
 import { beginTarget, recoverTarget, stepTarget, type TargetEvent, type TargetStep } from "../../../agent/migration/target.js";
 import { epoch, millis } from "../../../model/ids.js";
@@ -249,6 +250,9 @@ void t.test("after a restart the records decide", (t) => {
   t.same(recoverSource(PLAN, "active", stamps).effects.map(({ kind }) => kind), ["cancel-send", "look"]);
   t.same(recoverSource(PLAN, "released", stamps).effects.map(({ kind }) => kind), ["report-released"]);
   t.equal(recoverSource(PLAN, "released", stamps).state.phase, "released");
+  const went = recoverSource(PLAN, "released", stamps, true);
+  t.same([went.state.phase, wentByPostcopy(went.state), went.effects.map(({ kind }) => kind)], ["released", true, ["report-released"]], "by postcopy, and says so again");
+  t.equal(stepSource(went.state, { kind: "revoke" }).decision, "accepted", "none of its memory can follow it any more");
   t.same(recoverTarget(PLAN, "prepared").effects.map(({ kind }) => kind), ["destroy-guest"]);
   t.same(recoverTarget(PLAN, "continued").effects.map(({ kind }) => kind), ["look"]);
   t.same(recoverTarget(PLAN, "never-ran").effects.map(({ kind }) => kind), ["report-ended"]);

@@ -302,7 +302,7 @@ export class World {
       this.#clear("source-commands", "source-events", "source-home", "home-source", "source-timer");
       const record = this.disk.source;
       if (record !== null && !(this.source !== null && ended(this.source) && this.source.phase === "revoked")) {
-        this.#source(recoverSource(this.plan, record, { stopAt: null, markerAt: null, bytes: 0 }));
+        this.#source(recoverSource(this.plan, record, { stopAt: null, markerAt: null, bytes: 0 }, this.postcopy));
       }
     } else {
       this.#clear("target-commands", "target-events", "target-home", "home-target", "target-timer");
