@@ -2,19 +2,22 @@ import { createServer as createTcpServer, type AddressInfo, type Server as TcpSe
 import { createServer, type Server, type TLSSocket } from "node:tls";
 import { CareofError } from "../../model/errors.js";
 import { millis, type MigrationId } from "../../model/ids.js";
+import { RELAY_LIMITS } from "./relay.js";
 import { RELAY_TLS } from "./relay-connection.js";
 
 /** How long a connection may take to authenticate. */
 export const HANDSHAKE_MS = millis(3000);
 
+/** Connections that have not authenticated yet, beside as many as the moves that are expected may open at once: all of them may come from one host. */
 export interface StrangerLimits {
-  /** Connections of one address that have not authenticated yet. A move may open as many channels at once as there are, and a few moves may come from one host. */
   readonly perAddress: number;
   /** Of all addresses together. */
   readonly all: number;
 }
 
 const STRANGERS: StrangerLimits = { perAddress: 128, all: 512 };
+/** The main one and all further channels. */
+export const CONNECTIONS_OF_A_MOVE = 1 + RELAY_LIMITS.maxChannels;
 
 export interface RelayListenerOptions {
   readonly address: string;
@@ -42,7 +45,8 @@ export interface Place {
  * expected, so that a host to which nothing comes has no open port.
  *
  * A connection that has not authenticated is a stranger's: there are so many places for them, of which the oldest stranger gives his to the newest, so that those who connect and say nothing
- * keep no source out, whose handshake takes some round trips.
+ * keep no source out, whose handshake takes some round trips. There are more of them the more moves are expected, so that sources alone, however many channels they open at once, show none of their own out. (To turn the newest away
+ * instead would let a silent stranger keep his place.)
  */
 export class RelayListener {
   readonly #options: RelayListenerOptions;
@@ -125,8 +129,9 @@ export class RelayListener {
     // What a stranger's connection breaks by is nobody's matter; without a listener it would end the process.
     socket.on("error", () => undefined);
     const fromThere = [...this.#strangers].filter(([, stranger]) => stranger.remoteAddress === socket.remoteAddress);
-    if (fromThere.length > this.#limits.perAddress) this.#showOut(fromThere[0]);
-    else if (this.#strangers.size > this.#limits.all) this.#showOut([...this.#strangers][0]);
+    const sources = this.#expected.size * CONNECTIONS_OF_A_MOVE;
+    if (fromThere.length > this.#limits.perAddress + sources) this.#showOut(fromThere[0]);
+    else if (this.#strangers.size > this.#limits.all + sources) this.#showOut([...this.#strangers][0]);
     this.#tls.emit("connection", socket);
   }
 

@@ -92,6 +92,33 @@ void t.test("as many channels as a move may have, of stream and disks, may come 
   test.equal(lost, null);
 });
 
+void t.test("many moves that come from one host at once, with all their channels, show none of their own out", async (test) => {
+  const intruders: string[] = [];
+  const listener = new RelayListener({ address: "127.0.0.1", port: 0, onIntruder: (detail) => intruders.push(detail) });
+  const secret = randomBytes(32);
+  const moves = Array.from({ length: 16 }, (_each, number) => migrationId(vmId(`web${String(number)}`), epoch(7)));
+  const authenticated: Socket[] = [];
+  const places = await Promise.all(moves.map((migration) => listener.expect(migration, secret, (socket) => { authenticated.push(socket.on("error", () => undefined)); })));
+  const port = places[0]?.port ?? 0;
+  const sockets = Array.from({ length: moves.length * (1 + MAX_CHANNELS) }, () => connect(port, "127.0.0.1").on("error", () => undefined));
+  test.teardown(() => {
+    for (const socket of [...sockets, ...authenticated]) socket.destroy();
+    for (const place of places) place.leave();
+  });
+  await Promise.all(sockets.map((socket) => new Promise((resolve) => { socket.once("connect", resolve); })));
+  const handshake = (socket: Socket | undefined): Promise<string> => new Promise((resolve) => {
+    socket?.once("close", () => { resolve("shown out"); });
+    if (socket?.destroyed === true) resolve("shown out");
+    connectTls({ ...RELAY_TLS, ...(socket === undefined ? {} : { socket }), pskCallback: () => ({ psk: secret, identity: moves[3] ?? "" }), checkServerIdentity: () => undefined })
+      .once("secureConnect", () => { resolve("in"); }).once("error", (cause: Error) => { resolve(cause.message); });
+  });
+  // When the last one is in, all before it have come.
+  test.equal(await handshake(sockets.at(-1)), "in");
+  test.equal(await handshake(sockets[0]), "in", "the one that has waited longest is there as well");
+  await until("both have been accepted", () => authenticated.length === 2);
+  test.same(intruders.filter((detail) => detail.includes("gave way")), []);
+});
+
 async function freePort(): Promise<number> {
   const server = createServer();
   const port = await new Promise<number>((resolve) => {
