@@ -302,7 +302,9 @@ export class FakeGuest implements Guest {
     this.#emit({ kind: "stream", status });
   }
 
+  /** What nobody hears is not told later. */
   #emit(event: GuestEvent): void {
+    if (!this.#machine.reachable) return;
     for (const listener of [...this.#machine.listeners]) listener(event);
   }
 

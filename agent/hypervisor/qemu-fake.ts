@@ -86,7 +86,7 @@ export class FakeHypervisor implements HypervisorDriver {
   #make(spec: GuestSpec, incoming: boolean): Promise<Guest> {
     const pid = this.#nextPid++;
     if (spec.qemu.extraArgs.includes("-fail")) return Promise.reject(new CareofError("start-failed", "told to fail"));
-    const disks = new FakeDisks({ disks: disksOf(spec.qemu), clock: this.#clock, emit: (event) => { for (const listener of [...machine.listeners]) listener(event); }, status: () => machine.status });
+    const disks = new FakeDisks({ disks: disksOf(spec.qemu), clock: this.#clock, emit: (event) => { if (machine.reachable) for (const listener of [...machine.listeners]) listener(event); }, status: () => machine.status });
     const machine: Machine = {
       identity: { pid, startTicks: String(pid), bootId: "fake", control: `fake-${String(pid)}`, console: "" }, incoming, status: incoming ? "incoming" : "running", stream: "none",
       passes: 0, transferred: 0, cancelled: false, postcopy: false, busy: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(), reachable: true,

@@ -5,14 +5,15 @@ import type { Logger } from "../../model/log.js";
 import type { Reason } from "../../model/reasons.js";
 import type { Body, MigrationPhase } from "../../proto/messages.js";
 import { NO_HOLD, type Hold, type HoldPoint } from "../hold.js";
-import type { Guest, GuestEvent, StreamOptions } from "../hypervisor/driver.js";
+import type { Guest, GuestEvent, GuestStatus, StreamOptions, StreamStatus } from "../hypervisor/driver.js";
 import { LastPacketsSent } from "./last-packets.js";
 import { OldPath, type OldPathRim } from "./old-path.js";
 import type { SourceRelay } from "./relay.js";
 import { DiskCopy, type DiskFigures } from "./disk-copy.js";
+import { missedEvents } from "./missed-events.js";
 import { stepSource } from "./source.js";
-import type { SourceEffect, SourceEvent, SourceState, SourceStep } from "./source-shapes.js";
 import { wentByPostcopy } from "./source-phases.js";
+import type { SourceEffect, SourceEvent, SourceState, SourceStep } from "./source-shapes.js";
 
 /** The gate's moment is found by looking: with it held, the hypervisor spins until it is opened. */
 const POLL_MS = millis(20);
@@ -58,6 +59,8 @@ export class SourceRun {
   #commands: Promise<void> = Promise.resolve();
   #polling = false;
   #toldAt = 0;
+  /** What the guest's stream was last said to be. */
+  #heard: StreamStatus | null = null;
   #stopWatching: () => void = () => undefined;
   #closed = false;
 
@@ -245,11 +248,27 @@ export class SourceRun {
   }
 
   #look(): void {
+    this.#command("look", async () => { this.#later({ kind: "guest", ...await this.#seen() }); });
+  }
+
+  async #seen(): Promise<{ readonly status: GuestStatus; readonly stream: StreamStatus }> {
+    const { guest } = this.#rim;
+    const status = guest === null ? "gone" : await guest.status();
+    return { status, stream: guest === null || status === "gone" ? "none" : (await guest.progress()).status };
+  }
+
+  /** Its monitor answers again: what it would have told meanwhile. */
+  #catchUp(): void {
+    // `send` is in the queue before this, or the hypervisor is asked before it knows of this migration.
+    const { sending } = this.#state;
     this.#command("look", async () => {
-      const { guest } = this.#rim;
-      const status = guest === null ? "gone" : await guest.status();
-      const stream = guest === null || status === "gone" ? "none" : (await guest.progress()).status;
-      this.#later({ kind: "guest", status, stream });
+      const seen = await this.#seen();
+      const missed = missedEvents(this.#state, { ...seen, sending, heard: this.#heard, at: this.#rim.clock.monotonic() });
+      if (missed.length > 0) this.#rim.log.info({ migration: this.#state.plan.migration, ...seen, missed: missed.map(({ kind }) => kind) }, "the guest's monitor answers again");
+      for (const event of missed) {
+        if (event.kind === "stream") this.#heard = event.status;
+        this.#later(event);
+      }
     });
   }
 
@@ -305,12 +324,16 @@ export class SourceRun {
       case "resumed": this.#later({ kind: "resumed" }); return;
       case "stream": {
         this.#rim.log.debug({ migration: this.#state.plan.migration, stream: event.status }, "stream");
+        this.#heard = event.status;
         this.#later({ kind: "stream", status: event.status });
         return;
       }
       case "disks": this.#later(event.status === "ready" ? { kind: "disks", what: "ready" } : { kind: "disks-failed", detail: event.detail }); return;
-      // What it is asked next fails, or does not.
-      case "monitor": return;
+      // What it is asked next fails, or does not; what it has not told is not told later.
+      case "monitor": {
+        if (event.reachable) this.#catchUp();
+        return;
+      }
       case "pass": this.#later({ kind: "pass", passes: event.passes }); return;
       case "gone": this.#later({ kind: "guest", status: "gone", stream: "none" }); return;
     }

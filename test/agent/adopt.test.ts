@@ -1,12 +1,14 @@
 import { readFileSync } from "node:fs";
+import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import t from "tap";
+import type { GuestEvent } from "../../agent/hypervisor/driver.js";
 import { FakeHypervisor } from "../../agent/hypervisor/qemu-fake.js";
 import { inodeOf } from "../../agent/hypervisor/listener.js";
 import { ipv4 } from "../../model/address.js";
 import { epoch, migrationId, vmId } from "../../model/ids.js";
 import { ipInIp } from "../../model/locator.js";
-import { begin, clock, Host, PARAMETERS, settle, specOf, VM } from "./rig.js";
+import { begin, clock, Host, PARAMETERS, settle, sleep, specOf, until, VM } from "./rig.js";
 
 const PORT = "tap7";
 
@@ -66,6 +68,57 @@ await t.test("one whose monitor does not answer stops no agent from starting; it
   await begin(a, b, 3);
   await settle(a, b, 3);
   t.ok(await b.runs());
+});
+
+await t.test("what it does in a move while its monitor does not answer is found out when it does", async (t) => {
+  const moments: readonly (readonly [string, (event: GuestEvent) => boolean])[] = [
+    ["it stops at the gate", ({ kind }) => kind === "pass"],
+    ["it hands its memory over", (event) => event.kind === "stream" && event.status === "device"],
+  ];
+  for (const [name, deafAt] of moments) {
+    await t.test(name, async (t) => {
+      const { a, b, driver, control, pid } = await made(t);
+      await a.guests.start(specOf(), epoch(1), { control, port: PORT });
+      a.guests.get(VM)?.guest?.subscribe((event) => { if (deafAt(event)) driver.setReachable(pid, false); });
+      await begin(a, b, 2);
+      await until("it stands, and cannot be asked", () => driver.running().length === 0 && a.guests.get(VM)?.guest?.reachable === false);
+      await sleep(100);
+      t.notOk(a.told.some(({ kind }) => kind === "released"));
+      driver.setReachable(pid, true);
+      t.match(await a.heard("released", () => true, 5000), { epoch: 2 });
+      t.ok(a.told.some(({ kind }) => kind === "switchOver"));
+      await settle(a, b, 2);
+      t.ok(await b.runs());
+    });
+  }
+
+  await t.test("an earlier move's end is not taken for this one's", async (t) => {
+    const { a, b, control } = await made(t);
+    await a.guests.start(specOf(), epoch(1), { control, port: PORT });
+    await begin(a, b, 2);
+    await settle(a, b, 2);
+    const held: Socket[] = [];
+    const mute = createServer((socket) => { held.push(socket); });
+    await new Promise<void>((resolve) => { mute.listen(0, "127.0.0.1", resolve); });
+    const bound = mute.address();
+    t.teardown(() => {
+      for (const socket of held) socket.destroy();
+      mute.close();
+    });
+    // Its relay does not come about, so its hypervisor knows nothing of it yet, and says `completed` of the one that it has come by.
+    await b.migrations.migrate({
+      kind: "migrate", migration: migrationId(VM, epoch(3)), vm: VM, epoch: epoch(3), target: a.name, targetLocator: ipInIp(a.careOf), relayAddress: "127.0.0.1",
+      relayPort: bound !== null && typeof bound === "object" ? bound.port : 0, secret: new Uint8Array(32), parameters: PARAMETERS,
+    });
+    const guest = b.guests.get(VM)?.guest;
+    t.match(await guest?.progress(), { status: "completed" });
+    if (b.driver instanceof FakeHypervisor) b.driver.setReachable(guest?.identity.pid ?? 0, true);
+    await sleep(100);
+    t.notOk(b.told.some((body) => body.kind === "released"));
+    t.equal(b.migrations.reportState(VM), "runs");
+    t.equal(b.migrations.abort({ kind: "abort", migration: migrationId(VM, epoch(3)), vm: VM, reason: "cancelled-by-operator" }), "accepted");
+    t.match(await b.heard("sourceEnded"), { result: "source-runs" });
+  });
 });
 
 await t.test("given back: neither this agent nor its next life has anything to do with it", async (t) => {
