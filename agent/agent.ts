@@ -104,7 +104,7 @@ export class HostAgent {
       kind: "register", version: PROTOCOL_VERSION, host, instance: this.#instance, restartCounter, software: `careof/${careofVersion()}`, locators: [ipInIp(careOf, pathMtu)], vms: this.#reports(), migrations: migrations.records(),
       capabilities: {
         ownsTap: facts.ownsTap, ownsStream: facts.ownsStream, canLead: facts.canLead, canHoldTarget: facts.canHoldTarget, qemuVersion: facts.version, accelerator: facts.accelerator,
-        dataPlane: this.#options.network.tunnel?.driver ?? "none", memoryBytes, localDisks: true, adopts: true,
+        dataPlane: this.#options.network.tunnel?.driver ?? "none", memoryBytes, localDisks: true, adopts: true, postcopy: true,
       },
     };
   }

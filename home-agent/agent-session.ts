@@ -58,7 +58,7 @@ export class AgentSession implements HostSession {
   #locators: readonly Locator[] = [];
   #software = "";
   #life: HostLife = { instance: "", restartCounter: 0 };
-  #capabilities: Capabilities = { ownsTap: false, ownsStream: false, canLead: false, canHoldTarget: false, qemuVersion: "", accelerator: "none", dataPlane: "", memoryBytes: 0, localDisks: false, adopts: false };
+  #capabilities: Capabilities = { ownsTap: false, ownsStream: false, canLead: false, canHoldTarget: false, qemuVersion: "", accelerator: "none", dataPlane: "", memoryBytes: 0, localDisks: false, adopts: false, postcopy: false };
   /** Monotonic: when something last came. */
   heardAt: Millis;
 

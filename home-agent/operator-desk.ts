@@ -86,10 +86,15 @@ export class OperatorDesk implements Operations {
     const owner = cache.state(vm)?.binding.owner ?? null;
     const source = owner === null ? null : hosts.session(owner);
     if (hosts.unreachable(vm, owner)) throw new CareofError("guest-unreachable", `${vm} runs on ${owner ?? "no host"} in a QEMU whose monitor does not answer: it cannot move until it does`, { retryable: true });
-    if (hasLocalDisks(this.#config(vm))) for (const session of [source, hosts.session(host)]) if (session !== null) requireAbility(session, "localDisks");
+    const sessions = [source, hosts.session(host)].filter((session) => session !== null);
+    for (const session of sessions) {
+      if (hasLocalDisks(this.#config(vm))) requireAbility(session, "localDisks");
+      if (wishes.postcopy === true) requireAbility(session, "postcopy");
+    }
     const sourceCanLead = source?.capabilities.canLead ?? false;
-    // Likewise a guest with disks of its own, which postcopy does not move: only who asks for it is refused.
-    const possible = hasLocalDisks(this.#config(vm)) && wishes.postcopy === undefined ? { ...wishes, postcopy: false } : wishes;
+    // Nothing of a guest's own disks goes by postcopy, and nothing goes to or from a host that is not updated yet: only who asks for it is refused.
+    const cannot = hasLocalDisks(this.#config(vm)) || sessions.some(({ capabilities }) => !capabilities.postcopy);
+    const possible = cannot && wishes.postcopy === undefined ? { ...wishes, postcopy: false } : wishes;
     const decided = await cache.dispatch(vm, { type: "migrate", host, actor, wishes: possible, sourceConnected: source !== null, targetConnected: hosts.connected(host), targetLife: hosts.session(host)?.life ?? null, sourceCanLead });
     accept(decided);
     const id = cache.state(vm)?.migration?.id;
@@ -144,7 +149,9 @@ export class OperatorDesk implements Operations {
   async stop(vm: VmId, { force }: { readonly force: boolean }): Promise<VmView> {
     this.#config(vm);
     const { cache, waiters, hosts, limits } = this.#options;
-    const owner = cache.state(vm)?.binding.owner ?? null;
+    const state = cache.state(vm);
+    // In a move it can only be given up, and its target is who would have it.
+    const owner = state?.migration?.to ?? state?.binding.owner ?? null;
     accept(await waiters.ended("stop", vm, limits().stop, () => cache.dispatch(vm, { type: "stop", force, ownerConnected: hosts.connected(owner) })));
     return this.vm(vm);
   }
@@ -152,9 +159,7 @@ export class OperatorDesk implements Operations {
   async giveBack(vm: VmId): Promise<GivenBackView> {
     this.#config(vm);
     const { cache, waiters, hosts, limits } = this.#options;
-    const state = cache.state(vm);
-    // In a move it can only be given up, and its target is who would have it.
-    const owner = state?.migration?.to ?? state?.binding.owner ?? null;
+    const owner = cache.state(vm)?.binding.owner ?? null;
     const ended = await waiters.ended("stop", vm, limits().stop, () => cache.dispatch(vm, { type: "stop", force: false, giveBack: true, ownerConnected: hosts.connected(owner) }));
     accept(ended);
     return { vm, host: owner, detail: ended.detail };

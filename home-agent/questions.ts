@@ -77,7 +77,10 @@ export class Questioner {
       case "prepare": {
         const { id, from, epoch, lead, plan } = open(migration);
         if (plan.postcopy && hasLocalDisks(vm)) throw new CareofError("unsupported", "postcopy moves no disks: a guest that is lost on the way would take them along");
-        if (hasLocalDisks(vm)) for (const each of [hosts.require(from), session]) requireAbility(each, "localDisks");
+        for (const each of [hosts.require(from), session]) {
+          if (hasLocalDisks(vm)) requireAbility(each, "localDisks");
+          if (plan.postcopy) requireAbility(each, "postcopy");
+        }
         const disks = hasLocalDisks(vm) ? (await hosts.require(from).ask({ kind: "describeDisks", vm: vm.name }, "disksDescribed", WORD_MS)).disks : [];
         const secret = Uint8Array.from(randomBytes(SECRET_BYTES));
         this.#secrets.set(id, secret);

@@ -24,6 +24,8 @@ export interface Capabilities {
   readonly localDisks: boolean;
   /** It can take over a guest that somebody else has started, and let go of one. */
   readonly adopts: boolean;
+  /** It knows moves that end by postcopy. */
+  readonly postcopy: boolean;
 }
 
 export type VmState = "absent" | "runs" | "paused" | "incoming" | "released";

@@ -45,7 +45,7 @@ export const hostView = z.object({
   draining: z.boolean(),
   capabilities: z.object({
     ownsTap: z.boolean(), ownsStream: z.boolean(), canLead: z.boolean(), canHoldTarget: z.boolean(),
-    qemuVersion: z.string(), accelerator: z.enum(["kvm", "tcg", "none"]), dataPlane: z.string(), memoryBytes: z.number(), localDisks: z.boolean(), adopts: z.boolean(),
+    qemuVersion: z.string(), accelerator: z.enum(["kvm", "tcg", "none"]), dataPlane: z.string(), memoryBytes: z.number(), localDisks: z.boolean(), adopts: z.boolean(), postcopy: z.boolean(),
   }).nullable(),
   software: z.string().nullable(),
   vms: z.array(z.string()),

@@ -37,6 +37,7 @@ const capabilities = message<Capabilities, v1.Capabilities.$Properties>({
   memoryBytes: uint53,
   localDisks: flag,
   adopts: flag,
+  postcopy: flag,
 });
 
 export const vmReport: Field<VmReport, v1.VmReport.$Properties> = message<VmReport, v1.VmReport.$Properties>({

@@ -94,7 +94,7 @@ export const web1 = {
 
 export const hostA = {
   name: "host-a", careOf: ["10.1.0.2"], state: "connected", since: at, draining: false, software: "0.1.0", vms: ["web1"],
-  capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.2", accelerator: "kvm", dataPlane: "bpf", memoryBytes: 8e9, localDisks: true, adopts: true },
+  capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.2", accelerator: "kvm", dataPlane: "bpf", memoryBytes: 8e9, localDisks: true, adopts: true, postcopy: true },
 };
 
 export const moving = {

@@ -34,7 +34,7 @@ async function opened(t: Test, memory: Readonly<Record<"host-b" | "host-c", numb
   const bench = await Bench.open(t, { directory, change: CHANGE, store: options.store ?? await Journal.open({ directory: join(directory, "state") }) });
   const agents = { "host-a": bench.agent("host-a"), "host-b": bench.agent("host-b"), "host-c": bench.agent("host-c") };
   const held = new Map<string, () => Promise<void>>();
-  const capabilities = { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", localDisks: true, adopts: true } as const;
+  const capabilities = { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", localDisks: true, adopts: true, postcopy: true } as const;
   const source = agents["host-a"];
   if (options.running === true) for (const name of NAMES) source.runs.set(vmId(name), epoch(1));
   await source.connect({ capabilities: { ...capabilities, memoryBytes: 8 * GIB } });
@@ -114,7 +114,7 @@ await t.test("what fits nowhere is left with the reason, and moves when it is be
   t.match(await bench.where("web4"), { state: "bound", host: "host-a" });
   await bench.agents[2]?.disconnect();
   await until("host-c is gone", async () => ((await bench.call("GET", "/v1/hosts")).body as unknown as readonly { readonly state: string }[])[2]?.state === "gone");
-  await set.agents["host-c"].connect({ capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", localDisks: true, adopts: true, memoryBytes: 4 * GIB } });
+  await set.agents["host-c"].connect({ capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", localDisks: true, adopts: true, postcopy: true, memoryBytes: 4 * GIB } });
   t.match(await bench.call("POST", "/v1/hosts/host-a/drain", { to: ["host-c"] }), { status: 202, body: { limit: 1, total: 1 } }, "what is not said stays");
   t.match(await state(bench, "completed"), { vms: [{ vm: "web4", state: "moved", to: "host-c" }] });
 });
@@ -256,7 +256,7 @@ await t.test("a host that is away for a moment: the drain waits for it, and asks
     const { body } = await bench.call("GET", "/v1/hosts/host-a/drain");
     return body["state"] === "running" && (body["vms"] as readonly { readonly detail: string }[]).every((each) => each.detail === "host-b: host-gone, host-c: not-enough-memory");
   });
-  const capabilities = { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", localDisks: true, adopts: true, memoryBytes: 8 * GIB } as const;
+  const capabilities = { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", localDisks: true, adopts: true, postcopy: true, memoryBytes: 8 * GIB } as const;
   await agents["host-b"].connect({ capabilities });
   await until("it is asked again", () => held.has("web1"));
   await held.get("web1")?.();

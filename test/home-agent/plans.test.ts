@@ -3,7 +3,7 @@ import { whyItDoesNotConverge, type Copied } from "../../home-agent/convergence.
 import { copyLimit, movePlan, type MovePlan } from "../../home-agent/handover/move-plan.js";
 import { millis } from "../../model/ids.js";
 import { Bench } from "./bench.js";
-import { ACCEPTED, Move } from "./scripted-agent.js";
+import { ACCEPTED, CAPABILITIES, Move } from "./scripted-agent.js";
 import { RULES } from "./two-hosts.js";
 
 /** How a move shall be made: what is configured, what an operator wants otherwise, and what is told of a copy that does not end. */
@@ -57,6 +57,23 @@ t.test("postcopy that is only configured holds where it can be", async (t) => {
   const { b } = await bench.withVm();
   t.equal((await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", channels: 2 })).status, 202);
   t.match((await b.until("prepare")).parameters, { channels: 2, postcopy: false });
+});
+
+t.test("a host whose agent knows no postcopy is no source and no target of such a move; what is only configured is left out", async (t) => {
+  const bench = await Bench.open(t, { change: { handover: { postcopy: true } } });
+  const { a, b } = await bench.withVm();
+  const old = (agent: typeof a): Promise<unknown> => agent.connect({ capabilities: { ...CAPABILITIES, postcopy: false }, software: "careof/0.0.9" });
+  const asked = { vm: "web1", host: "host-b", postcopy: true };
+  const refused = (host: string): unknown => ({ status: 409, body: { code: "unsupported", message: `the agent of ${host} (careof/0.0.9) cannot move a guest whose memory follows it (postcopy): update it` } });
+  await old(b);
+  t.match(await bench.call("POST", "/v1/migrations", asked), refused("host-b"));
+  await b.connect();
+  await old(a);
+  t.match(await bench.call("POST", "/v1/migrations", asked), refused("host-a"));
+  t.match(await bench.where(), { state: "bound", epoch: 1 }, "nothing was begun");
+  t.equal(b.count("prepare"), 0);
+  t.equal((await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b" })).status, 202);
+  t.match((await b.until("prepare")).parameters, { postcopy: false });
 });
 
 t.test("wishes that cannot be are refused, and nothing begins", async (t) => {

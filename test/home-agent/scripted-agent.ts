@@ -8,7 +8,7 @@ import { ipInIp } from "../../model/locator.js";
 import { Channel, decision, type Answer } from "../../proto/channel.js";
 import type { Body, Capabilities, Kind, MigrationRecord, VmReport } from "../../proto/messages.js";
 
-export const CAPABILITIES: Capabilities = { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", memoryBytes: 1 << 30, localDisks: true, adopts: true };
+export const CAPABILITIES: Capabilities = { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", memoryBytes: 1 << 30, localDisks: true, adopts: true, postcopy: true };
 
 export interface ScriptedAgentOptions {
   readonly name: string;

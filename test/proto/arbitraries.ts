@@ -76,7 +76,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
     version: uint32, host: hosts, instance: text, restartCounter: counts, locators: fc.array(locators, { maxLength: 3 }),
     capabilities: record({
       ownsTap: fc.boolean(), ownsStream: fc.boolean(), canLead: fc.boolean(), canHoldTarget: fc.boolean(), qemuVersion: text,
-      accelerator: fc.constantFrom("kvm", "tcg", "none"), dataPlane: text, memoryBytes: counts, localDisks: fc.boolean(), adopts: fc.boolean(),
+      accelerator: fc.constantFrom("kvm", "tcg", "none"), dataPlane: text, memoryBytes: counts, localDisks: fc.boolean(), adopts: fc.boolean(), postcopy: fc.boolean(),
     }),
     software: text, vms: fc.array(reports, { maxLength: 3 }), migrations: fc.array(records, { maxLength: 3 }),
   }),
