@@ -146,7 +146,7 @@ export class AgentSession implements HostSession {
       case "announcement": {
         const { vm, what, basedOn, locator } = body;
         const careOfListed = this.#context.hosts.host(this.host)?.careOf.includes(locator.address) === true;
-        this.#decide(this.#context.cache.dispatch(vm, { type: "announcement", host: this.host, what, basedOn, careOfListed }), answer);
+        this.#decide(this.#context.cache.dispatch(vm, { type: "announcement", host: this.host, what, basedOn, careOfListed, ownerConnected: this.#ownerConnected(vm) }), answer);
         break;
       }
       case "leaving":
@@ -187,10 +187,14 @@ export class AgentSession implements HostSession {
 
   #report(report: VmReport): ReturnType<BindingCache["dispatch"]> {
     const { hosts, cache } = this.#context;
-    const owner = cache.state(report.vm)?.binding.owner ?? null;
     const careOfListed = report.locator === null || hosts.host(this.host)?.careOf.includes(report.locator.address) === true;
     this.#hearsWhetherReachable(report);
-    return cache.dispatch(report.vm, { type: "report", host: this.host, report, careOfListed, ownerConnected: hosts.connected(owner) });
+    return cache.dispatch(report.vm, { type: "report", host: this.host, report, careOfListed, ownerConnected: this.#ownerConnected(report.vm) });
+  }
+
+  #ownerConnected(vm: VmId): boolean {
+    const { hosts, cache } = this.#context;
+    return hosts.connected(cache.state(vm)?.binding.owner ?? null);
   }
 
   #hearsWhetherReachable({ vm, unreachable }: VmReport): void {

@@ -101,7 +101,7 @@ function onReport(binding: Binding, event: BindingEvent & { type: "report" }, no
   if (binding.phase === "moving" || binding.phase === "lost") return decide(binding, "not-owner");
   if (binding.phase === "none" || binding.phase === "expired") return own(binding, host, freshEpoch(binding), "registration", "registration", host, now);
   const ownerHasIt = event.ownerConnected && binding.ownerSees;
-  if (rules.driver === "external" && (report.evidence === "running" || !ownerHasIt)) return claim(binding, host, "announcement", now, rules);
+  if (rules.driver === "external" && (report.evidence === "running" || !ownerHasIt)) return claim(binding, host, "announcement", event.ownerConnected, now, rules);
   return ownerHasIt ? bothClaim(binding, host) : decide(binding, "not-owner");
 }
 
@@ -127,7 +127,7 @@ function onHeartbeat(binding: Binding, event: BindingEvent & { type: "heartbeat"
   if (binding.phase === "moving" || binding.phase === "lost") return decide(beaten, "accepted");
   if (rules.driver !== "external") return decide(binding, "not-owner");
   if (binding.phase === "none" || binding.phase === "expired") return own(beaten, via, freshEpoch(binding), "heartbeat", "heartbeat", via, now);
-  return consider(beaten, via, "heartbeat", event.ownerConnected && binding.ownerSees, now, rules);
+  return consider(beaten, via, "heartbeat", { sees: event.ownerConnected && binding.ownerSees, connected: event.ownerConnected }, now, rules);
 }
 
 /** Like an announcement at a host: for a VM that something else moves it says where the VM is. One that careof runs itself cannot be there. */

@@ -30,6 +30,9 @@ const RULES: MoveRules = {
 /** The machine alone, with a clock. */
 class Desk {
   state: VmState = { binding: unbound(VM, NEVER_BOUND), migration: null, givenBack: [] };
+  rules = RULES;
+  /** Whether the owner is. */
+  connected = true;
   now = 1000;
   readonly effects: Effect[] = [];
 
@@ -37,7 +40,7 @@ class Desk {
     this.now += 1;
     const now: Now = { mono: millis(this.now), wall: millis(this.now) };
     const before = this.state.binding;
-    const outcome = coordinate(this.state, event, now, RULES);
+    const outcome = coordinate(this.state, event, now, this.rules);
     this.state = outcome.state;
     this.effects.push(...outcome.effects);
     const after = this.state.binding;
@@ -49,11 +52,11 @@ class Desk {
   }
 
   announce(host: HostId, what: Sighting = "rarp", basedOn: Epoch = this.state.binding.epoch): Reason {
-    return this.do({ type: "announcement", host, what, basedOn, careOfListed: true });
+    return this.do({ type: "announcement", host, what, basedOn, careOfListed: true, ownerConnected: this.connected });
   }
 
-  heartbeat(via: HostId, ownerConnected = true): Reason {
-    return this.do({ type: "heartbeat", via, ownerConnected });
+  heartbeat(via: HostId): Reason {
+    return this.do({ type: "heartbeat", via, ownerConnected: this.connected });
   }
 
   unseen(host: HostId, basedOn: Epoch = this.state.binding.epoch): Reason {
@@ -75,7 +78,7 @@ await t.test("what counts, and what does not", (t) => {
   t.equal(desk.owner, A);
   t.equal(desk.announce(A, "rarp", epoch(0)), "stale-epoch");
   t.equal(desk.announce(hostId("host-x")), "not-listed");
-  t.equal(desk.do({ type: "announcement", host: B, what: "rarp", basedOn: epoch(1), careOfListed: false }), "foreign-care-of");
+  t.equal(desk.do({ type: "announcement", host: B, what: "rarp", basedOn: epoch(1), careOfListed: false, ownerConnected: true }), "foreign-care-of");
   t.equal(desk.announce(B, "port"), "not-owner", "a port alone: whoever migrates a VM makes it long before");
   t.equal(desk.owner, A);
   t.equal(desk.unseen(A), "accepted");
@@ -86,7 +89,7 @@ await t.test("what counts, and what does not", (t) => {
     t.equal(desk.owner, next, `${what} moves at once`);
   }
   t.equal(desk.alarms(), 0);
-  t.equal(coordinate(desk.state, { type: "announcement", host: B, what: "rarp", basedOn: desk.state.binding.epoch, careOfListed: true }, { mono: millis(5000), wall: millis(0) }, { ...RULES, driver: "qemu" }).reason, "unsupported");
+  t.equal(coordinate(desk.state, { type: "announcement", host: B, what: "rarp", basedOn: desk.state.binding.epoch, careOfListed: true, ownerConnected: true }, { mono: millis(5000), wall: millis(0) }, { ...RULES, driver: "qemu" }).reason, "unsupported");
   t.end();
 });
 
@@ -158,6 +161,39 @@ await t.test("leaving: the next host waits for the old path", (t) => {
   t.equal(late.do({ type: "leaving", host: A, basedOn: epoch(1) }), "stale-epoch");
   late.announce(A, "rarp");
   t.equal(late.state.binding.outside.drain, null, "of an arrival that is only seen nothing follows");
+  t.end();
+});
+
+await t.test("an old host that can pass nothing on is not waited for", (t) => {
+  const cases: readonly (readonly [string, (desk: Desk) => void, boolean])[] = [
+    ["it is connected", () => undefined, true],
+    ["it has died", (desk) => { desk.connected = false; }, false],
+    ["it is not listed any more", (desk) => { desk.rules = { ...RULES, hosts: [B] }; }, false],
+    ["it has said that the VM leaves", (desk) => { desk.do({ type: "leaving", host: A, basedOn: epoch(1) }); }, true],
+    ["it has said so, and died", (desk) => {
+      desk.do({ type: "leaving", host: A, basedOn: epoch(1) });
+      desk.connected = false;
+    }, false],
+    ["it is connected, and its port is gone", (desk) => { desk.unseen(A); }, true],
+  ];
+  for (const [name, happens, waits] of cases) {
+    const desk = new Desk();
+    desk.announce(A);
+    happens(desk);
+    t.equal(desk.announce(B, "arrive"), "accepted", name);
+    t.match(desk.state.binding, { owner: B, outside: { drain: waits ? { from: A } : null } }, name);
+  }
+  const beating = new Desk();
+  beating.announce(A);
+  beating.do({ type: "leaving", host: A, basedOn: epoch(1) });
+  beating.connected = false;
+  t.equal(beating.heartbeat(B), "accepted");
+  t.match(beating.state.binding, { owner: B, outside: { drain: null } }, "a heartbeat is the first sign of it");
+  const candidate = new Desk();
+  candidate.announce(A);
+  candidate.announce(B, "port");
+  candidate.do({ type: "leaving", host: A, basedOn: epoch(1) });
+  t.match(candidate.state.binding, { owner: B, outside: { drain: { from: A } } }, "its own word ends its time: it is there");
   t.end();
 });
 
@@ -243,4 +279,9 @@ await t.test("two hosts, the whole home agent: the switch waits for no disk, the
   t.match(await say(a, "rarp", 2), { reason: "accepted", epoch: 3 });
   t.match(await a.until("drained"), { token: 0 }, "nobody passes anything on: nothing to wait for");
   t.match(await bench.call("POST", "/v1/migrations", { vm: "ext1", host: "host-b" }), { status: 409, body: { code: "unsupported" } });
+
+  await a.disconnect();
+  await until("the old host is gone", async () => ((await bench.call("GET", "/v1/hosts")).body as unknown as readonly { readonly state: string }[])[0]?.state === "gone");
+  t.match(await say(b, "arrive", 3), { reason: "accepted", epoch: 4 });
+  t.match(await b.until("drained", ({ token }) => token === 0), { vm: VM }, "nothing comes by a host that has died: at once");
 });
