@@ -46,7 +46,7 @@ export interface OutsideVm {
   readonly blindUntil: Millis;
   /** Away or claiming: nothing is on the old path any more, what comes directly need not wait for it. */
   readonly clear: boolean;
-  /** The marker that was answered last, so that a repeated one is not. */
+  /** Leaving or passing: the marker of this move that was answered, so that a repeated one is not; 0 while none was. */
   readonly marker: number;
 }
 
@@ -129,7 +129,7 @@ export function awaits({ phase, target, marker, clear, until }: OutsideVm): "mar
 /** What the data plane has stamped, where that is news. */
 export function noticed(state: OutsideVm, stamps: Pick<Stamps, "marker" | "passedMarker">, self: HostId): OutsideEvent | null {
   const wanted = awaits(state);
-  if (wanted === "marker" && stamps.marker !== null) return { type: "marker", token: stamps.marker.token };
+  if (wanted === "marker" && stamps.marker !== null && endsThisStay(state, stamps.marker.token, self)) return { type: "marker", token: stamps.marker.token };
   if (wanted === "passed" && stamps.passedMarker !== null && ofThisMove(state, stamps.passedMarker, self)) return { type: "passed", token: stamps.passedMarker };
   return null;
 }
@@ -153,7 +153,7 @@ export function outside(state: OutsideVm, event: OutsideEvent, now: Millis, self
       return stay(carrier(state) ? enter(state, "here") : { ...state, clear: true });
     }
     case "marker": {
-      if (awaits(state) !== "marker") return stay(state);
+      if (awaits(state) !== "marker" || !endsThisStay(state, event.token, self)) return stay(state);
       return { state: { ...state, marker: event.token }, effects: [{ do: "drained", token: event.token }] };
     }
     case "passed": {
@@ -176,6 +176,11 @@ function enter(state: OutsideVm, phase: Phase, change: Partial<OutsideVm> = {}):
 /** A marker of an earlier move may be on its way still: it has the token of an epoch that is over, or another host's. */
 function ofThisMove({ epoch, owner }: OutsideVm, token: number, self: HostId): boolean {
   return owner === self || owner === null ? token >= drainToken(epoch) : token > drainToken(epoch);
+}
+
+/** The same at the host that the VM leaves, where the stamp of an earlier move is still there when it goes a second time: the token is of its next owner's epoch, of which the home agent's word may have come already. */
+function endsThisStay({ epoch, owner }: OutsideVm, token: number, self: HostId): boolean {
+  return owner === self ? token > drainToken(epoch) : token >= drainToken(epoch);
 }
 
 function carrier(state: OutsideVm): boolean {
@@ -218,7 +223,9 @@ function onLeave(state: OutsideVm, to: HostId | null, told: boolean, now: Millis
 function onBinding(state: OutsideVm, update: BindingUpdate, registration: boolean, now: Millis, self: HostId): OutsideStep {
   if (update.epoch < state.epoch) return stay(state);
   const newer = update.epoch > state.epoch;
-  const next: OutsideVm = { ...state, spec: update.spec, peers: update.peers, owner: update.owner, epoch: update.epoch };
+  const known: OutsideVm = { ...state, spec: update.spec, peers: update.peers, owner: update.owner, epoch: update.epoch };
+  // This move's may have been answered before the word of it came; an earlier one's says nothing of it.
+  const next: OutsideVm = endsThisStay(known, known.marker, self) ? known : { ...known, marker: 0 };
   const offer: readonly OutsideEffect[] = carrier(next) && (newer || registration) ? [{ do: "announce", what: "port", basedOn: next.epoch }] : [];
   if (next.owner === self) {
     if (!carrier(next)) return { state: next, effects: registration ? [{ do: "unseen", basedOn: next.epoch }] : [] };

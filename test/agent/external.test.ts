@@ -120,6 +120,20 @@ await t.test("it comes, is here, leaves, is passed on, comes back", (t) => {
   const back = play([{ type: "port", port: DOWN }, { type: "port", port: UP }, { type: "seen", what: "rarp" }], passing.state);
   t.same(back.said, ["unseen", "announce:port@6", "announce:rarp@6"]);
 
+  // It comes back, and goes once more without a word of whoever moves it: the home agent's answer alone says so.
+  const again: OutsideEvent[] = [{ type: "seen", what: "arrive" }, { type: "decided", what: "arrive", basedOn: epoch(6), reason: "accepted", epoch: epoch(7) }, { type: "drained", token: 0 }];
+  const answered = play([{ type: "marker", token: drainToken(epoch(6)) }], passing.state);
+  t.equal(awaits(answered.state), null);
+  const gone2 = play([...again, { type: "binding", update: update(B, 8, { forwardTo: PEER.locator, forwardMs: millis(2000) }), registration: false }], answered.state).state;
+  t.match(gone2, { phase: "passing", epoch: 8 });
+  t.equal(awaits(gone2), "marker", "the earlier one's marker is no answer to this one");
+  const stamped = (at: number): OutsideEvent | null => noticed(gone2, { marker: { token: drainToken(epoch(at)), at: millis(1) }, passedMarker: null }, A);
+  t.same([stamped(6), stamped(7)], [null, null], "nor what it has left stamped");
+  t.same(stamped(8), { type: "marker", token: drainToken(epoch(8)) });
+  t.same(play([{ type: "marker", token: drainToken(epoch(6)) }, { type: "marker", token: drainToken(epoch(8)) }, { type: "marker", token: drainToken(epoch(8)) }], gone2).said, ["drained"]);
+  const before6 = play([{ type: "marker", token: drainToken(epoch(6)) }, { type: "binding", update: update(B, 6, { forwardTo: PEER.locator, forwardMs: millis(2000) }), registration: false }], left.state);
+  t.same([before6.said.filter((word) => word === "drained"), awaits(before6.state)], [["drained"], null], "this move's own may be answered before the word of it comes, and is not answered again");
+
   const gone = play([{ type: "port", port: null }], here.state);
   t.same(gone.said, ["unseen"], "nobody said so: that is no word on where it went");
   t.match(deliveryOf(gone.state), { to: "host" });
@@ -192,7 +206,7 @@ await t.test("the marker that came by the old host opens the direct path at once
 const eventOf: fc.Arbitrary<OutsideEvent> = fc.oneof(
   fc.constantFrom<OutsideEvent>({ type: "port", port: UP }, { type: "port", port: DOWN }, { type: "port", port: null }, { type: "port", port: { ...UP, index: 8 } }, { type: "leave", to: null }, { type: "leave", to: B }, { type: "deadline" }),
   fc.record({ type: fc.constant("drained" as const), token: fc.nat(2) }),
-  fc.record({ type: fc.constant("marker" as const), token: fc.integer({ min: 1, max: 3 }) }),
+  fc.record({ type: fc.constant("marker" as const), token: fc.integer({ min: 1, max: 10 }) }),
   fc.record({ type: fc.constant("passed" as const), token: fc.integer({ min: 1, max: 10 }) }),
   fc.record({ type: fc.constant("seen" as const), what: fc.constantFrom("rarp" as const, "packet" as const, "arrive" as const, "gratuitous-arp" as const) }),
   fc.record({ type: fc.constant("decided" as const), what: fc.constantFrom("rarp" as const, "port" as const, "packet" as const), basedOn: fc.nat(9).map(epoch), reason: fc.constantFrom("accepted" as const, "stale-epoch" as const, "not-owner" as const, "both-claim" as const), epoch: fc.nat(9).map(epoch) }),
@@ -209,6 +223,8 @@ await t.test("whatever comes: no epoch goes back, nothing is sent to a port that
       state = outside(state, event, millis(now), A).state;
       if (state.epoch < before.epoch) throw new Error("an epoch went back");
       if (event.type === "passed" && state !== before && before.owner === B && event.token <= drainToken(before.epoch)) throw new Error("an earlier move's marker counts");
+      if (event.type === "marker" && state !== before && event.token < drainToken(before.epoch)) throw new Error("an earlier move's marker is answered");
+      if (event.type === "binding" && state.epoch > before.epoch && state.phase === "passing" && before.phase === "here" && awaits(state) !== "marker" && before.marker < drainToken(state.epoch)) throw new Error("a move whose marker nobody waits for");
       if (state.clear && state.phase !== "claiming" && state.phase !== "away") throw new Error(`${state.phase} and clear`);
       if (awaits(state) !== null && state.until === null && state.phase !== "leaving") throw new Error("a marker is waited for without an end");
       const delivery = deliveryOf(state);
