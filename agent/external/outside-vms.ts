@@ -32,7 +32,6 @@ interface One {
   port: Port | null;
   recorded: string;
   timer: Timer | null;
-  readonly markers: MarkerWatch;
   settle: Timer | null;
 }
 
@@ -52,11 +51,13 @@ export interface OutsideView {
 export class OutsideVms {
   readonly #options: OutsideVmsOptions;
   readonly #vms = new Map<VmId, One>();
+  readonly #markers: MarkerWatch;
   #links = new Map<number, Link>();
   #open = false;
 
   constructor(options: OutsideVmsOptions) {
     this.#options = options;
+    this.#markers = new MarkerWatch(options.clock, (vm) => { this.#lookForMarker(vm); });
   }
 
   /** What an earlier life of the agent knew, with the ports that are here now; before the network is applied. */
@@ -149,9 +150,7 @@ export class OutsideVms {
       this.#links = new Map(eyes.links().map((link) => [link.index, link]));
     }
     const state = { ...newcomer(update), port: this.#portOf(update.spec.externalPort) };
-    const { vm } = update;
-    const markers = new MarkerWatch(this.#options.clock, () => { this.#lookForMarker(vm); });
-    this.#vms.set(vm, { state, path: new DataPath(this.#options, state), sight: null, port: null, recorded: "", timer: null, markers, settle: null });
+    this.#vms.set(update.vm, { state, path: new DataPath(this.#options, state), sight: null, port: null, recorded: "", timer: null, settle: null });
   }
 
   #require(vm: VmId): One {
@@ -168,7 +167,7 @@ export class OutsideVms {
 
   #letGo(one: One): void {
     one.timer?.cancel();
-    one.markers.close();
+    this.#markers.set(one.state.spec.vm, null);
     one.settle?.cancel();
     one.sight?.eye.close();
     one.sight = null;
@@ -280,7 +279,8 @@ export class OutsideVms {
     one.timer?.cancel();
     const due = deadlineOf(state, now);
     one.timer = due === null ? null : clock.after("outside", millis(Math.max(1, due - now)), () => { this.#step(vm, { type: "deadline" }); });
-    one.markers.set(awaits(state) !== null);
+    const awaited = awaits(state);
+    this.#markers.set(vm, awaited === null ? null : `${awaited}, ${state.phase} at ${String(state.epoch)}`);
   }
 
   #sight(one: One, now: Millis): void {
