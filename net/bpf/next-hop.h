@@ -26,11 +26,11 @@ struct hop {
 	__u8 dscp; /* a route may depend on it */
 	__u8 known;
 	__u8 frame[ETH];
-	__u8 pad[4];
+	__u32 uplink; /* ifindex: another one's header is not this one's, even if all else is the same */
 	__u64 asked; /* jiffies */
 };
 
-/* By outer destination and DSCP; those that share a slot ask more often. */
+/* By outer destination, DSCP and uplink; those that share a slot ask more often. */
 struct map_definition hops TABLE = {BPF_MAP_TYPE_PERCPU_ARRAY, sizeof(__u32), sizeof(struct hop), HOPS, 0};
 
 static __always_inline struct hop *hop_to(__be32 to, __u8 tos)
@@ -53,9 +53,10 @@ static __always_inline int send_outer(struct __sk_buff *skb, const struct config
 	__u64 now = bpf_jiffies64();
 
 	if (hop) {
-		if (hop->to != h->outer.destination || hop->dscp != (h->outer.tos & DSCP) || now - hop->asked >= HOP_TICKS) {
+		if (hop->to != h->outer.destination || hop->dscp != (h->outer.tos & DSCP) || hop->uplink != me->uplink || now - hop->asked >= HOP_TICKS) {
 			hop->to = h->outer.destination;
 			hop->dscp = h->outer.tos & DSCP;
+			hop->uplink = me->uplink;
 			hop->known = 0;
 			hop->asked = now;
 		} else if (hop->known) {
@@ -80,7 +81,7 @@ static __always_inline int is_own_outer(struct __sk_buff *skb, const struct conf
 	if (skb->ifindex != me->uplink) /* a device that was the uplink, or the ipip driver's */
 		return 1;
 	hop = hop_to(ip->destination, ip->tos);
-	if (hop && !hop->known && hop->to == ip->destination && hop->dscp == (ip->tos & DSCP) && !bpf_skb_load_bytes(skb, 0, hop->frame, ETH))
+	if (hop && !hop->known && hop->to == ip->destination && hop->dscp == (ip->tos & DSCP) && hop->uplink == me->uplink && !bpf_skb_load_bytes(skb, 0, hop->frame, ETH))
 		hop->known = 1;
 	return 1;
 }

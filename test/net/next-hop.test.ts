@@ -66,6 +66,33 @@ t.test("the header that the kernel made is kept, by processor", { skip: DRIVERS.
   maps.close({ keep: true });
 });
 
+t.test("a header that was learned at another uplink is not used", { skip: DRIVERS.home === "ipip" }, async (t) => {
+  const maps = homeAgent.within(() => new PinnedMaps(join(topology.all.folder, "home"), ["hops"], 1000));
+  const hops = maps.get("hops");
+  const router = macBytes(towardsHome.mac);
+  const stranger = Buffer.from([0x02, 0, 0, 0, 0, 0x66]);
+  const isStrangers = arrived(towardsHome, to(stranger));
+  let [changed, seen] = [0, false];
+  for (let round = 0; round < 100; round++) {
+    await flow(() => true, 1_000);
+    for (const key of hops.keys()) {
+      const slot = hops.lookup(key);
+      if (slot === null) continue;
+      // Of each processor: which header, and the uplink's index behind it (net/bpf/next-hop.h).
+      for (let at = slot.indexOf(router); at >= 0; at = slot.indexOf(router, at)) {
+        slot.set(stranger, at);
+        slot.writeUInt32LE(slot.readUInt32LE(at + 14) + 1, at + 14);
+        changed++;
+      }
+      if (slot.includes(stranger)) hops.update(key, slot);
+    }
+    seen ||= await flow(isStrangers, EVERY_MS);
+  }
+  maps.close({ keep: true });
+  t.ok(changed > 0);
+  t.notOk(seen, "though it is as new as can be");
+});
+
 t.test("a neighbour that is stated anew counts at once", async (t) => {
   t.ok(await flow(inTheGuest, 5_000));
   towardsHome.forget();
