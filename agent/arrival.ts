@@ -70,12 +70,12 @@ export class Arrival {
         this.#mayEnd();
       },
       undo: async () => {
-        // A hypervisor that was killed while it listened leaves its socket.
-        rmSync(this.#socket, { force: true });
-        rmSync(this.#diskSocket, { force: true });
-        // One that has run here has the only true ones.
-        if (this.#file.state === "prepared") await removeDisks(this.#file.madeDisks);
-        await network.detach(vm);
+        // A file that cannot be removed keeps nothing of the network, and the other way round. The whole is tried again.
+        try {
+          await network.detach(vm);
+        } finally {
+          await this.#removeFiles();
+        }
       },
     }, guest);
   }
@@ -176,6 +176,14 @@ export class Arrival {
     });
     this.#relayPort = relay.port;
     owned({ relay });
+  }
+
+  async #removeFiles(): Promise<void> {
+    // A hypervisor that was killed while it listened leaves its socket.
+    rmSync(this.#socket, { force: true });
+    rmSync(this.#diskSocket, { force: true });
+    // One that has run here has the only true ones.
+    if (this.#file.state === "prepared") await removeDisks(this.#file.madeDisks);
   }
 
   /** What is about to be made is on disk before, so that it goes with a guest that never ran, whatever is killed. */

@@ -1,13 +1,15 @@
-import { existsSync, writeFileSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { FakeHypervisor } from "../../agent/hypervisor/qemu-fake.js";
 import { migrationFile } from "../../agent/record-shapes.js";
 import { Records } from "../../agent/records.js";
 import { ipAddress } from "../../model/address.js";
+import { CareofError } from "../../model/errors.js";
 import { epoch, hostId, migrationId } from "../../model/ids.js";
 import { ipInIp } from "../../model/locator.js";
-import { clock, Host, specOf, VM } from "./rig.js";
+import { clock, Host, PARAMETERS, specOf, until, VM } from "./rig.js";
 
 /** What becomes of the target's disks when its agent was killed and its guest is gone. */
 for (const [state, result, kept] of [["prepared", "target-never-ran", false], ["continued", "target-died", true]] as const) {
@@ -24,5 +26,34 @@ for (const [state, result, kept] of [["prepared", "target-never-ran", false], ["
     await host.boot();
     t.equal((await host.heard("targetEnded")).result, result);
     t.equal(existsSync(disk), kept, kept ? "it may have run, and then these are the only true ones" : "it never ran");
+  });
+}
+
+for (const [what, network, disk] of [["a disk that cannot be removed keeps nothing of the network", true, false], ["a port that cannot be removed keeps no disk", false, true]] as const) {
+  void t.test(`undone: ${what}`, async (t) => {
+    const host = new Host("host-b", "10.2.0.2", () => new FakeHypervisor({ clock }));
+    t.teardown(() => host.end());
+    await host.boot();
+    const path = join(host.directory, "disk.raw");
+    host.driver.incoming = () => {
+      // What is no file is not removed.
+      if (!disk) {
+        rmSync(path);
+        mkdirSync(path);
+      }
+      return Promise.reject(new CareofError("start-failed", "told to fail"));
+    };
+    const drop = host.ports.drop.bind(host.ports);
+    if (!network) host.ports.drop = () => Promise.reject(new CareofError("kernel-refused", "told to fail"));
+    await t.rejects(host.migrations.prepare({
+      kind: "prepare", migration: migrationId(VM, epoch(2)), spec: specOf({ disks: [path], diskOptions: [{ path, shared: false, format: "raw" }] }), epoch: epoch(2), source: hostId("host-a"),
+      sourceLocator: ipInIp(ipAddress("10.1.0.2")), secret: randomBytes(32), parameters: PARAMETERS, disks: [{ path, format: "raw", virtualBytes: 1 << 20, allocatedBytes: 0 }],
+    }), { code: "start-failed" });
+    await until("what can be undone is", () => (network ? host.entries() === "" && host.ports.list().length === 0 : !existsSync(path)));
+    t.notOk(host.told.some(({ kind }) => kind === "targetEnded"), "and nobody hears that all is");
+    if (!network) host.ports.drop = drop;
+    if (!disk) rmdirSync(path);
+    t.equal((await host.heard("targetEnded")).result, "target-never-ran");
+    t.notOk(existsSync(path));
   });
 }
