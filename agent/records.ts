@@ -1,8 +1,8 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { z } from "zod";
 import { CareofError, toCareofError } from "../model/errors.js";
-import { syncDirectoryNow } from "./synced.js";
+import { syncDirectoryNow, writeDurably } from "../model/synced.js";
 
 /** A record is a few hundred bytes, a VM's specification with long arguments some thousand. */
 const MAX_BYTES = 256 * 1024;
@@ -94,16 +94,4 @@ function makeDurably(directory: string): void {
     syncDirectoryNow(dirname(made));
     if (made === first || made === dirname(made)) return;
   }
-}
-
-function writeDurably(file: string, bytes: Buffer): void {
-  const descriptor = openSync(`${file}.new`, "w", 0o600);
-  try {
-    for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done);
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
-  }
-  renameSync(`${file}.new`, file);
-  syncDirectoryNow(join(file, ".."));
 }

@@ -44,12 +44,13 @@ export async function runHomeAgent(configFile: string, signal: AbortSignal): Pro
 
 /** @throws CareofError `no-link`, `unsupported` */
 function openHomeLan({ home, tunnel, runDir }: HomeAgentConfig, log: Logger): HomeLan | null {
+  const warn = (detail: string): void => { log.warn({ detail }, "settings of an interface that careof has used"); };
   if (home.interface === null) {
-    const left = stopAnswering(runDir);
+    const left = stopAnswering(runDir, warn);
     if (left > 0) log.info({ addresses: left }, "home side: routed; what was answered for on a home LAN before is not any more");
     return null;
   }
-  const homeLan = new LinuxHomeLan({ interface: home.interface, maxEntries: tunnel.maxEntries, runDir });
+  const homeLan = new LinuxHomeLan({ interface: home.interface, maxEntries: tunnel.maxEntries, runDir, warn });
   log.info({ interface: home.interface }, `home side: proxy-arp on ${home.interface}`);
   return homeLan;
 }

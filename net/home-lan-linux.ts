@@ -45,7 +45,7 @@ export class LinuxHomeLan implements HomeLan {
   /** Changes nothing yet. @throws CareofError `no-link`, `unsupported` */
   constructor(options: HomeLanOptions) {
     this.#options = options;
-    this.#borrowed = borrowedIn(options.runDir);
+    this.#borrowed = borrowedIn(options.runDir, options.warn);
     try {
       this.#link = this.#find();
     } catch (thrown) {
@@ -215,8 +215,8 @@ function settingsFor(name: string): readonly Setting[] {
   ];
 }
 
-function borrowedIn(runDir: string): BorrowedSettings {
-  return new BorrowedSettings(join(runDir, "home-lan.settings"));
+function borrowedIn(runDir: string, warn: (detail: string) => void = () => undefined): BorrowedSettings {
+  return new BorrowedSettings(join(runDir, "home-lan.settings"), warn);
 }
 
 /** Returns how many there were. */
@@ -228,10 +228,10 @@ function takeAway(netlink: Netlink, borrowed: BorrowedSettings): number {
 }
 
 /** For a home agent that routes: what an earlier one left that answered for addresses is taken away, and the interface's settings are as they were. Returns for how many addresses it was. */
-export function stopAnswering(runDir: string): number {
+export function stopAnswering(runDir: string, warn?: (detail: string) => void): number {
   const netlink = new Netlink();
   try {
-    return takeAway(netlink, borrowedIn(runDir));
+    return takeAway(netlink, borrowedIn(runDir, warn));
   } finally {
     netlink.close();
   }

@@ -47,4 +47,6 @@ export interface HomeLanOptions {
   readonly maxEntries: number;
   /** Directory where stands how the interface was set before. */
   readonly runDir: string;
+  /** Hears what nothing is stopped by. */
+  readonly warn?: (detail: string) => void;
 }
