@@ -42,7 +42,7 @@ export class Control {
     try {
       const { c, h } = namespacesOf(run);
       await makeBridge(c, h);
-      const host = spawnControlHost(run, []);
+      const host = spawnHost(run);
       const control = new Control(run, of, host);
       await control.#answered();
       return control;
@@ -87,12 +87,12 @@ export class Control {
   }
 }
 
-/** control-host.ts, in the namespace of the bridge; `words` are added to the kernel's command line. */
-export function spawnControlHost(run: string, words: readonly string[]): ChildProcessWithoutNullStreams {
+/** control-host.ts, in the namespace of the bridge. */
+function spawnHost(run: string): ChildProcessWithoutNullStreams {
   const directory = join(labDirectory(run), "guests");
   mkdirSync(directory, { mode: 0o700 });
   const image = join(REPOSITORY, ".cache", "guest");
-  const append = ["console=ttyS0", "quiet", "panic=-1", `careof.ip=${PLAN.guest.address}/32`, `careof.gw=${PLAN.gateway}`, ...words].join(" ");
+  const append = ["console=ttyS0", "quiet", "panic=-1", `careof.ip=${PLAN.guest.address}/32`, `careof.gw=${PLAN.gateway}`].join(" ");
   const program = fileURLToPath(new URL("control-host.js", import.meta.url));
   const command = inNamespace(namespacesOf(run).h, [process.execPath, program, directory, join(image, "vmlinuz"), join(image, "initramfs.gz"), PLAN.guest.mac, append]);
   const host = spawn(command[0] ?? "", command.slice(1), { stdio: "pipe", detached: true });
@@ -101,7 +101,7 @@ export function spawnControlHost(run: string, words: readonly string[]): ChildPr
 }
 
 /** Two TAPs on one bridge, and a correspondent beside them. It has the gateway's address, so that the guest reaches it without a router. */
-export async function makeBridge(correspondent: string, host: string): Promise<void> {
+async function makeBridge(correspondent: string, host: string): Promise<void> {
   for (const name of [correspondent, host]) await must(["ip", "netns", "add", name]);
   await must(inNamespace(host, ["ip", "-batch", "-"]), {
     input: [
