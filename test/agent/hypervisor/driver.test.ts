@@ -1,45 +1,26 @@
 import { execFile } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import t from "tap";
-import type { Guest, GuestSpec, HypervisorDriver } from "../../../agent/hypervisor/driver.js";
+import type { Guest, GuestSpec } from "../../../agent/hypervisor/driver.js";
 import { chooseAccelerator } from "../../../agent/hypervisor/accelerator.js";
 import { identifyProcess, isAlive } from "../../../agent/hypervisor/process.js";
-import { epoch, millis } from "../../../model/ids.js";
 import { clock, recorder, sleep, until } from "../rig.js";
-import { kinds, type Kind } from "./machines-here.js";
+import { kinds } from "./machines-here.js";
+import { Drivers, specOf, stopForPostcopy } from "./two-drivers.js";
 
-const directories: string[] = [];
-function fresh(): string {
-  const directory = mkdtempSync(join(tmpdir(), "co-"));
-  directories.push(directory);
-  return directory;
-}
-const drivers: HypervisorDriver[] = [];
-t.teardown(async () => {
-  for (const driver of drivers) await driver.cleanUp([]);
-  for (const directory of directories) rmSync(directory, { recursive: true, force: true });
-});
-function made(kind: Kind, directory = fresh()): HypervisorDriver {
-  const driver = kind.make(directory);
-  drivers.push(driver);
-  return driver;
-}
+const drivers = new Drivers(t);
 
 for (const kind of kinds) {
   void t.test(`driver contract: ${kind.name}`, { skip: kind.skip }, async (t) => {
-    const { qemu, mac, vm } = kind.spec;
-    if (qemu === null) throw new Error("no qemu");
-    const guestSpec = (number: number): GuestSpec => ({ vm, epoch: epoch(number), mac, port: null, qemu });
-    const stream = { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(300), autoConverge: false, postcopy: false, channels: 1 };
+    const { vm, qemu } = specOf(kind, 1);
 
     await t.test("starts, is found again, ends", async (t) => {
-      const driver = made(kind);
+      const driver = drivers.make(kind);
       const facts = await driver.facts();
       t.ok(facts.canHoldTarget && facts.ownsStream);
-      const guest = await driver.start(guestSpec(1));
+      const guest = await driver.start(specOf(kind, 1));
       t.equal(await guest.status(), "running");
       await t.rejects(guest.continueSwitchover(), { code: /qmp-/ });
       await guest.cancelSend();
@@ -57,8 +38,8 @@ for (const kind of kinds) {
     });
 
     await t.test("given back it runs on, is nobody's, and can be taken over", async (t) => {
-      const driver = made(kind);
-      const guest = await driver.start(guestSpec(1));
+      const driver = drivers.make(kind);
+      const guest = await driver.start(specOf(kind, 1));
       const { pid } = guest.identity;
       const { control } = await driver.giveBack(guest, () => undefined);
       await driver.cleanUp([]);
@@ -75,17 +56,10 @@ for (const kind of kinds) {
     });
 
     await t.test("a guest moves, and the target waits for the word", async (t) => {
-      const a = made(kind);
-      const b = made(kind);
-      const socket = join(fresh(), "stream.sock");
-      const source = await a.start(guestSpec(1));
-      const target = await b.incoming(guestSpec(2));
-      const heard = { source: recorder(), target: recorder() };
-      source.subscribe(heard.source.take);
-      target.subscribe(heard.target.take);
+      const { source, target, heard, stream } = await drivers.pair(kind);
       t.equal(await target.status(), "incoming");
-      await target.receive({ ...stream, socket });
-      await source.send({ ...stream, socket });
+      await target.receive(stream);
+      await source.send(stream);
       await until("pre-switchover", () => heard.source.words.includes("pre-switchover"));
       t.equal(await source.status(), "halted");
       t.ok(heard.source.words.indexOf("stopped") < heard.source.words.indexOf("pre-switchover"), "STOP comes first");
@@ -111,20 +85,14 @@ for (const kind of kinds) {
     });
 
     await t.test("a guest moves over three connections, told to stop whatever is left", async (t) => {
-      const a = made(kind);
-      const b = made(kind);
-      const socket = join(fresh(), "stream.sock");
-      const source = await a.start(guestSpec(1));
-      const target = await b.incoming(guestSpec(2));
-      const heard = recorder();
-      source.subscribe(heard.take);
-      const many = { ...stream, socket, channels: 2, autoConverge: true };
+      const { source, target, heard, stream } = await drivers.pair(kind);
+      const many = { ...stream, channels: 2, autoConverge: true };
       await target.receive(many);
       await source.send(many);
       await source.forceSwitchover();
-      await until("pre-switchover", () => heard.words.includes("pre-switchover"));
+      await until("pre-switchover", () => heard.source.words.includes("pre-switchover"));
       await source.continueSwitchover();
-      await until("completed", () => heard.words.includes("completed"));
+      await until("completed", () => heard.source.words.includes("completed"));
       await until("loaded", async () => (await target.status()) === "loaded");
       await target.resume();
       t.equal(await target.status(), "running");
@@ -133,73 +101,45 @@ for (const kind of kinds) {
     });
 
     await t.test("postcopy: it runs at the target before its memory is there, and then has all", async (t) => {
-      const a = made(kind);
-      const b = made(kind);
-      const socket = join(fresh(), "stream.sock");
-      const source = await a.start(guestSpec(1));
-      const target = await b.incoming(guestSpec(2));
-      const heard = recorder();
-      source.subscribe(heard.take);
-      const slow = { ...stream, socket, maxBandwidth: 1_500_000, postcopy: true };
-      await target.receive(slow);
-      await source.send(slow);
-      await until("active", () => heard.words.includes("active"));
-      await source.startPostcopy();
-      await until("pre-switchover", () => heard.words.includes("pre-switchover"));
-      t.ok(heard.words.includes("stopped"));
+      const pair = await drivers.pair(kind);
+      const { source, target, heard } = pair;
+      await stopForPostcopy(pair, 1_500_000);
+      t.ok(heard.source.words.includes("stopped"));
       await source.continueSwitchover();
-      await until("postcopy-active", () => heard.words.includes("postcopy-active"));
+      await until("postcopy-active", () => heard.source.words.includes("postcopy-active"));
       await until("loaded", async () => (await target.status()) === "loaded");
       t.not(await source.status(), "running");
       await t.rejects(source.cancelSend(), "it cannot be given up any more");
       await t.rejects(source.resume());
       await target.resume();
       t.equal(await target.status(), "fetching");
-      await until("completed", () => heard.words.includes("completed"), 30_000);
+      await until("completed", () => heard.source.words.includes("completed"), 30_000);
       await until("all has come", async () => (await target.status()) === "running");
       await source.destroy();
       await target.destroy();
     });
 
     await t.test("postcopy, and the source ends: the target is stranded, and can be ended", async (t) => {
-      const a = made(kind);
-      const b = made(kind);
-      const socket = join(fresh(), "stream.sock");
-      const source = await a.start(guestSpec(1));
-      const target = await b.incoming(guestSpec(2));
-      const heard = recorder();
-      const there = recorder();
-      source.subscribe(heard.take);
-      target.subscribe(there.take);
-      const slow = { ...stream, socket, maxBandwidth: 1_000_000, postcopy: true };
-      await target.receive(slow);
-      await source.send(slow);
-      await until("active", () => heard.words.includes("active"));
-      await source.startPostcopy();
-      await until("pre-switchover", () => heard.words.includes("pre-switchover"));
+      const pair = await drivers.pair(kind);
+      const { source, target, heard } = pair;
+      await stopForPostcopy(pair, 1_000_000);
       await source.continueSwitchover();
       await until("loaded", async () => (await target.status()) === "loaded");
       await target.resume();
       await source.destroy();
-      await until("stranded", () => there.words.includes("postcopy-paused"));
+      await until("stranded", () => heard.target.words.includes("postcopy-paused"));
       await target.destroy();
-      t.equal(there.words.at(-1), "gone");
+      t.equal(heard.target.words.at(-1), "gone");
     });
 
     await t.test("cancelled, the source runs on and the target ends", async (t) => {
-      const a = made(kind);
-      const b = made(kind);
-      const socket = join(fresh(), "stream.sock");
-      const source = await a.start(guestSpec(1));
-      const target = await b.incoming(guestSpec(2));
-      const { words, take } = recorder();
-      target.subscribe(take);
-      await target.receive({ ...stream, socket });
-      await source.send({ ...stream, socket, maxBandwidth: 4_000_000 });
+      const { source, target, heard, stream } = await drivers.pair(kind);
+      await target.receive(stream);
+      await source.send({ ...stream, maxBandwidth: 4_000_000 });
       await source.cancelSend();
-      await until("the target ends", () => words.at(-1) === "gone");
+      await until("the target ends", () => heard.target.words.at(-1) === "gone");
       await until("the source runs", async () => (await source.status()) === "running" && ["cancelled", "failed"].includes((await source.progress()).status));
-      await t.rejects(source.send({ ...stream, socket: join(fresh(), "nobody.sock") }).then(async () => {
+      await t.rejects(source.send({ ...stream, socket: join(drivers.directory(), "nobody.sock") }).then(async () => {
         // QEMU may tell only later that nobody listens.
         await until("failed", async () => (await source.progress()).status === "failed");
         throw Object.assign(new Error("failed later"), { code: "qmp-later" });
@@ -209,9 +149,9 @@ for (const kind of kinds) {
     });
 
     await t.test("cleans up what nobody keeps", async (t) => {
-      const driver = made(kind);
-      const kept = await driver.start(guestSpec(1));
-      const lost = await driver.start(guestSpec(2));
+      const driver = drivers.make(kind);
+      const kept = await driver.start(specOf(kind, 1));
+      const lost = await driver.start(specOf(kind, 2));
       const { words, take } = recorder();
       lost.subscribe(take);
       t.equal((await driver.cleanUp([kept.identity])).length, 1);
@@ -222,9 +162,9 @@ for (const kind of kinds) {
     });
 
     await t.test("what does not start leaves nothing", async (t) => {
-      const directory = fresh();
-      const driver = made(kind, directory);
-      const broken: GuestSpec = { ...guestSpec(1), qemu: { ...qemu, extraArgs: ["-fail", "now"] } };
+      const directory = drivers.directory();
+      const driver = drivers.make(kind, directory);
+      const broken: GuestSpec = { ...specOf(kind, 1), qemu: { ...qemu, extraArgs: ["-fail", "now"] } };
       await t.rejects(driver.start(broken), { code: "start-failed" });
       t.same(readdirSync(directory).filter((name) => /\.(qmp|pid)$/.test(name)), []);
     });
@@ -233,7 +173,7 @@ for (const kind of kinds) {
 
 const real = kinds.find(({ name }) => name === "qemu");
 void t.test("QEMU outlives who started it, and is never mistaken", { skip: real?.skip ?? "no QEMU" }, async (t) => {
-  const directory = fresh();
+  const directory = drivers.directory();
   const code = `
     import { QemuDriver } from "${process.cwd()}/dist/agent/hypervisor/qemu.js";
     import { SystemClock } from "${process.cwd()}/dist/model/clock.js";
@@ -247,7 +187,7 @@ void t.test("QEMU outlives who started it, and is never mistaken", { skip: real?
   const output = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", code]).catch((thrown: unknown) => thrown as { readonly stdout: string });
   const identity = JSON.parse(output.stdout) as Guest["identity"];
   t.ok(isAlive(identity), "lives on");
-  const driver = real === undefined ? undefined : made(real, directory);
+  const driver = real === undefined ? undefined : drivers.make(real, directory);
   const guest = await driver?.adopt(real?.spec.vm ?? ("" as never), identity);
   await until("the guest is up", () => readFileSync(identity.console, "utf8").includes("careof-guest ready"));
   t.equal(await guest?.status(), "running");
@@ -264,7 +204,7 @@ void t.test("QEMU outlives who started it, and is never mistaken", { skip: real?
 });
 
 void t.test("the accelerator is tried, not believed", { skip: real?.skip ?? "no QEMU" }, async (t) => {
-  const directory = fresh();
+  const directory = drivers.directory();
   const options = { binary: "qemu-system-x86_64", kernel: real?.spec.qemu?.kernel ?? "", directory, clock };
   t.same(await chooseAccelerator({ ...options, wish: "tcg" }), { accelerator: "tcg", reason: "configured" });
   const none = await chooseAccelerator({ ...options, wish: "auto", device: join(directory, "kvm") });
