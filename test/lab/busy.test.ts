@@ -1,8 +1,5 @@
 import t, { type Test } from "tap";
-import { z } from "zod";
-import { Lab } from "../../deploy/lab/lab.js";
-import { PLAN, type HostName } from "../../deploy/lab/plan.js";
-import { Witness } from "../../deploy/lab/witness.js";
+import { BusyGuest, type Moved } from "./busy-guest.js";
 
 /**
  * A guest that writes to its memory as fast as it can: by itself its copy never ends where the bandwidth is smaller than what it writes. How fast anything is, is the
@@ -12,32 +9,13 @@ import { Witness } from "../../deploy/lab/witness.js";
 const DIRTY_MB = 32;
 /** 40 MB/s: less than any emulated guest writes. */
 const SLOW = ["--bandwidth", "40M"];
-const moveSchema = z.object({ result: z.string(), reason: z.string(), pauseMs: z.number().nullable(), bytes: z.number().nullable(), detail: z.string().nullable() });
 
-const lab = await Lab.start({ witnessed: true, dirtyMb: DIRTY_MB });
-const witness = new Witness(lab);
-t.teardown(async () => {
-  witness.close();
-  await lab.close();
-});
-await lab.startGuest("host-a");
-const traffic = await lab.traffic({ pps: 200, bulkMbit: 0 });
-let at: HostName = "host-a";
+const guest = await BusyGuest.start(t, DIRTY_MB);
 
-/** Moves it to the other host, and checks what holds however it ends. */
-async function move(t: Test, words: readonly string[], result: "completed" | "failed"): Promise<{ readonly move: z.infer<typeof moveSchema>; readonly said: string }> {
-  const to: HostName = at === "host-a" ? "host-b" : "host-a";
-  const ran = await lab.careof(["migrate", PLAN.guest.name, to, "--output", "json", ...words], 240_000);
-  const found = moveSchema.parse(JSON.parse(ran.stdout));
-  t.comment(`${words.join(" ")}: ${ran.stdout.trim()}`);
-  t.equal(found.result, result);
-  t.equal(ran.code, result === "completed" ? 0 : 1);
-  if (found.result === "completed") at = to;
-  t.match(await lab.where(), { state: "bound", host: at });
-  t.strictSame(witness.doubles(), [], "the guest never ran twice");
-  t.strictSame(witness.running(), [at]);
-  t.strictSame(traffic.broken, [], "no session broke");
-  return { move: found, said: ran.stderr };
+async function move(t: Test, words: readonly string[], result: "completed" | "failed"): Promise<Moved> {
+  const moved = await guest.move(t, words, result, 240_000);
+  t.strictSame(guest.witness.running(), [guest.at]);
+  return moved;
 }
 
 await t.test("never done: after its time it stays, and is told why and what would help", async (t) => {
@@ -67,7 +45,5 @@ await t.test("two channels, and a bandwidth that is never enough", async (t) => 
 });
 
 await t.test("it was one guest all the time", async (t) => {
-  await traffic.idle();
-  t.equal((await traffic.quit()).survived, true);
-  t.strictSame(await lab.close(), []);
+  await guest.wasOne(t);
 });
