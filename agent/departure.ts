@@ -17,6 +17,7 @@ import { SourceRun } from "./migration/run-source.js";
 import { beginSource, recoverSource } from "./migration/source.js";
 import { ended, wentByPostcopy } from "./migration/source-phases.js";
 import type { SourcePlan, SourceStep } from "./migration/source-shapes.js";
+import type { Urgency } from "./migration/urgency.js";
 import type { Outbox } from "./outbox.js";
 import type { DiskFile, MigrationFile } from "./record-shapes.js";
 import type { Records } from "./records.js";
@@ -32,6 +33,7 @@ export interface MigrationContext {
   readonly clock: Clock;
   readonly log: Logger;
   readonly hold?: Hold;
+  readonly urgency: Urgency;
   /** Disks of a guest that has moved away are set aside instead of removed. */
   readonly keepMovedDisks: boolean;
 }
@@ -55,10 +57,10 @@ export class Departure {
     this.#file = file;
     this.#settled = settled;
     this.#guest = guest;
-    const { network, records, clock, log, runDir, say, hold = NO_HOLD } = context;
+    const { network, records, clock, log, runDir, say, urgency, hold = NO_HOLD } = context;
     const { vm } = file.spec;
     this.#run = new SourceRun(first, {
-      clock, log, guest, say, hold,
+      clock, log, guest, say, hold, urgency,
       stream: streamOptions(body?.parameters ?? null, first.state.plan.lead),
       openRelay: async () => {
         if (body === null) throw new CareofError("relay-failed", "the source agent was restarted");

@@ -22,6 +22,7 @@ import { holdOf } from "./hold.js";
 import { HeartbeatRelay } from "./heartbeat-relay.js";
 import { QemuDriver } from "./hypervisor/qemu.js";
 import { RelayListener } from "./migration/relay-listener.js";
+import { Urgency } from "./migration/urgency.js";
 import { Migrations } from "./migrations.js";
 import { Outbox } from "./outbox.js";
 import { migrationFile, outsideRecord, vmRecord } from "./record-shapes.js";
@@ -75,7 +76,7 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   const migrations = new Migrations({
     host: config.name, careOf: config.careOf, relays, runDir: config.runDir, driver, guests, network, outbox, clock, log,
     records: new Records(join(config.stateDir, "migrations"), migrationFile), say: (body) => { session.tell(body); },
-    keepMovedDisks: config.disks.keepMoved, hold: holdOf(process.env["CAREOF_HOLD"], clock, log),
+    keepMovedDisks: config.disks.keepMoved, hold: holdOf(process.env["CAREOF_HOLD"], clock, log), urgency: new Urgency(log),
   });
   const { queueLength } = config.ports;
   const outside = new OutsideVms({

@@ -1,8 +1,12 @@
 import { spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";
+import { getPriority, setPriority } from "node:os";
 import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import { millis } from "../../model/ids.js";
+
+/** As this process was started. */
+const ORDINARY_PRIORITY = getPriority();
 
 /** How often a process that shall end is looked at. */
 const LOOK_MS = millis(5);
@@ -86,6 +90,8 @@ export async function spawnDetached(binary: string, args: readonly string[], log
       child.once("error", (cause) => { reject(new CareofError("start-failed", `cannot start ${binary}: ${cause.message}`, { cause })); });
     });
     child.unref();
+    // Whoever starts it may be in a hurry just then (migration/urgency.ts), and it would be for ever.
+    if (child.pid !== undefined && getPriority() !== ORDINARY_PRIORITY) setPriority(child.pid, ORDINARY_PRIORITY);
     const identity = child.pid === undefined ? null : identifyProcess(child.pid);
     if (identity === null) throw new CareofError("start-failed", `${binary} ended at once: ${tail(logFile)}`);
     return { identity, ended };

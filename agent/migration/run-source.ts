@@ -1,18 +1,18 @@
 import type { Timer } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type Millis } from "../../model/ids.js";
-import type { Logger } from "../../model/log.js";
 import type { Reason } from "../../model/reasons.js";
-import type { Body, MigrationPhase } from "../../proto/messages.js";
-import { NO_HOLD, type Hold, type HoldPoint } from "../hold.js";
-import type { Guest, GuestEvent, GuestStatus, StreamOptions, StreamStatus } from "../hypervisor/driver.js";
+import type { MigrationPhase } from "../../proto/messages.js";
+import { NO_HOLD, type HoldPoint } from "../hold.js";
+import type { GuestEvent, GuestStatus, StreamStatus } from "../hypervisor/driver.js";
 import { LastPacketsSent } from "./last-packets.js";
-import { OldPath, type OldPathRim } from "./old-path.js";
+import { OldPath } from "./old-path.js";
 import type { SourceRelay } from "./relay.js";
 import { DiskCopy, type DiskFigures } from "./disk-copy.js";
 import { missedEvents } from "./missed-events.js";
 import { stepSource } from "./source.js";
-import { wentByPostcopy } from "./source-phases.js";
+import { isDeafSoon, wentByPostcopy } from "./source-phases.js";
+import type { SourceRim } from "./source-rim.js";
 import type { SourceEffect, SourceEvent, SourceState, SourceStep } from "./source-shapes.js";
 
 /** The gate's moment is found by looking: with it held, the hypervisor spins until it is opened. */
@@ -22,27 +22,6 @@ const PROGRESS_MS = 200;
 const DRAIN_MS = 300;
 /** How long a marker that follows the stop is waited for, to be told with the release. */
 const LATE_MARKER_MS = millis(300);
-
-/** What a source's migration needs of the host around it. */
-export interface SourceRim extends OldPathRim {
-  readonly log: Logger;
-  readonly hold?: Hold;
-  readonly guest: Guest | null;
-  readonly stream: Omit<StreamOptions, "socket">;
-  openRelay(): Promise<SourceRelay>;
-  /** Durable when it returns. @throws CareofError */
-  record(state: "active" | "released" | "resumed", machine: SourceState): void;
-  clearStamps(): void;
-  /** By the reverse tunnel, behind everything that the guest has sent. @throws CareofError `kernel-refused` */
-  sendUpMarker(token: number): void;
-  forward(): void;
-  deliver(): void;
-  /** To the home agent: `say` once, if it is there; `report` until it is answered. */
-  say(body: Body): void;
-  report(body: Body<"released"> | Body<"sourceEnded">): void;
-  /** The guest is gone for good: what else of it goes at once. */
-  destroyed(): Promise<void>;
-}
 
 /** Executes the source machine's effects on the hypervisor, the relay, the tunnel and the disk. */
 export class SourceRun {
@@ -88,6 +67,7 @@ export class SourceRun {
       this.#rim.log.info({ migration: state.plan.migration, vm: state.plan.vm, from: this.#state.phase, to: state.phase, cause: event.kind, reason: state.reason, detail: state.detail }, "source");
     }
     this.#state = state;
+    this.#rim.urgency.set(state.plan.migration, isDeafSoon(state.phase));
     this.#run(effects);
     return decision;
   }
@@ -95,6 +75,7 @@ export class SourceRun {
   /** Lets go: the agent ends. The guest and its migration are left as they are. */
   close(): void {
     this.#closed = true;
+    this.#rim.urgency.set(this.#state.plan.migration, false);
     this.#disks.stop();
     this.#stopWatching();
     for (const timer of this.#timers.values()) timer.cancel();

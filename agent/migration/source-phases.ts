@@ -15,6 +15,11 @@ export function beforeRelease(state: SourceState): boolean {
   return phase === "starting" || phase === "mirroring" || phase === "copying" || phase === "leading" || phase === "awaiting" || phase === "opened" || phase === "stopped";
 }
 
+/** The guest's packets go to the target, or will before it stands. */
+export function isDeafSoon(phase: SourcePhase): boolean {
+  return phase === "leading" || phase === "awaiting" || phase === "opened";
+}
+
 export function ended(state: SourceState): boolean {
   return state.phase === "runs" || state.phase === "gone" || state.phase === "revoked";
 }

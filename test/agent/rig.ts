@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { Guests, type Resident } from "../../agent/guests.js";
 import type { GuestEvent, HypervisorDriver } from "../../agent/hypervisor/driver.js";
 import { RelayListener } from "../../agent/migration/relay-listener.js";
+import { Urgency } from "../../agent/migration/urgency.js";
 import { Migrations } from "../../agent/migrations.js";
 import { Outbox } from "../../agent/outbox.js";
 import { migrationFile, vmRecord } from "../../agent/record-shapes.js";
@@ -77,7 +78,7 @@ export class Host {
     this.guests = new Guests({ driver: this.driver, network: this.network, records: new Records(join(this.directory, "vms"), vmRecord), clock, log, died: (resident, detail) => { this.#died(resident, detail); }, reached: ({ spec, guest }) => { this.reached.push(`${spec.vm} ${String(guest?.reachable)}`); } });
     this.migrations = new Migrations({
       host: this.name, careOf: this.careOf, relays: this.relays, runDir: this.directory, keepMovedDisks: false, driver: this.driver, guests: this.guests, network: this.network,
-      records: new Records(join(this.directory, "migrations"), migrationFile), outbox: this.outbox, say: (body) => { this.#tell(body); }, clock, log,
+      records: new Records(join(this.directory, "migrations"), migrationFile), outbox: this.outbox, say: (body) => { this.#tell(body); }, clock, log, urgency: new Urgency(log),
     });
     const gone = await this.guests.recover();
     const begin = await this.migrations.recover();

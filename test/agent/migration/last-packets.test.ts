@@ -4,6 +4,7 @@ import type { Guest } from "../../../agent/hypervisor/driver.js";
 import { LAST_PACKETS_LIMIT, LastPacketsAwaited, LastPacketsSent } from "../../../agent/migration/last-packets.js";
 import type { SourceRelay } from "../../../agent/migration/relay.js";
 import { SourceRun } from "../../../agent/migration/run-source.js";
+import { Urgency } from "../../../agent/migration/urgency.js";
 import { TargetRun } from "../../../agent/migration/run-target.js";
 import { beginSource } from "../../../agent/migration/source.js";
 import { beginTarget } from "../../../agent/migration/target.js";
@@ -190,8 +191,9 @@ void t.test("a source that is told to give up says no more that its guest's pack
     hold: () => undefined, stall: () => undefined, taken: () => Promise.resolve(), flow: () => undefined, open: () => 0, endDisks: () => Promise.resolve(), release: () => Promise.resolve(), releaseEarly: () => undefined,
     cut: (cause) => { closed(cause); },
   };
+  const log = createLogger("test", "silent");
   const run = new SourceRun(beginSource(PLAN), {
-    clock, log: createLogger("test", "silent"), guest: null, stream: { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(20), autoConverge: false, channels: 1, postcopy: false },
+    clock, log, urgency: new Urgency(log), guest: null, stream: { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(20), autoConverge: false, channels: 1, postcopy: false },
     openRelay: () => Promise.resolve(relay), record: () => undefined, stamps: () => null, queue: () => null, clearStamps: () => undefined, sendUpMarker: (token) => { markers.push(token); },
     forward: () => undefined, deliver: () => undefined, say: () => undefined, report: () => undefined, destroyed: () => Promise.resolve(),
   });
