@@ -9,7 +9,7 @@
  *
  * Every 100 ms a {"type":"sample",…}; when a session breaks {"type":"broken",…}.
  */
-enum { SAMPLE_MS = 100, BUCKET_MS = 10, BUCKETS = SAMPLE_MS / BUCKET_MS, MAX_MARKS = 64, MAX_PENDING = 16, MAX_EVENTS = 1 << 21 };
+enum { SAMPLE_MS = 100, BUCKET_MS = 10, BUCKETS = SAMPLE_MS / BUCKET_MS, MAX_MARKS = 1024, MAX_PENDING = 16, MAX_EVENTS = 1 << 21 };
 
 struct options {
     struct in_addr to;
