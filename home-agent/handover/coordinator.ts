@@ -247,6 +247,8 @@ function onResolve(state: Moving, event: VmEvent & { type: "resolve" }, now: Now
     return write<VmState>(asked, [], [askResume(asked.migration, "resolved-by-operator")]);
   }
   if (!migration.released) return decide<VmState>(state, "released-unknown", `${migration.to} can only run with the RELEASE of ${migration.from}, and that was never seen`);
+  // The source was told to run it, and may by now. While it is there, what it says decides.
+  if (migration.resumeEpoch !== null && migration.sourceGone === null) return decide<VmState>(state, "not-permitted", `${migration.from} was told to run it and has not said yet whether it does`);
   const found: Moving = { ...state, migration: { ...migration, pointed: "target" } };
   const committed = commitTarget(found, now, rules);
   const bound = changeState(committed.state.binding, "bound", { owner: migration.to, epoch: committed.state.binding.epoch, evidence: "operator" }, now);

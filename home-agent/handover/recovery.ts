@@ -33,7 +33,8 @@ function sourceBack(state: Moving, record: Recorded, reported: HostBack["reporte
   const said = (result: "source-runs" | "source-released"): Outcome<VmState> =>
     onSaid(state, state, migration.from, { kind: "sourceEnded", migration: migration.id, result, reason: "migrate-failed", detail: "" }, now, rules);
   const revoke = ask(migration.from, { ask: "revoke", epoch: migration.epoch, forwardTo: migration.to });
-  if (migration.phase === "reclaim") return record === "resumed" ? said("source-runs") : decide<VmState>(state, "accepted", "", [askResume(migration, "target-never-ran")]);
+  // Without a record it has settled that already: it was told to run the guest by an earlier word.
+  if (migration.phase === "reclaim") return record === "resumed" || (record === null && reported === "runs") ? said("source-runs") : decide<VmState>(state, "accepted", "", [askResume(migration, "target-never-ran")]);
   if (migration.phase === "postcopy") return record === "resumed" ? said("source-runs") : decide<VmState>(state, "accepted");
   if (migration.phase === "settle") return decide<VmState>(state, "accepted", "", record === "released" ? [revoke] : []);
   if (record === "released") return said("source-released");

@@ -49,11 +49,23 @@ await t.test("lost, and a person decides for a source that has no guest any more
   t.same(wrong.where, ["bound", B, 4], "and where it runs it is bound");
 
   const changed = resolved();
+  const sourceBack: VmEvent = { type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "released" };
+  changed.go(sourceBack);
+  t.equal(changed.go({ type: "resolve", host: B, connected: true }), "not-permitted", "the source may run it by now, and is there to say so");
+  changed.go({ type: "host-gone", host: A });
   changed.go({ type: "resolve", host: B, connected: true }, { restart: true });
   gone(changed);
   t.same([changed.where, changed.state.migration?.phase], [["bound", B, 2], "released"], "he has changed his mind: the target has it");
-  changed.go({ type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "released" });
+  changed.go(sourceBack);
   t.same(changed.effects, [], "and the source is not asked to run it, by the next process either");
+
+  const contradicted = resolved();
+  contradicted.go({ type: "host-gone", host: A });
+  contradicted.go({ type: "resolve", host: B, connected: true }, { restart: true });
+  contradicted.neverRan();
+  t.equal(contradicted.state.migration?.phase, "reclaim");
+  contradicted.go({ type: "host-back", host: A, life: LIFE, records: [], reported: "runs" });
+  t.same([contradicted.where[0], contradicted.where[1]], ["bound", A], "the source ran it by the first word, and has settled that");
   t.end();
 });
 
