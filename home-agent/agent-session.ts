@@ -146,7 +146,7 @@ export class AgentSession implements HostSession {
       case "announcement": {
         const { vm, what, basedOn, locator } = body;
         const careOfListed = this.#context.hosts.host(this.host)?.careOf.includes(locator.address) === true;
-        this.#decide(this.#context.cache.dispatch(vm, { type: "announcement", host: this.host, what, basedOn, careOfListed, ownerConnected: this.#ownerConnected(vm) }), answer);
+        this.#decide(this.#context.cache.dispatch(vm, { type: "announcement", host: this.host, what, basedOn, careOfListed, ownerPassesOn: this.#ownerPassesOn(vm) }), answer);
         break;
       }
       case "leaving":
@@ -190,6 +190,11 @@ export class AgentSession implements HostSession {
     const careOfListed = report.locator === null || hosts.host(this.host)?.careOf.includes(report.locator.address) === true;
     this.#hearsWhetherReachable(report);
     return cache.dispatch(report.vm, { type: "report", host: this.host, report, careOfListed, ownerConnected: this.#ownerConnected(report.vm) });
+  }
+
+  #ownerPassesOn(vm: VmId): boolean {
+    const { hosts, cache, clock } = this.#context;
+    return hosts.mayPassOn(cache.state(vm)?.binding.owner ?? null, clock.monotonic());
   }
 
   #ownerConnected(vm: VmId): boolean {

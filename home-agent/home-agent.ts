@@ -91,7 +91,7 @@ export class HomeAgent {
       failed: (error) => { log.warn({ code: error.code, detail: error.message }, "a path could not be probed"); },
     });
     const paths = this.#paths;
-    this.#hosts = new Hosts((address) => (isV4(address) ? paths.mtu(address) : null));
+    this.#hosts = new Hosts((address) => (isV4(address) ? paths.mtu(address) : null), clock.monotonic());
     this.#hosts.configure(config.hosts, config.vms);
     const hosts = this.#hosts;
     const events = new EventBus();

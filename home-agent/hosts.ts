@@ -22,6 +22,9 @@ export interface HostSession {
   tell(body: Body): void;
 }
 
+/** As long as a leaving VM's host goes on by itself (agent/external). */
+const PASSES_ON_MS = 5000;
+
 /** Who is listed, and who of them is here. */
 export class Hosts {
   #hosts = new Map<HostId, HostConfig>();
@@ -36,10 +39,12 @@ export class Hosts {
   /** Hosts that have a guest of the VM whose monitor does not answer. */
   readonly #unreachable = new Map<VmId, HostId>();
   readonly #learned: (address: IpAddress) => number | null;
+  readonly #began: Millis | null;
 
-  /** `learned`: what routers have said of the path to a care-of address, in bytes. */
-  constructor(learned: (address: IpAddress) => number | null = () => null) {
+  /** `learned`: what routers have said of the path to a care-of address, in bytes. `began`: when this process did, monotonic. */
+  constructor(learned: (address: IpAddress) => number | null = () => null, began: Millis | null = null) {
     this.#learned = learned;
+    this.#began = began;
   }
 
   configure(hosts: readonly HostConfig[], vms: readonly VmConfig[]): void {
@@ -76,6 +81,16 @@ export class Hosts {
 
   connected(host: HostId | null): boolean {
     return host !== null && this.#sessions.has(host);
+  }
+
+  /**
+   * Whether what its data plane was told still stands, as far as can be known: that passes packets and markers on without its agent's connection, and an agent that is restarted or
+   * cut off for a moment (or, after this process began, not back yet) leaves it so. `now` is monotonic.
+   */
+  mayPassOn(host: HostId | null, now: Millis): boolean {
+    if (host === null || !this.#hosts.has(host)) return false;
+    const goneAt = this.losses(host).lostAt ?? this.#began;
+    return this.connected(host) || (goneAt !== null && now - goneAt < PASSES_ON_MS);
   }
 
   /** The guest lives there, and the host cannot ask it: it cannot be moved now. */

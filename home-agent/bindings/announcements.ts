@@ -20,7 +20,7 @@ import { NOTHING_OUTSIDE, type Candidate } from "./outside.js";
  */
 
 export type OutsideEvent =
-  | { readonly type: "announcement"; readonly host: HostId; readonly what: Sighting; readonly basedOn: Epoch; readonly careOfListed: boolean; readonly ownerConnected: boolean }
+  | { readonly type: "announcement"; readonly host: HostId; readonly what: Sighting; readonly basedOn: Epoch; readonly careOfListed: boolean; readonly ownerPassesOn: boolean }
   | { readonly type: "leaving"; readonly host: HostId; readonly basedOn: Epoch }
   | { readonly type: "drained"; readonly host: HostId; readonly token: number };
 
@@ -40,7 +40,8 @@ export function onOutside(binding: Binding, event: OutsideEvent, now: Now, rules
 /** What the home agent knows of the present owner when another host says that the VM is there. */
 interface OwnerNow {
   readonly sees: boolean;
-  readonly connected: boolean;
+  /** What comes for the VM goes on from there, as far as is known (Hosts.mayPassOn). */
+  readonly passesOn: boolean;
 }
 
 /** Evidence for `host` that counts only when the owner does not see the VM. Two such hosts: nothing moves. */
@@ -48,7 +49,7 @@ export function consider(binding: Binding, host: HostId, what: Candidate["what"]
   const evidence = what === "heartbeat" ? "heartbeat" : "announcement";
   const others = binding.outside.candidates.filter((each) => each.host !== host);
   const rival = others.some((each) => each.what !== "port") || (what === "port" && others.length > 0);
-  if (!ownerNow.sees && !rival) return claim(binding, host, evidence, ownerNow.connected, now, rules);
+  if (!ownerNow.sees && !rival) return claim(binding, host, evidence, ownerNow.passesOn, now, rules);
   const known = binding.outside.candidates.find((each) => each.host === host);
   const candidates = [...others, known !== undefined && (known.what === what || what === "port") ? known : { host, what, at: now.mono, alarmed: false }];
   const remembered = alarms({ ...binding, outside: { ...binding.outside, candidates } }, now);
@@ -92,8 +93,8 @@ export function alarms(binding: Binding, now: Now): { readonly binding: Binding;
 }
 
 function onAnnouncement(binding: Binding, event: OutsideEvent & { type: "announcement" }, now: Now, rules: Rules): Outcome<Binding> {
-  const { host, what, ownerConnected } = event;
-  const ownerNow: OwnerNow = { sees: binding.ownerSees, connected: ownerConnected };
+  const { host, what, ownerPassesOn } = event;
+  const ownerNow: OwnerNow = { sees: binding.ownerSees, passesOn: ownerPassesOn };
   if (!event.careOfListed) return decide(binding, "foreign-care-of");
   if (event.basedOn !== binding.epoch) return decide(binding, "stale-epoch");
   if (binding.owner === host && binding.phase !== "none") {
@@ -102,12 +103,12 @@ function onAnnouncement(binding: Binding, event: OutsideEvent & { type: "announc
     // It waits for the old path in any case; while that is being emptied, the old owner has the word.
     return binding.outside.drain === null ? { ...outcome, effects: [...outcome.effects, { do: "drained", host, token: 0 }] } : outcome;
   }
-  if (binding.phase === "none" || binding.phase === "expired") return claim(binding, host, "announcement", ownerConnected, now, rules);
+  if (binding.phase === "none" || binding.phase === "expired") return claim(binding, host, "announcement", ownerPassesOn, now, rules);
   if (what === "port") return consider(binding, host, what, ownerNow, now, rules);
   const justLeft = binding.graces.some((grace) => grace.host === host);
   if (what === "packet" && justLeft && binding.ownerSees) return consider(binding, host, what, ownerNow, now, rules);
   // Whoever says `arrive` said `leave` before, as a rule; that word comes from another host, and may come later.
-  return claim(what === "arrive" ? { ...binding, outside: { ...binding.outside, leaving: true } } : binding, host, "announcement", ownerConnected, now, rules);
+  return claim(what === "arrive" ? { ...binding, outside: { ...binding.outside, leaving: true } } : binding, host, "announcement", ownerPassesOn, now, rules);
 }
 
 /** Whoever moves the VM said so at the owner. */
@@ -126,13 +127,13 @@ function onDrained(binding: Binding, event: OutsideEvent & { type: "drained" }):
 
 /**
  * `host` becomes the owner. The tunnel points there before the new epoch is on disk: a crash in between leaves the old binding, and the host, which was
- * not answered, claims again. Only an owner that is connected, and still listed, passes on what comes for the VM and says when that was all; for any other the new
+ * not answered, claims again. Only an owner that is still listed, and connected or lost a moment ago, passes on what comes for the VM and the marker behind it; for any other the new
  * one would hold back the direct path in vain, for as long as it does at most.
  */
-export function claim(binding: Binding, host: HostId, evidence: Evidence & ("announcement" | "heartbeat"), ownerConnected: boolean, now: Now, rules: Rules): Outcome<Binding> {
+export function claim(binding: Binding, host: HostId, evidence: Evidence & ("announcement" | "heartbeat"), ownerPassesOn: boolean, now: Now, rules: Rules): Outcome<Binding> {
   const epoch = freshEpoch(binding);
   const { owner } = binding;
-  const passesOn = owner !== null && owner !== host && ownerConnected && rules.hosts.includes(owner);
+  const passesOn = owner !== null && owner !== host && ownerPassesOn && rules.hosts.includes(owner);
   const drain = binding.outside.leaving && passesOn ? { from: owner, token: drainToken(epoch) } : null;
   const outcome = own(binding, host, epoch, evidence, evidence, host, now);
   return {

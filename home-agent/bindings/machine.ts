@@ -127,7 +127,7 @@ function onHeartbeat(binding: Binding, event: BindingEvent & { type: "heartbeat"
   if (binding.phase === "moving" || binding.phase === "lost") return decide(beaten, "accepted");
   if (rules.driver !== "external") return decide(binding, "not-owner");
   if (binding.phase === "none" || binding.phase === "expired") return own(beaten, via, freshEpoch(binding), "heartbeat", "heartbeat", via, now);
-  return consider(beaten, via, "heartbeat", { sees: event.ownerConnected && binding.ownerSees, connected: event.ownerConnected }, now, rules);
+  return consider(beaten, via, "heartbeat", { sees: event.ownerConnected && binding.ownerSees, passesOn: event.ownerConnected }, now, rules);
 }
 
 /** Like an announcement at a host: for a VM that something else moves it says where the VM is. One that careof runs itself cannot be there. */
