@@ -90,13 +90,22 @@ export async function spawnDetached(binary: string, args: readonly string[], log
       child.once("error", (cause) => { reject(new CareofError("start-failed", `cannot start ${binary}: ${cause.message}`, { cause })); });
     });
     child.unref();
-    // Whoever starts it may be in a hurry just then (migration/urgency.ts), and it would be for ever.
-    if (child.pid !== undefined && getPriority() !== ORDINARY_PRIORITY) setPriority(child.pid, ORDINARY_PRIORITY);
+    // Whoever starts it may be in a hurry just then (migration/urgency.ts), and it would be for ever. To be in less of one needs no right.
+    if (child.pid !== undefined && getPriority() < ORDINARY_PRIORITY) calmDown(child.pid);
     const identity = child.pid === undefined ? null : identifyProcess(child.pid);
     if (identity === null) throw new CareofError("start-failed", `${binary} ended at once: ${tail(logFile)}`);
     return { identity, ended };
   } finally {
     closeSync(log);
+  }
+}
+
+function calmDown(pid: number): void {
+  try {
+    setPriority(pid, ORDINARY_PRIORITY);
+  } catch (thrown) {
+    // It is gone already, and is told from a running one right behind this. Whatever else it is, a guest that runs must not count as one that could not be started.
+    process.emitWarning(`process ${String(pid)} keeps this one's priority: ${thrown instanceof Error ? thrown.message : String(thrown)}`);
   }
 }
 

@@ -20,6 +20,8 @@ const POLL_MS = millis(20);
 const PROGRESS_MS = 200;
 /** How long the relay may take to carry what it has read before the lead is asked for. */
 const DRAIN_MS = 300;
+/** Of the longest that the gate may stay shut. */
+const HURRY = 2;
 /** How long a marker that follows the stop is waited for, to be told with the release. */
 const LATE_MARKER_MS = millis(300);
 
@@ -41,6 +43,7 @@ export class SourceRun {
   /** What the guest's stream was last said to be. */
   #heard: StreamStatus | null = null;
   #stopWatching: () => void = () => undefined;
+  #hurries = false;
   #closed = false;
 
   constructor(first: SourceStep, rim: SourceRim) {
@@ -67,9 +70,20 @@ export class SourceRun {
       this.#rim.log.info({ migration: state.plan.migration, vm: state.plan.vm, from: this.#state.phase, to: state.phase, cause: event.kind, reason: state.reason, detail: state.detail }, "source");
     }
     this.#state = state;
-    this.#rim.urgency.set(state.plan.migration, isDeafSoon(state.phase));
+    this.#hurry();
     this.#run(effects);
     return decision;
+  }
+
+  /** Bounded: a hypervisor that does not stop its guest must not have this process come first for ever. */
+  #hurry(): void {
+    const { phase, plan } = this.#state;
+    const urgent = isDeafSoon(phase);
+    if (urgent === this.#hurries) return;
+    this.#hurries = urgent;
+    this.#rim.urgency.set(plan.migration, urgent);
+    if (urgent) this.#timer("urgency", millis(HURRY * plan.holdMaxMs), () => { this.#rim.urgency.set(plan.migration, false); });
+    else this.#timers.get("urgency")?.cancel();
   }
 
   /** Lets go: the agent ends. The guest and its migration are left as they are. */
