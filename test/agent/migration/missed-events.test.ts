@@ -16,11 +16,12 @@ t.test("what was missed while a guest's monitor did not answer", (t) => {
     ["it went by postcopy", { status: "loaded", stream: "postcopy-active", heard: "device" }, true, [{ kind: "stream", status: "postcopy-active" }]],
     ["the rest of its memory came", { status: "handed-over", stream: "completed", heard: "postcopy-active" }, true, [{ kind: "stream", status: "completed" }]],
     ["its stream failed, and it runs", { stream: "failed" }, false, [{ kind: "stream", status: "failed" }]],
+    ["it was seen to stop, and runs: somebody else has continued it", { status: "running", stream: "active" }, true, [{ kind: "resumed" }]],
     ["it died", { status: "gone", stream: "none" }, false, [{ kind: "guest", status: "gone", stream: "none" }]],
     ["before anything was sent: the end of an earlier move", { stream: "completed", sending: false, heard: null }, false, []],
     ["and it died then", { status: "gone", stream: "none", sending: false }, false, [{ kind: "guest", status: "gone", stream: "none" }]],
     ["no stream", { stream: "none", heard: null }, false, []],
   ];
-  for (const [name, found, stopSeen, missed] of cases) t.same(missedEvents({ stopAt: stopSeen ? millis(5) : null }, { ...copying, ...found }), missed, name);
+  for (const [name, found, stopSeen, missed] of cases) t.same(missedEvents({ stopAt: stopSeen ? millis(5) : null, phase: stopSeen ? "stopped" : "copying" }, { ...copying, ...found }), missed, name);
   t.end();
 });
