@@ -7,7 +7,7 @@ import { underLoad } from "./load.js";
 import { repointReport, repointResult, type RepointResult } from "./outcome.js";
 import { restore } from "./restore.js";
 import { TwoHosts } from "./two-hosts.js";
-import { bpfWay, netlinkWay, spawnWay, type Way } from "./ways.js";
+import { bpfWay, ipipWay, spawnWay, type Way } from "./ways.js";
 
 /** How much of each is done. */
 export interface RepointExtent {
@@ -45,7 +45,7 @@ export async function measureRepoint(extent: RepointExtent, say: (line: string) 
   const two = await TwoHosts.make();
   try {
     const ways: Way[] = [];
-    for (const [run, n] of [[bpfWay, extent.repoints], [netlinkWay, extent.repoints], [spawnWay, extent.spawned]] as const) {
+    for (const [run, n] of [[bpfWay, extent.repoints], [ipipWay, extent.repoints], [spawnWay, extent.spawned]] as const) {
       const found = await run(two, n);
       ways.push(found);
       say(`${found.name}: ${String(found.p50Us)} µs, 99 % within ${String(found.p99Us)} µs`);

@@ -16,11 +16,11 @@ export interface RepointResult {
   readonly targets: readonly RepointTarget[];
 }
 
-const LIMITS_US = { bpf: { p50Us: 5, p99Us: 50 }, netlink: { p50Us: 20, p99Us: 200 } } as const;
+const LIMITS_US = { bpf: { p50Us: 5, p99Us: 50 }, ipip: { p50Us: 20, p99Us: 200 } } as const;
 const RESTORE_MS = 1000;
 
 export function repointResult(ways: readonly Way[], restore: Restore, load: UnderLoad): RepointResult {
-  const limits = (["bpf", "netlink"] as const).flatMap((name) => {
+  const limits = (["bpf", "ipip"] as const).flatMap((name) => {
     const found = ways.find((each) => each.name === name);
     return (["p50Us", "p99Us"] as const).map((at) => atMost(`${name} ${at} ≤ ${String(LIMITS_US[name][at])}`, found?.[at] ?? null, LIMITS_US[name][at]));
   });

@@ -4,6 +4,7 @@ import { ipv4, mac, prefix, type Ipv4 } from "../../model/address.js";
 import { inNamespace as within } from "../../net/netns.js";
 import { BpfHomeTunnel } from "../../net/tunnel-bpf-home.js";
 import { BpfHostTunnel } from "../../net/tunnel-bpf-host.js";
+import type { HomeWay } from "../../net/tunnel-way.js";
 import type { HomeEntry } from "../../net/tunnel.js";
 import { LinuxVmPorts } from "../../net/vm-port-linux.js";
 import { FIRST_HOME, GUEST_MAC, HOME_PREFIX, Network, PORT } from "../dataplane/network.js";
@@ -34,9 +35,9 @@ export class TwoHosts {
   }
 
   /** The home agent's end, of which there is one at a time. */
-  home(maxEntries: number): BpfHomeTunnel {
+  home(maxEntries: number, way?: HomeWay): BpfHomeTunnel {
     const options = { uplink: "core0", address: HOME_AGENT, homePrefixes: [prefix(HOME_PREFIX)], runDir: this.network.directory("h"), maxEntries };
-    return this.inHome(() => new BpfHomeTunnel(options));
+    return this.inHome(() => new BpfHomeTunnel(options, way));
   }
 
   inHome<T>(work: () => T): T {

@@ -1,10 +1,11 @@
 import { release } from "node:os";
 import { command, inNamespace, must } from "../../deploy/lab/command.js";
-import { Netlink } from "../../net/netlink/client.js";
 import { requireLink } from "../../net/netlink/links.js";
+import type { BpfHomeTunnel } from "../../net/tunnel-bpf-home.js";
+import { IPIP_HOME_WAY } from "../../net/tunnel-ipip-home.js";
+import type { HomeWay } from "../../net/tunnel-way.js";
 import { homes } from "../dataplane/variants.js";
 import { quantile } from "../statistics.js";
-import { encapRoute } from "./encap-route.js";
 import { boundAt, CARE_OF, type TwoHosts } from "./two-hosts.js";
 
 /** Bindings among which one is re-pointed after the other. */
@@ -12,11 +13,12 @@ const BINDINGS = 1000;
 /** Not counted: until compiled code runs. */
 const WARM_UP = 2000;
 const DEVICE = "tun0";
+const REAL = "ipip external";
 
 /** How long one re-point takes from the decision to the kernel's acknowledgement, in µs. */
 export interface Way {
-  readonly name: "bpf" | "netlink" | "ip route replace";
-  /** Through which the netlink route leads. */
+  readonly name: "bpf" | "ipip" | "ip route replace";
+  /** Through which the route leads. */
   readonly device?: string;
   readonly n: number;
   readonly p50Us: number | null;
@@ -24,39 +26,40 @@ export interface Way {
 }
 
 export async function bpfWay(two: TwoHosts, n: number): Promise<Way> {
-  const addresses = homes(BINDINGS);
-  const tunnel = two.home(BINDINGS);
-  try {
-    await two.inHome(() => tunnel.set(addresses.map((home) => boundAt(home, 0))));
-    return way("bpf", timed(n, (turn) => {
-      const home = addresses[turn % BINDINGS];
-      // What the home agent does when a handover leads: it makes the entry and puts it.
-      if (home !== undefined) tunnel.put(boundAt(home, turnOf(turn)));
-    }));
-  } finally {
-    await two.inHome(() => tunnel.close({ keep: false }));
-  }
+  return way("bpf", await repoints(two, () => two.home(BINDINGS), n));
 }
 
 /**
- * The route of the kernel's ipip device; where the kernel has none, the same message over a VXLAN device that takes its destination from the route as well: the kernel does the
- * same for it but for the name of the device.
+ * The ipip driver's own re-point: its map entry, and the route by netlink. Where the kernel has no ipip device, the route leads over a VXLAN device that takes its destination from the route as
+ * well: the kernel does the same for it but for the name of the device.
  */
-export async function netlinkWay(two: TwoHosts, n: number): Promise<Way> {
+export async function ipipWay(two: TwoHosts, n: number): Promise<Way> {
   const namespace = two.network.name("h");
   const device = await makeDevice(namespace);
-  const addresses = homes(BINDINGS);
-  const netlink = two.inHome(() => new Netlink());
+  const isReal = device === REAL;
+  if (isReal) await must(inNamespace(namespace, ["ip", "link", "del", DEVICE]));
+  const over: HomeWay = isReal ? IPIP_HOME_WAY : {
+    ...IPIP_HOME_WAY, prepare: (netlink) => requireLink(netlink, DEVICE).index, attach: () => undefined, clear: () => undefined,
+  };
   try {
-    const index = requireLink(netlink, DEVICE).index;
-    const times = timed(n, (turn) => {
-      const home = addresses[turn % BINDINGS];
-      if (home !== undefined) netlink.request(encapRoute(home, CARE_OF[turnOf(turn)], index));
-    });
-    return { ...way("netlink", times), device };
+    return { ...way("ipip", await repoints(two, () => two.home(BINDINGS, over), n)), device };
   } finally {
-    netlink.close();
-    await must(inNamespace(namespace, ["ip", "link", "del", DEVICE]));
+    if (!isReal) await must(inNamespace(namespace, ["ip", "link", "del", DEVICE]));
+  }
+}
+
+/** What the home agent does when a handover leads: it makes the entry and puts it. */
+async function repoints(two: TwoHosts, open: () => BpfHomeTunnel, n: number): Promise<number[]> {
+  const addresses = homes(BINDINGS);
+  const tunnel = open();
+  try {
+    await two.inHome(() => tunnel.set(addresses.map((home) => boundAt(home, 0))));
+    return timed(n, (turn) => {
+      const home = addresses[turn % BINDINGS];
+      if (home !== undefined) tunnel.put(boundAt(home, turnOf(turn)));
+    });
+  } finally {
+    await two.inHome(() => tunnel.close({ keep: false }));
   }
 }
 
@@ -85,7 +88,7 @@ function turnOf(turn: number): 0 | 1 {
 
 async function makeDevice(namespace: string): Promise<string> {
   const made = await command(inNamespace(namespace, ["ip", "link", "add", DEVICE, "type", "ipip", "external"]));
-  const name = made.code === 0 ? "ipip external" : `vxlan external (Linux ${release()} has no ipip device)`;
+  const name = made.code === 0 ? REAL : `vxlan external (Linux ${release()} has no ipip device)`;
   if (made.code !== 0) await must(inNamespace(namespace, ["ip", "link", "add", DEVICE, "type", "vxlan", "external", "dstport", "4789"]));
   await must(inNamespace(namespace, ["ip", "link", "set", DEVICE, "up"]));
   return name;
