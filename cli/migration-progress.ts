@@ -56,25 +56,39 @@ export class MigrationProgress {
   }
 }
 
-/** `web1 host-a → host-b  copy  34%  112 MB of 330 MB  95 MB/s  pass 2  2.3 s left`, in at most 80 columns for ordinary names. */
+/** `web1 host-a → host-b  copy  34%  112 MB left  95 MB/s  pass 2  2.3 s left`, in at most 80 columns for ordinary names. */
 export function progressLine(view: MigrationReply): string {
   const parts = [`${view.vm} ${view.from} → ${view.to}`, view.result ?? view.phase];
   const { progress } = view;
   // The disks come first; while they are copied nothing of the memory is.
   if (progress !== null && progress.total === 0 && progress.diskTotal > 0 && view.result === null) {
     const left = Math.max(0, progress.diskTotal - progress.diskCopied);
-    parts.push(`disks ${((1 - left / progress.diskTotal) * 100).toFixed(0)}%`, `${bytes(left)} left`);
+    parts.push(howFar(view), `${bytes(left)} left`);
     if (progress.diskBytesPerSecond > 0) parts.push(`${bytes(progress.diskBytesPerSecond)}/s`);
-    if (progress.diskBytesPerSecond > 0 && left > 0) parts.push(duration((left / progress.diskBytesPerSecond) * 1000));
+    if (progress.diskBytesPerSecond > 0 && left > 0) parts.push(timeLeft(left, progress.diskBytesPerSecond));
   }
   if (progress !== null && progress.total > 0 && view.result === null) {
-    // Pages that the guest dirties are sent again: what remains says how far it is, what was sent does not.
-    const share = Math.min(1, Math.max(0, 1 - progress.remaining / progress.total));
-    parts.push(`${(share * 100).toFixed(0)}%`, `${bytes(progress.remaining)} left`);
+    parts.push(howFar(view), `${bytes(progress.remaining)} left`);
     if (progress.bytesPerSecond > 0) parts.push(`${bytes(progress.bytesPerSecond)}/s`);
     if (progress.passes > 0) parts.push(`pass ${String(progress.passes)}`);
     if (view.detail !== null) parts.push(`writes ${bytes(progress.dirtyBytesPerSecond)}/s${progress.throttlePercent > 0 ? `, held back ${String(progress.throttlePercent)}%` : ""}`);
-    else if (progress.bytesPerSecond > 0 && progress.remaining > 0) parts.push(duration((progress.remaining / progress.bytesPerSecond) * 1000));
+    else if (progress.bytesPerSecond > 0 && progress.remaining > 0) parts.push(timeLeft(progress.remaining, progress.bytesPerSecond));
   }
   return plain(parts.join("  "));
+}
+
+/** `34%`, `disks 12%`; the phase, where nothing is counted. */
+export function howFar({ phase, progress }: MigrationReply): string {
+  if (progress === null) return phase;
+  // Pages that the guest dirties are sent again: what remains says how far it is, what was sent does not.
+  if (progress.total > 0) return percent(progress.remaining, progress.total);
+  return progress.diskTotal > 0 ? `disks ${percent(progress.diskTotal - progress.diskCopied, progress.diskTotal)}` : phase;
+}
+
+function percent(left: number, total: number): string {
+  return `${(Math.min(1, Math.max(0, 1 - left / total)) * 100).toFixed(0)}%`;
+}
+
+function timeLeft(count: number, perSecond: number): string {
+  return `${duration((count / perSecond) * 1000)} left`;
 }

@@ -17,13 +17,16 @@ export interface Picture {
 
 /** Moves that get a line of their own at most. */
 const MOST_MOVES = 6;
+/** Lines that say what keeps moves from ending, at most, and those of the screen that are for other things. */
+const MOST_ADVICE = 6;
+const WITHOUT_ADVICE = 16;
 
 /** The lines of `careof watch`, never more than `rows`, none longer than `columns`. Where not every VM has a line, those that are not simply bound come first. */
 export function layout({ hosts, vms, moves, events, trouble, now }: Picture, { columns, rows }: { readonly columns: number; readonly rows: number }): string[] {
   const head = [heading(hosts, columns), ""];
   const shown = moves.length > MOST_MOVES ? moves.slice(0, MOST_MOVES - 1) : moves;
   const below = [
-    ...(moves.length === 0 ? [] : ["", ...shown.map(progressLine), ...(shown.length < moves.length ? [`… and ${String(moves.length - shown.length)} more moves`] : [])]),
+    ...(moves.length === 0 ? [] : ["", ...shown.map(progressLine), ...(shown.length < moves.length ? [`… and ${String(moves.length - shown.length)} more moves`] : []), ...advice(shown, columns, Math.min(MOST_ADVICE, rows - WITHOUT_ADVICE))]),
     ...(trouble === null ? [] : ["", `no contact, trying again: ${trouble}`]),
   ];
   // A heading and a blank line before the events belong to what is left.
@@ -34,6 +37,24 @@ export function layout({ hosts, vms, moves, events, trouble, now }: Picture, { c
   const forEvents = Math.max(0, left - Math.min(forVms, vms.length));
   const lines = [...head, ...table, ...below, "", ...(forEvents === 0 ? [] : events.slice(-Math.min(events.length, forEvents)))];
   return lines.slice(0, rows).map((line) => (line.length <= columns ? line : `${line.slice(0, columns - 1)}…`));
+}
+
+/** What keeps these moves from ending and what would help, in whole words; `…` where there is more. */
+function advice(moves: readonly MigrationReply[], columns: number, most: number): string[] {
+  const lines = moves.flatMap(({ vm, detail }) => (detail === null ? [] : wrapped(plain(`${vm}: ${detail}`), columns)));
+  return lines.length <= most ? lines : lines.slice(0, Math.max(0, most)).map((line, at) => (at === most - 1 ? `${line.slice(0, columns - 2)} …` : line));
+}
+
+function wrapped(text: string, columns: number): string[] {
+  const lines: string[] = [];
+  let line = "";
+  for (const word of text.split(" ")) {
+    if (line !== "" && line.length + 1 + word.length > columns) {
+      lines.push(line);
+      line = `  ${word}`;
+    } else line = line === "" ? word : `${line} ${word}`;
+  }
+  return [...lines, line];
 }
 
 /** So many lines: one of them says how many are not shown. */

@@ -42,10 +42,12 @@ export class JsonView implements View {
   }
 }
 
-/** A line per event; progress only where the phase changes. */
+/** A line per event; progress only where the phase changes, or when it shows that the move does not come to an end by itself. */
 export class LineView implements View {
   readonly #terminal: Terminal;
   readonly #phases = new Map<string, string>();
+  /** Moves of which it was said what keeps them from ending: once, since the figures in it change all the time. */
+  readonly #warned = new Set<string>();
   readonly #vms = new Map<string, string>();
   readonly #clock: Clock;
 
@@ -56,16 +58,24 @@ export class LineView implements View {
 
   show(happening: Happening): void {
     if (happening.event === "migration") {
-      const { migration, phase, result } = happening.data;
-      if (this.#phases.get(migration) === (result ?? phase)) return;
+      const { migration, phase, result, detail } = happening.data;
+      const warns = result === null && detail !== null && !this.#warned.has(migration);
+      if (this.#phases.get(migration) === (result ?? phase) && !warns) return;
       if (result === null) this.#phases.set(migration, phase);
-      else this.#phases.delete(migration);
+      else for (const each of [this.#phases, this.#warned]) each.delete(migration);
+      if (warns) this.#warned.add(migration);
+      this.#say(`${eventLine(happening)}${warns ? `  ${plain(detail)}` : ""}`);
+      return;
     }
     const line = eventLine(happening);
     if (happening.event === "vm") {
       if (this.#vms.get(happening.data.vm) === line) return;
       this.#vms.set(happening.data.vm, line);
     }
+    this.#say(line);
+  }
+
+  #say(line: string): void {
     this.#terminal.out(`${localTime(new Date(this.#clock.now()).toISOString())}  ${line}\n`);
   }
 
@@ -92,7 +102,7 @@ export function eventLine({ event, data }: Happening): string {
     case "migration":
       return data.result === null
         ? progressLine(data)
-        : plain(`${data.vm} ${data.from} → ${data.to}  ${data.result}${data.reason === null ? "" : ` (${data.reason})`}: paused ${measured(data.pauseMs)}, gap ${measured(data.gapDownMs)} down, ${measured(data.gapUpMs)} up`);
+        : plain(`${data.vm} ${data.from} → ${data.to}  ${data.result}${data.reason === null ? "" : ` (${data.reason})`}: paused ${measured(data.pauseMs)}, gap ${measured(data.gapDownMs)} down, ${measured(data.gapUpMs)} up${data.detail === null || data.detail === "" ? "" : `; ${data.detail}`}`);
     case "drain":
       return plain(data.state === "undrained" ? `${data.host} takes VMs again` : `drain of ${sumLine(data)}${data.state === "running" ? "" : ` (${data.state})`}`);
     case "alarm":

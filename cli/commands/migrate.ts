@@ -94,9 +94,14 @@ function completed(moved: Moved): boolean {
 function shortfall(moved: Moved): string {
   switch (moved.outcome) {
     case "there": return `${moved.vm} was there already`;
-    case "refused": return `${moved.vm} was not moved (${moved.error.code})`;
+    case "refused": return `${moved.vm} was not moved (${moved.error.code}): ${moved.error.message}`;
     case "unknown": return `${moved.vm}: how its move ended is not known (${moved.error.code}); \`careof where ${moved.vm}\` says where it runs`;
-    case "ended": return moved.view.result === "lost" ? `${moved.vm} is LOST (${moved.view.reason ?? "?"}): \`careof resolve ${moved.vm} HOST\`` : `${moved.vm} was not moved (${moved.view.reason ?? moved.view.result ?? "?"})`;
+    case "ended": {
+      const { result, reason, detail } = moved.view;
+      const why = detail === null || detail === "" ? "" : `: ${detail}`;
+      if (result !== "lost") return `${moved.vm} was not moved (${reason ?? result ?? "?"})${why}`;
+      return reason === "postcopy-broken" ? `${moved.vm} is dead (${reason}): \`careof start ${moved.vm} HOST\` starts it from its disks${why}` : `${moved.vm} is LOST (${reason ?? "?"}): \`careof resolve ${moved.vm} HOST\`${why}`;
+    }
   }
 }
 
@@ -162,16 +167,17 @@ function lost(packets: number): string {
 function outcome(view: MigrationReply): string {
   const took = view.totalMs === null ? "" : ` in ${duration(millis(view.totalMs))}`;
   const why = view.reason === null ? "" : ` (${view.reason})`;
+  const more = view.detail === null || view.detail === "" ? "" : `${plain(view.detail)}\n`;
   switch (view.result) {
     case "completed":
-      return plain(`${view.vm} moved from ${view.from} to ${view.to}${took}: paused ${measured(view.pauseMs)}, gap down ${measured(view.gapDownMs)}, up ${measured(view.gapUpMs)}${view.bytes === null ? "" : `, ${bytes(view.bytes)}`}${lost(view.overflowed ?? 0)}`) + "\n";
+      return plain(`${view.vm} moved from ${view.from} to ${view.to}${took}: paused ${measured(view.pauseMs)}, gap down ${measured(view.gapDownMs)}, up ${measured(view.gapUpMs)}${view.bytes === null ? "" : `, ${bytes(view.bytes)}`}${lost(view.overflowed ?? 0)}`) + `\n${more}`;
     case "lost":
-      if (view.reason === "postcopy-broken") return plain(`${view.vm} is dead${why}: it had gone to ${view.to} ahead of its memory, and the rest of that cannot come any more; \`careof start ${view.vm} HOST\` starts it from its disks`) + `\n${view.detail === null || view.detail === "" ? "" : `${plain(view.detail)}\n`}`;
-      return plain(`${view.vm} is LOST${why}: look on ${view.from} and ${view.to} where it is, then \`careof resolve ${view.vm} HOST\``) + "\n";
+      if (view.reason === "postcopy-broken") return plain(`${view.vm} is dead${why}: it had gone to ${view.to} ahead of its memory, and the rest of that cannot come any more; \`careof start ${view.vm} HOST\` starts it from its disks`) + `\n${more}`;
+      return plain(`${view.vm} is LOST${why}: look on ${view.from} and ${view.to} where it is, then \`careof resolve ${view.vm} HOST\``) + `\n${more}`;
     case "cancelled":
       return plain(`${view.vm} was not moved: cancelled${took}; it runs on ${view.from}`) + "\n";
     case "failed":
     case null:
-      return plain(`${view.vm} was not moved${why}; \`careof where ${view.vm}\` says where it runs`) + `\n${view.detail === null ? "" : `${plain(view.detail)}\n`}`;
+      return plain(`${view.vm} was not moved${why}; \`careof where ${view.vm}\` says where it runs`) + `\n${more}`;
   }
 }

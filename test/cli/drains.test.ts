@@ -1,6 +1,8 @@
 import t from "tap";
+import { MovesProgress } from "../../cli/moves-progress.js";
 import { hostReply, migrationReply, vmReply } from "../../cli/replies.js";
 import { layout, type Picture } from "../../cli/watch-layout.js";
+import { millis } from "../../model/ids.js";
 import { careof, CapturedTerminal } from "./captured-terminal.js";
 import { at, hostA, moved, moving, ScriptedHomeAgent, web1 } from "./scripted-home-agent.js";
 
@@ -99,7 +101,7 @@ t.test("migrate --all moves every VM of a host, a few at a time", async (t) => {
   t.match(JSON.parse(ran.stdout), [{ result: "completed", pauseMs: 45.25 }, { result: "completed" }]);
   agent.on("POST /v1/migrations", { status: 409, json: { code: "unsupported", message: "web1 is moved by somebody else", retryable: false } });
   const refused = await careof(["migrate", "--all", "host-b", "--api", agent.url]);
-  t.match(refused, { code: 1, stdout: /^0 of 3 VMs moved to host-b, 1 was there already\nweb1 was not moved \(unsupported\)\n/, stderr: /web1 stays on host-a: web1 is moved by somebody else/ });
+  t.match(refused, { code: 1, stdout: /^0 of 3 VMs moved to host-b, 1 was there already\nweb1 was not moved \(unsupported\): web1 is moved by somebody else\n/, stderr: /web1 stays on host-a: web1 is moved by somebody else/ });
   agent.on("GET /v1/vms", { json: [] });
   t.match(await careof(["migrate", "--all", "--from", "host-a", "host-b", "--api", agent.url]), { code: 0, stdout: "no VM runs on host-a\n" });
   for (const [words, says] of [
@@ -160,6 +162,11 @@ t.test("migrate --all: every VM has its result, whatever became of it", async (t
     ["fails", "host-a", "host-b", "fails@4", "failed", "relay-failed"], ["cancelled", "host-a", "host-b", "cancelled@4", "cancelled", "cancelled-by-operator"], ["lost", "host-a", "host-b", "lost@4", "lost", "released-unknown"],
     ["forgotten", "host-a", "host-b", "forgotten@4", "completed", "accepted"], ["refused", "host-a", "host-b", null, "failed", "not-listed"], ["unheard", "host-a", "host-b", null, null, "bad-reply"],
   ]);
+  answersInTurn(agent, [{ status: 202, json: moveOf("fails") }, { status: 202, json: moveOf("lost") }]);
+  agent.on("GET /v1/vms", { json: ["fails", "lost"].map((vm) => ({ ...web1, vm })) });
+  const text = await careof(["migrate", "--all", "host-b", "--limit", "1", "--api", agent.url]);
+  t.match(text.stdout, /\nfails was not moved \(relay-failed\): cut\nlost is LOST \(released-unknown\): `careof resolve lost HOST`\n$/);
+  t.match(text.stderr, /fails stays on host-a: relay-failed; cut\n/);
   for (const row of rows) t.same(Object.keys(row), ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail", "overflowed"], String(row["vm"]));
   t.end();
 });
@@ -202,16 +209,50 @@ t.test("migrate --all: who stops watching is told what is known, and a move that
   t.notOk(terminal.listens);
 });
 
+t.test("several moves: how far the disks are, and once for each why it does not end", (t) => {
+  const progress = { ...moving.progress, total: 0, diskCopied: 3e7, diskTotal: 12e7, diskBytesPerSecond: 9e6 };
+  const detail = "it does not converge: so and so";
+  const view = (change: object) => migrationReply.parse({ ...moving, ...change });
+  const live = new CapturedTerminal();
+  live.errIsLive = true;
+  let now = millis(0);
+  const drawn = new MovesProgress(live, () => now);
+  drawn.sum("host-a: 0 of 2 moved");
+  drawn.show(view({ progress }));
+  t.ok(live.stderr.endsWith("\r\u001b[Khost-a: 0 of 2 moved  web1 → host-b disks 25%"), live.stderr);
+  drawn.show(view({}));
+  t.ok(live.stderr.endsWith("web1 → host-b 77%"));
+  for (const vm of ["web1", "web2", "web1"]) drawn.show(view({ vm, migration: `${vm}@4`, detail }));
+  t.same(live.stderr.split("\n").length, 3, "a line that stays for each");
+  t.match(live.stderr, /\r\u001b\[Kweb1 → host-b: it does not converge: so and so\n/);
+  drawn.show(view({ phase: "postcopy" }));
+  t.match(live.stderr, /web1 → host-b postcopy {2}web2 → host-b 77%$/);
+
+  const piped = new CapturedTerminal();
+  const kept = new MovesProgress(piped, () => now);
+  kept.sum("host-a: 0 of 2 moved");
+  for (const time of [0, 4000, 9999, 10_000, 15_000, 20_000]) {
+    now = millis(time);
+    kept.show(view({ progress }));
+  }
+  kept.show(view({ detail }));
+  kept.show(view({ ...moved, result: "failed", reason: "timed-out", detail: `not completed; ${detail}` }));
+  const line = "web1 host-a → host-b  copy  disks 25%  90.0 MB left  9.0 MB/s  10 s left\n";
+  t.equal(piped.stderr, `host-a: 0 of 2 moved\n${line}${line}web1 → host-b: ${detail}\nweb1 stays on host-a: timed-out; not completed; ${detail}\n`);
+  t.end();
+});
+
 t.test("watch fits the screen: no line too long, none too many, and the moves are always to be seen", (t) => {
   const vms = (count: number, name: string) => Array.from({ length: count }, (_, i) => vmReply.parse({ ...web1, vm: `${name}${String(i)}`, ...(i === count - 1 ? { state: "moving" } : {}) }));
   const hosts = (count: number) => Array.from({ length: count }, (_, i) => hostReply.parse({ ...hostA, name: `host-${String(i)}`, draining: i === 0 }));
   const picture = (change: Partial<Picture>): Picture => ({ hosts: hosts(2), vms: vms(2, "web"), moves: [], events: [], trouble: null, now: Date.parse(at) + 1000, ...change });
   const move = (vm: string) => migrationReply.parse({ ...moving, vm, migration: `${vm}@4` });
+  const advice = "it does not converge: the guest writes 40 MB/s and 41 MB/s are copied, so that it would have to stand for 837 ms, and 20 ms are allowed. What helps: --auto-converge slows the guest down";
   const events = Array.from({ length: 8 }, (_, i) => `12:00:0${String(i)}  event ${String(i)}`);
   for (const columns of [40, 80, 120]) {
     for (const rows of [10, 24, 50]) {
       for (const count of [0, 1, 3, 20, 200]) {
-        for (const moves of [[], [move("web0")], vms(9, "web").map((vm) => move(vm.vm))]) {
+        for (const moves of [[], [move("web0")], vms(9, "web").map((vm) => move(vm.vm)), vms(9, "web").map((vm) => ({ ...move(vm.vm), detail: advice }))]) {
           const lines = layout(picture({ vms: vms(count, count === 3 ? "a-virtual-machine-with-a-name-that-goes-on-" : "web"), hosts: hosts(count), moves, events }), { columns, rows });
           t.ok(lines.length <= rows, `${String(lines.length)} lines on ${String(rows)}`);
           t.ok(lines.every((line) => line.length <= columns), `${String(columns)} columns`);
@@ -221,6 +262,11 @@ t.test("watch fits the screen: no line too long, none too many, and the moves ar
     }
   }
   const many = layout(picture({ vms: vms(50, "web"), moves: [move("web49")], events }), { columns: 80, rows: 24 });
+  const stuck = layout(picture({ moves: [{ ...move("web0"), detail: advice }, move("web1")] }), { columns: 80, rows: 24 });
+  const said = stuck.findIndex((line) => line.startsWith("web0: it does not converge"));
+  t.match(stuck[said - 1], /^web1 host-a → host-b/, "below the moves");
+  t.equal(stuck.slice(said, said + 3).map((line) => line.trim()).join(" "), `web0: ${advice}`, "in whole words");
+  t.equal(layout(picture({ moves: vms(4, "web").map((vm) => ({ ...move(vm.vm), detail: advice })) }), { columns: 80, rows: 24 }).filter((line) => line.endsWith(" …")).length, 1);
   t.match(many[0], /^careof {2}host-0 draining {3}host-1 ✓$/);
   t.match(many[2], /^VM +ADDRESS +HOST/);
   t.match(many[3], /^web49 +198\.51\.100\.7 +host-a → host-b .*moving/, "who is not simply bound comes first");

@@ -35,7 +35,7 @@ t.test("migrate follows the events: progress on standard error, the result on st
   t.equal(ran.code, 0);
   t.same(JSON.parse(ran.stdout), { migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", result: "completed", reason: "accepted", totalMs: 3210, pauseMs: 45.25, gapDownMs: 0, gapUpMs: null, bytes: 130_000_000, detail: null, overflowed: null });
   t.same(Object.keys(JSON.parse(ran.stdout) as object), contract, "the order of the fields too");
-  t.match(ran.stderr, /^web1 host-a → host-b {2}copy {2}77% {2}30\.0 MB left {2}100 MB\/s {2}pass 2 {2}0\.3 s$/m);
+  t.match(ran.stderr, /^web1 host-a → host-b {2}copy {2}77% {2}30\.0 MB left {2}100 MB\/s {2}pass 2 {2}0\.3 s left$/m);
   t.match(ran.stderr, /lead/);
   t.notMatch(ran.stderr, /other|\u001b/);
   t.same(agent.asked.find((each) => each.method === "POST")?.body, { vm: "web1", host: "host-b" });
@@ -60,9 +60,11 @@ t.test("migrate: how it may end", async (t) => {
   agent.streams();
   const cases: readonly { readonly end: object; readonly code: number; readonly says: RegExp }[] = [
     { end: moved, code: 0, says: /moved from host-a to host-b/ },
+    { end: { ...moved, detail: "it stood longer than usual" }, code: 0, says: /^web1 moved .*\nit stood longer than usual\n$/ },
     { end: { ...moved, result: "failed", reason: "relay-failed" }, code: 1, says: /was not moved \(relay-failed\)/ },
     { end: { ...moved, result: "cancelled", reason: "cancelled-by-operator" }, code: 1, says: /cancelled.*runs on host-a/ },
     { end: { ...moved, result: "lost", reason: "target-gone", pauseMs: null }, code: 1, says: /LOST \(target-gone\).*careof resolve web1 HOST/ },
+    { end: { ...moved, result: "lost", reason: "released-unknown", pauseMs: null, detail: "host-b is silent" }, code: 1, says: /LOST \(released-unknown\).*\nhost-b is silent\n$/ },
     { end: { ...moved, result: "lost", reason: "postcopy-broken", pauseMs: null, detail: "its hypervisor says postcopy-paused" }, code: 1, says: /is dead \(postcopy-broken\).*careof start web1 HOST` starts it from its disks\nits hypervisor says postcopy-paused/ },
   ];
   for (const { end, code, says } of cases) {
@@ -235,6 +237,28 @@ t.test("watch in a pipe: a line per change, none per refresh", async (t) => {
   t.match(lines[5], /ALARM both-claim: web1 \(host-a, host-b\) both run it/);
 });
 
+t.test("watch in a pipe: what keeps a move from ending is said once, and why it failed", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  agent.streams().on("GET /v1/vms", { json: [web1] }).on("GET /v1/hosts", { json: [hostA] }).on("GET /v1/migrations", { json: [moving] });
+  const terminal = new CapturedTerminal();
+  const running = careof(["watch", "--api", agent.url], { terminal });
+  await terminal.until((each) => each.stdout.includes("copy"));
+  while (agent.readers === 0) await sleep(5);
+  const detail = "it does not converge: so and so. What helps: \u001b[Jthis";
+  for (const more of ["", ""]) agent.emit("migration", { ...moving, detail: `${detail}${more}` });
+  agent.emit("migration", { ...moving, phase: "lead", detail });
+  agent.emit("migration", { ...moved, result: "failed", reason: "timed-out", detail: "not completed within 120000 ms" });
+  await terminal.until((each) => each.stdout.includes("timed-out"));
+  terminal.interrupt();
+  await running;
+  const lines = terminal.stdout.trimEnd().split("\n").map((line) => line.slice(21)).slice(2);
+  t.equal(lines.length, 4, lines.join("\n"));
+  t.match(lines[1], /^web1 host-a → host-b {2}copy .* writes 1\.0 MB\/s {2}it does not converge: so and so\. What helps: \?\[Jthis$/);
+  t.match(lines[2], /^web1 host-a → host-b {2}lead .* writes 1\.0 MB\/s$/);
+  t.match(lines[3], /failed \(timed-out\): .*; not completed within 120000 ms$/);
+});
+
 t.test("watch on a terminal: a table that is kept, also across a restart of the home agent", async (t) => {
   const agent = await ScriptedHomeAgent.open();
   t.teardown(() => agent.close());
@@ -286,7 +310,7 @@ t.test("a line of progress", (t) => {
   t.equal(of({ progress: { ...moving.progress, bytesPerSecond: 0, passes: 0 } }), "web1 host-a → host-b  copy  77%  30.0 MB left");
   t.equal(of({ result: "completed" }), "web1 host-a → host-b  completed");
   const disks = { ...moving.progress, total: 0, diskCopied: 30e6, diskTotal: 120e6, diskBytesPerSecond: 9e6 };
-  t.equal(of({ progress: disks }), "web1 host-a → host-b  copy  disks 25%  90.0 MB left  9.0 MB/s  10 s");
+  t.equal(of({ progress: disks }), "web1 host-a → host-b  copy  disks 25%  90.0 MB left  9.0 MB/s  10 s left");
   t.equal(of({ progress: { ...disks, diskBytesPerSecond: 0 } }), "web1 host-a → host-b  copy  disks 25%  90.0 MB left");
   t.equal(of({ progress: { ...disks, total: 120e6, remaining: 60e6, bytesPerSecond: 0, passes: 0 } }), "web1 host-a → host-b  copy  50%  60.0 MB left", "the memory's turn");
   t.equal(of({ phase: "co\u001b[Jpy", progress: null }), "web1 host-a → host-b  co?[Jpy");
