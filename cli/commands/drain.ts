@@ -97,11 +97,21 @@ export function sumLine({ host, state, total, moved, moving, waiting, left }: Dr
   return `${host}: ${parts.join(", ")}${state === "stopping" ? " (stopping)" : ""}`;
 }
 
+/** Those that are not away, and why; below them in whole sentences where the terminal is too narrow for that. */
+function leftovers(vms: DrainReply["vms"], columns: number | null): string {
+  const rows = (why: (vm: DrainReply["vms"][number]) => string): string[][] => vms.map((each) => [each.vm, each.state, each.to ?? "–", why(each)]);
+  const heading = ["VM", "STATE", "TO", "WHY"];
+  const whole = table(heading, rows(({ reason, detail }) => (detail === "" ? (reason ?? "–") : detail)), null);
+  if (columns === null || whole.split("\n").every((line) => line.length <= columns)) return whole;
+  const sentences = vms.flatMap(({ vm, detail }) => (detail === "" ? [] : [`${plain(`${vm}: ${detail}`)}\n`]));
+  return table(heading, rows(({ reason }) => reason ?? "–"), columns) + sentences.join("");
+}
+
 function report(drain: DrainReply, now: number, columns: number | null): string {
   const { host, state, startedAt } = drain;
   const rest = drain.vms.filter((each) => each.state !== "moved" && each.state !== "stopped");
   const lines = [`${sumLine(drain)} (${state}, begun ${age(startedAt, now)} ago)\n`];
-  if (rest.length > 0) lines.push(table(["VM", "STATE", "TO", "WHY"], rest.map((each) => [each.vm, each.state, each.to ?? "–", each.detail !== "" ? each.detail : (each.reason ?? "–")]), columns));
+  if (rest.length > 0) lines.push(leftovers(rest, columns));
   const again = state === "incomplete" || state === "interrupted" ? `\`careof drain ${host}\` goes on; ` : "";
   return `${lines.join("")}${again}${plain(host)} takes no VMs until \`careof undrain ${plain(host)}\`\n`;
 }

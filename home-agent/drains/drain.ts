@@ -1,7 +1,7 @@
 import type { HostId, MigrationId, Millis, VmId } from "../../model/ids.js";
 import type { Reason } from "../../model/reasons.js";
 import type { MigrationOutcome } from "../outcome.js";
-import { place, withPromised, type NoPlace, type Scene, type SceneVm } from "./placement.js";
+import { place, withPromised, type Failure, type NoPlace, type Scene, type SceneVm } from "./placement.js";
 
 /** In which order VMs go: as the configuration lists them, by name, or by memory. */
 export const ORDERS = ["config", "name", "smallest", "largest"] as const;
@@ -32,7 +32,7 @@ export interface Stay {
   readonly reason: Reason | null;
   readonly detail: string;
   /** Hosts that have failed it since the drain began. */
-  readonly tried: ReadonlyMap<HostId, Reason>;
+  readonly tried: ReadonlyMap<HostId, Failure>;
   /** How often the move to a host has failed for a connection that was lost. */
   readonly breaks: ReadonlyMap<HostId, number>;
   /** Connections that its source and its target had lost when it was asked for. */
@@ -81,7 +81,7 @@ export type News =
   /** To a move that was asked for. It may come after that move's end, when another one has been asked for: `to` tells them apart. */
   | { readonly type: "answered"; readonly vm: VmId; readonly to: HostId; readonly reason: Reason; readonly detail: string }
   /** `inherited`: begun by an earlier process of the home agent, whose end may be all that it failed of. */
-  | { readonly type: "moved"; readonly vm: VmId; readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason; readonly inherited?: boolean };
+  | { readonly type: "moved"; readonly vm: VmId; readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason; readonly detail: string; readonly inherited?: boolean };
 
 export interface Step {
   readonly drain: Drain;
@@ -195,13 +195,13 @@ function answered(stay: Stay, { to, reason, detail }: { readonly to: HostId; rea
   return failed(stay, reason, detail, losses);
 }
 
-function ended(stay: Stay, event: { readonly to: HostId; readonly result: MigrationOutcome; readonly reason: Reason; readonly inherited?: boolean }, losses: number): Stay {
+function ended(stay: Stay, event: News & { readonly type: "moved" }, losses: number): Stay {
   if (stay.phase !== "asked" && stay.phase !== "moving") return stay;
   // Where it is now, the scene says.
   if (event.result === "completed") return { ...stay, phase: "waiting", to: event.to, reason: null, detail: "" };
-  if (event.result === "cancelled") return { ...stay, phase: "left", to: event.to, reason: event.reason, detail: "" };
+  if (event.result === "cancelled") return { ...stay, phase: "left", to: event.to, reason: event.reason, detail: event.detail };
   if (event.result === "failed" && event.inherited === true) return { ...stay, phase: "waiting", migration: null, reason: null, detail: "" };
-  return failed({ ...stay, to: event.to }, event.reason, "", losses);
+  return failed({ ...stay, to: event.to }, event.reason, event.detail, losses);
 }
 
 /**
@@ -213,7 +213,7 @@ function failed(stay: Stay, reason: Reason, detail: string, losses: number): Sta
   if (stay.to === null) return next;
   const breaks = (stay.breaks.get(stay.to) ?? 0) + 1;
   if ((UNREACHED.has(reason) || losses > stay.losses) && breaks < MAX_BREAKS) return { ...next, breaks: new Map([...stay.breaks, [stay.to, breaks]]), paused: true };
-  return { ...next, tried: new Map([...stay.tried, [stay.to, reason]]) };
+  return { ...next, tried: new Map([...stay.tried, [stay.to, { reason, detail }]]) };
 }
 
 /** What is true of each VM takes the place of what was thought of it; VMs that have come to the host are taken in. */

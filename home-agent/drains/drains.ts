@@ -181,8 +181,8 @@ export class Drains {
   #heard(event: ApiEvent): void {
     if (this.#entries.size === 0) return;
     if (event.event === "migration" && event.data.result !== null) {
-      const { vm, from, to, result, reason } = event.data;
-      this.#tell(hostId(from), { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? ""), inherited: this.#inherited.delete(event.data.migration) });
+      const { vm, from, to, result, reason, detail } = event.data;
+      this.#tell(hostId(from), { type: "moved", vm: vmId(vm), to: hostId(to), result, reason: reasonOf(reason ?? ""), detail: detail ?? "", inherited: this.#inherited.delete(event.data.migration) });
     } else if (event.event === "migration" && event.data.progress !== null) return;
     if (event.event !== "drain") this.#lookSoon();
   }

@@ -85,21 +85,28 @@ export interface NoPlace {
   readonly returning: boolean;
 }
 
+/** Why a VM is not on a host to which it was to move; `detail`: in words, or empty. */
+export interface Failure {
+  readonly reason: Reason;
+  readonly detail: string;
+}
+
 /**
  * Where a VM of `from` goes: of the hosts that it lists, and that are wanted (`to`, empty for any), the one on which the most memory is left; of equals, the first by name.
- * `tried`: hosts that have failed it, and why. Without a place the reason is the one that all candidates share, else `no-host-fits` with each host's own.
+ * `tried`: hosts that have failed it, and why. Without a place the reason is the one that all candidates share, else `no-host-fits`; the detail has each host's own.
  */
-export function place(vm: SceneVm, from: HostId, to: readonly HostId[], tried: ReadonlyMap<HostId, Reason>, scene: Scene, load: ReadonlyMap<HostId, number>): Placement {
+export function place(vm: SceneVm, from: HostId, to: readonly HostId[], tried: ReadonlyMap<HostId, Failure>, scene: Scene, load: ReadonlyMap<HostId, number>): Placement {
   const elsewhere = vm.hosts.filter((host) => host !== from);
   const candidates = to.length === 0 ? elsewhere : elsewhere.filter((host) => to.includes(host));
   if (elsewhere.length === 0) return { host: null, reason: "no-host-fits", detail: `${vm.vm} lists no host but ${from}`, absent: false, returning: false };
   if (candidates.length === 0) return { host: null, reason: "not-listed", detail: `${vm.vm} may run on ${elsewhere.join(", ")} only`, absent: false, returning: false };
   let best: { readonly host: HostId; readonly free: number } | null = null;
-  const against: { readonly host: HostId; readonly reason: Reason }[] = [];
+  const against: { readonly host: HostId; readonly reason: Reason; readonly words: string }[] = [];
   for (const name of candidates) {
     const free = freeOn(name, scene, load);
-    const reason = objection(scene.hosts.get(name), free, vm.memoryBytes, tried.get(name));
-    if (reason !== null) against.push({ host: name, reason });
+    const failure = tried.get(name);
+    const reason = objection(scene.hosts.get(name), free, vm.memoryBytes, failure?.reason);
+    if (reason !== null) against.push({ host: name, reason, words: reason === failure?.reason && failure.detail !== "" && failure.detail !== reason ? ` (${failure.detail})` : "" });
     else if (best === null || free > best.free || (free === best.free && name < best.host)) best = { host: name, free };
   }
   if (best !== null) return { host: best.host };
@@ -108,7 +115,7 @@ export function place(vm: SceneVm, from: HostId, to: readonly HostId[], tried: R
   const [only] = reasons;
   const absent = against.filter(({ host, reason }) => reason === "host-gone" && !tried.has(host));
   return {
-    host: null, reason: reasons.size === 1 && only !== undefined ? only : "no-host-fits", detail: against.map(({ host, reason }) => `${host}: ${reason}`).join(", "),
+    host: null, reason: reasons.size === 1 && only !== undefined ? only : "no-host-fits", detail: against.map(({ host, reason, words }) => `${host}: ${reason}${words}`).join(", "),
     absent: absent.length > 0, returning: absent.some(({ host }) => scene.hosts.get(host)?.returning === true),
   };
 }

@@ -57,6 +57,17 @@ t.test("how a drain may end, and what is said then", async (t) => {
   t.match(await careof(["undrain", "host-a", "--api", agent.url]), { code: 0, stdout: "host-a takes VMs again\n" });
 });
 
+t.test("drain: why a VM was left, in whole sentences also where the terminal is narrow", async (t) => {
+  const agent = await opened(t);
+  const detail = "host-b: no-room (/var/lib/careof/disks: 3000000000 bytes are free, 8589934592 wanted), host-c: not-enough-memory";
+  agent.on(`GET ${DRAIN}`, { json: { ...incomplete, left: 2, vms: [{ ...row, state: "left", reason: "no-host-fits", detail }, { ...row, vm: "web2", state: "left", to: null, reason: "no-host-fits", detail: "web2 lists no host but host-a" }] } });
+  const terminal = new CapturedTerminal();
+  terminal.columns = 80;
+  t.match((await careof(["drain", "host-a", "--show", "--api", agent.url], { terminal })).stdout, new RegExp(`\nweb1 +left +host-b +no-host-fits\nweb2 +left +– +no-host-fits\nweb1: ${detail.replace(/[()]/g, "\\$&")}\nweb2: web2 lists no host but host-a\n`));
+  const piped = (await careof(["drain", "host-a", "--show", "--api", agent.url])).stdout;
+  t.ok(piped.includes(`\nweb1  left   host-b  ${detail}\n`), piped);
+});
+
 t.test("drain: what is not possible is said before the home agent is asked", async (t) => {
   const agent = await opened(t);
   for (const [words, says] of [

@@ -93,17 +93,17 @@ class World {
       const end = (owner: HostId): void => { this.vms.set(each.vm, { ...each, phase: "bound", owner, move: null }); };
       for (let weight = 0; weight < 6; weight++) steps.push(() => {
         end(to);
-        this.take({ type: "moved", vm: each.vm, to, result: "completed", reason: "accepted" });
+        this.take({ type: "moved", vm: each.vm, to, result: "completed", reason: "accepted", detail: "" });
       });
       steps.push(() => {
         end(A);
-        this.take({ type: "moved", vm: each.vm, to, result: "failed", reason: "relay-failed" });
+        this.take({ type: "moved", vm: each.vm, to, result: "failed", reason: "relay-failed", detail: "cut" });
       }, () => {
         end(A);
-        this.take({ type: "moved", vm: each.vm, to, result: "cancelled", reason: "cancelled-by-operator" });
+        this.take({ type: "moved", vm: each.vm, to, result: "cancelled", reason: "cancelled-by-operator", detail: "" });
       }, () => {
         this.vms.set(each.vm, { ...each, phase: "lost" });
-        this.take({ type: "moved", vm: each.vm, to, result: "lost", reason: "released-unknown" });
+        this.take({ type: "moved", vm: each.vm, to, result: "lost", reason: "released-unknown", detail: "" });
       });
     }
     for (const host of [A, B, C]) for (const returning of [true, false]) steps.push(() => {
@@ -146,7 +146,7 @@ class World {
       if (moving !== undefined && moving.move !== null) {
         const { to } = moving.move;
         this.vms.set(moving.vm, { ...moving, phase: "bound", owner: to, move: null });
-        this.take({ type: "moved", vm: moving.vm, to, result: "completed", reason: "accepted" });
+        this.take({ type: "moved", vm: moving.vm, to, result: "completed", reason: "accepted", detail: "" });
       } else {
         // Who is not back by now stays away.
         for (const [host, known] of this.hosts) this.hosts.set(host, { ...known, returning: false });
@@ -273,11 +273,21 @@ await t.test("a host that failed a VM is not tried again, another one is; what p
     for (const reason of ["accepted", "unspecified"] as const) ({ drain, moves } = step(drain, { type: "answered", vm: vmId("vm1"), to: hostId(at), reason, detail: "" }, scene(vms)));
     t.same([drain, moves], [asked, []], "a late answer to the move before says nothing of this one");
   }
-  ({ drain, moves } = step(drain, { type: "moved", vm: vmId("vm1"), to: hostId("host-d"), result: "failed", reason: "prepare-failed" }, scene(vms)));
+  ({ drain, moves } = step(drain, { type: "moved", vm: vmId("vm1"), to: hostId("host-d"), result: "failed", reason: "prepare-failed", detail: "/srv/web1.raw is missing" }, scene(vms)));
   t.match(summarize(drain), { state: "incomplete", left: 1 });
-  t.match(drain.stays[0], { phase: "left", reason: "no-host-fits", detail: "host-b: no-resources, host-c: no-resources, host-d: prepare-failed" });
+  t.match(drain.stays[0], { phase: "left", reason: "no-host-fits", detail: "host-b: no-resources, host-c: no-resources, host-d: prepare-failed (/srv/web1.raw is missing)" });
   ({ drain, moves } = step(...begun(drain), scene(vms)));
   t.same(moves, [{ vm: "vm1", to: "host-b" }], "begun again, everything is tried again");
+  t.end();
+});
+
+await t.test("a cancelled move keeps what was said of it; a refusal that has no other words is said once", (t) => {
+  const vms = [vm("vm1", { hosts: [A, B] })];
+  const { drain } = step(...begun(newDrain(A, WISH, NOW)), scene(vms));
+  const cancelled = step(drain, { type: "moved", vm: vmId("vm1"), to: B, result: "cancelled", reason: "cancelled-by-operator", detail: "by hand" }, scene(vms)).drain;
+  t.match(cancelled.stays, [{ phase: "left", reason: "cancelled-by-operator", detail: "by hand" }]);
+  const refused = step(drain, { type: "answered", vm: vmId("vm1"), to: B, reason: "no-resources", detail: "no-resources" }, scene(vms)).drain;
+  t.match(refused.stays, [{ phase: "left", reason: "no-resources", detail: "host-b: no-resources" }]);
   t.end();
 });
 
@@ -287,17 +297,17 @@ await t.test("two moves that ended before anybody looked: each keeps its own rea
   const answers = vms.map((each): News => ({ type: "answered", vm: each.vm, to: B, reason: "accepted", detail: "" }));
   const under = scene(vms.map((each) => ({ ...each, phase: "moving" as const, move: { id: migrationId(each.vm, epoch(2)), from: A, to: B } })));
   const moving = step(hear(asked, answers, under), { type: "look" }, under).drain;
-  const ends = (["relay-failed", "prepare-failed"] as const).map((reason, i): News => ({ type: "moved", vm: vmId(`vm${String(i + 1)}`), to: B, result: "failed", reason }));
-  t.same(step(hear(moving, ends, scene(vms)), { type: "look" }, scene(vms)).drain.stays.map((stay) => [stay.phase, stay.reason]), [["left", "relay-failed"], ["left", "prepare-failed"]]);
+  const ends = (["relay-failed", "prepare-failed"] as const).map((reason, i): News => ({ type: "moved", vm: vmId(`vm${String(i + 1)}`), to: B, result: "failed", reason, detail: `${reason} in words` }));
+  t.same(step(hear(moving, ends, scene(vms)), { type: "look" }, scene(vms)).drain.stays.map((stay) => `${stay.phase} ${stay.detail}`), ["relay-failed", "prepare-failed"].map((reason) => `left host-b: ${reason} (${reason} in words)`));
   t.end();
 });
 
 await t.test("a move that failed because the home agent ended is not held against the host that it went to", (t) => {
   const vms = [vm("vm1", { hosts: [A, B] })];
   const moving = step(newDrain(A, { ...WISH }, NOW), { type: "begin", wish: WISH, now: NOW }, scene([vm("vm1", { hosts: [A, B], phase: "moving", move: { id: migrationId(vmId("vm1"), epoch(2)), from: A, to: B } })])).drain;
-  const again = step(moving, { type: "moved", vm: vmId("vm1"), to: B, result: "failed", reason: "migrate-failed", inherited: true }, scene(vms));
+  const again = step(moving, { type: "moved", vm: vmId("vm1"), to: B, result: "failed", reason: "migrate-failed", detail: "", inherited: true }, scene(vms));
   t.same(again.moves, [{ vm: "vm1", to: B }]);
-  t.same(step(moving, { type: "moved", vm: vmId("vm1"), to: B, result: "failed", reason: "migrate-failed" }, scene(vms)).moves, []);
+  t.same(step(moving, { type: "moved", vm: vmId("vm1"), to: B, result: "failed", reason: "migrate-failed", detail: "" }, scene(vms)).moves, []);
   t.end();
 });
 
@@ -325,7 +335,7 @@ await t.test("a host whose connection was lost in the midst is waited for and as
       t.same(moves, [{ vm: "vm1", to: B }], `${lost}: try ${String(losses)}`);
       ({ drain } = step(drain, { type: "answered", vm: vmId("vm1"), to: B, reason: "accepted", detail: "" }, scene(moving(B), { [lost]: { losses: losses - 1 } })));
       const away = scene(vms, { [lost]: { connected: false, returning: true, losses } });
-      ({ drain, moves } = step(drain, { type: "moved", vm: vmId("vm1"), to: B, result: "failed", reason: losses === 1 ? "relay-failed" : "target-gone" }, away));
+      ({ drain, moves } = step(drain, { type: "moved", vm: vmId("vm1"), to: B, result: "failed", reason: losses === 1 ? "relay-failed" : "target-gone", detail: "" }, away));
       if (losses === 3) break;
       for (const type of ["tick", "look"] as const) ({ drain, moves } = step(drain, { type }, away));
       t.match([drain.phase, drain.stays[0]?.phase, drain.stays[0]?.reason], ["running", "waiting", "host-gone"]);

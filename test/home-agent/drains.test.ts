@@ -232,7 +232,7 @@ await t.test("refusals change nothing", async (t) => {
   set.agents["host-b"].on("prepare", (_body, answer) => { answer(decision("prepare-failed", "no memory")); });
   set.agents["host-c"].on("prepare", (_body, answer) => { answer(decision("prepare-failed", "no memory")); });
   await bench.call("POST", "/v1/hosts/host-a/drain", {});
-  t.match(await state(bench, "incomplete"), { moved: 0, left: 4, vms: [{ reason: "prepare-failed", detail: "host-b: prepare-failed, host-c: prepare-failed" }] });
+  t.match(await state(bench, "incomplete"), { moved: 0, left: 4, vms: [{ reason: "prepare-failed", detail: "host-b: prepare-failed (no memory), host-c: prepare-failed (no memory)" }] });
   store.unavailable = true;
   t.match(await bench.call("POST", "/v1/hosts/host-a/undrain", {}), { status: 503, body: { code: "store-unavailable" } });
   t.match((await bench.call("GET", "/v1/hosts")).body, [{ name: "host-a", draining: true }]);
