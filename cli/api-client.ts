@@ -115,7 +115,7 @@ export class ApiClient {
   }
 
   /** What is not said stays as it was. Resolves when it has begun. */
-  async beginDrain(host: HostId, wish: { readonly to: readonly HostId[] | undefined; readonly limit: number | undefined; readonly order: string | undefined }): Promise<DrainReply> {
+  async beginDrain(host: HostId, wish: MoveWishes & { readonly to: readonly HostId[] | undefined; readonly limit: number | undefined; readonly order: string | undefined }): Promise<DrainReply> {
     return this.#ask({ method: "POST", path: ["hosts", host, "drain"], body: wish, reply: drainReply });
   }
 

@@ -74,12 +74,19 @@ export const migrationReply = z.object({
 });
 export type MigrationReply = z.infer<typeof migrationReply>;
 
+/** In the words of `POST /v1/migrations`. */
+const moveWishes = z.object({
+  bandwidth: z.number().optional(), downtimeLimitMs: z.number().optional(), autoConverge: z.boolean().optional(), channels: z.number().optional(), timeoutMs: z.number().optional(), onTimeout: z.string().optional(),
+  postcopy: z.boolean().optional(),
+});
+
 const drainSummary = {
   host: z.string(),
   state: z.enum(["running", "stopping", "interrupted", "completed", "incomplete", "undrained"]),
   to: z.array(z.string()),
   limit: z.number(),
   order: z.string(),
+  wishes: moveWishes.default({}),
   actor: z.string(),
   startedAt: time,
   total: z.number(),

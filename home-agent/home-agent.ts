@@ -129,7 +129,7 @@ export class HomeAgent {
     this.#drains = new Drains({
       store, fence, clock, log, hosts, cache: this.#cache, events,
       rules: () => ({ limit: this.#config.drain.limit, reserveBytes: this.#config.drain.reserve }),
-      migrate: (vm, host, actor) => this.#desk.migrate(vm, host, actor),
+      migrate: (vm, host, actor, wishes) => this.#desk.migrate(vm, host, actor, wishes),
       cancel: (migration) => this.#desk.cancel(migration),
     });
     this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, drains: this.#drains, events, limits: () => this.#waitingLimits(), notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null), reload: () => this.reload() });

@@ -5,13 +5,14 @@ import type { ApiClient } from "../api-client.js";
 import { client, hostArgument, operatorCommand, show, type Context, type OperatorOptions } from "../context.js";
 import { followDrain, isUnderWay } from "../drain-follower.js";
 import { onInterrupts } from "../interrupts.js";
+import { moveWishes, withMoveOptions, type MoveOptions } from "../move-options.js";
 import { MovesProgress } from "../moves-progress.js";
 import { age } from "../quantities.js";
 import type { DrainReply, DrainSummaryReply } from "../replies.js";
 import { table } from "../table.js";
 import { plain } from "../terminal.js";
 
-interface DrainOptions extends OperatorOptions {
+interface DrainOptions extends OperatorOptions, MoveOptions {
   readonly to?: readonly HostId[];
   readonly limit?: number;
   readonly order?: string;
@@ -20,12 +21,12 @@ interface DrainOptions extends OperatorOptions {
 }
 
 export function drainCommand(context: Context): Command {
-  return operatorCommand(
+  return withMoveOptions(operatorCommand(
     "drain",
     "move every VM away from a host, which takes no other until `careof undrain`\n\nA few VMs move at a time, each to the host of its list on which the most memory is left. The home agent does it: when this command ends, or the home agent is " +
       "restarted, it goes on. Ctrl-C: no other VM begins to move, those that do go on; a second Ctrl-C cancels them, a third stops watching. The host still takes no VM then; the same command again goes " +
-      "on, and tries again what was left, with the options of last time where none are given. Progress goes to standard error, the result to standard output. Exit code 0 only when every VM is away.",
-    "  careof drain host-a\n  careof drain host-a --to host-b,host-c --limit 4 --order largest\n  careof drain host-a --show\n  careof drain host-a --output json | jq .left",
+      "on, and tries again what was left, with each option as it was last time where it is not given. Options of the moves that were never given are as the home agent's configuration has them (handover). Progress goes to standard error, the result to standard output. Exit code 0 only when every VM is away.",
+    "  careof drain host-a\n  careof drain host-a --to host-b,host-c --limit 4 --order largest\n  careof drain host-a --bandwidth 50M --timeout 120 --on-timeout force\n  careof drain host-a --show\n  careof drain host-a --output json | jq .left",
   )
     .summary("move every VM away from a host")
     .argument("<host>", "name of the host", hostArgument)
@@ -33,13 +34,15 @@ export function drainCommand(context: Context): Command {
     .addOption(limitOption("VMs that move at a time (default: the home agent's drain.limit, 2)"))
     .addOption(new Option("--order <order>", "which VM goes first: as the configuration lists them, by name, by memory (default: config)").choices(["config", "name", "smallest", "largest"]))
     .option("--show", "show how far it is, and begin nothing", false)
-    .option("--no-wait", "return when it has begun")
+    .option("--no-wait", "return when it has begun; `careof drain` without it watches the same drain, and Ctrl-C interrupts it"))
     .action(async (host: HostId, options: DrainOptions, command: Command) => {
       const api = client(context, options);
       const { to, limit, order } = options;
+      const wishes = moveWishes(options);
       if (options.show && (to !== undefined || limit !== undefined || order !== undefined || !options.wait)) command.error("error: --show begins nothing: --to, --limit, --order and --no-wait do not go with it", { exitCode: 2 });
+      if (options.show && Object.keys(wishes).length > 0) command.error("error: --show begins nothing: options of the moves do not go with it", { exitCode: 2 });
       if (to?.includes(host) === true) command.error(`error: option '--to <hosts>': the VMs of ${host} cannot move to ${host}`, { exitCode: 2 });
-      const begun = options.show ? await api.drain(host) : await api.beginDrain(host, { to, limit, order });
+      const begun = options.show ? await api.drain(host) : await api.beginDrain(host, { to, limit, order, ...wishes });
       const ended = options.show || !options.wait || !isUnderWay(begun) ? begun : await watched(context, api, begun, host);
       context.exitCode = ended.state === "completed" || options.show || !options.wait ? 0 : 1;
       show(context, options, ended, () => report(ended, context.clock.now(), context.terminal.columns));

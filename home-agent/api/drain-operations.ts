@@ -1,6 +1,8 @@
 import { z } from "zod";
 import type { HostId } from "../../model/ids.js";
 import { ORDERS, type Order } from "../drains/drain.js";
+import type { MoveWishes } from "../handover/move-plan.js";
+import { wishWords } from "./move-wishes.js";
 import type { HostView } from "./operations.js";
 
 /**
@@ -13,6 +15,8 @@ const summary = {
   to: z.array(z.string()),
   limit: z.number(),
   order: z.enum(ORDERS),
+  /** How its VMs move otherwise than configured. */
+  wishes: wishWords,
   actor: z.string(),
   startedAt: z.iso.datetime(),
   total: z.number(),
@@ -46,6 +50,8 @@ export interface DrainWish {
   readonly to?: readonly HostId[] | undefined;
   readonly limit?: number | undefined;
   readonly order?: Order | undefined;
+  /** How the VMs move; of these too each stays as it was where it is not said. */
+  readonly wishes?: MoveWishes;
 }
 
 /** What the API may ask about draining. Every refusal is a CareofError whose code is the reason, and has changed nothing. */

@@ -7,7 +7,7 @@ import type { MoveWishes } from "../handover/move-plan.js";
 const MAX_MS = 3_600_000;
 const duration = z.number().min(1).max(MAX_MS).optional();
 
-/** What one move may want otherwise than configured: keys of `POST /v1/migrations`. Bytes per second, 0 is unlimited; milliseconds. */
+/** What one move may want otherwise than configured: keys of `POST /v1/migrations`, and for all its moves of `POST /v1/hosts/{host}/drain`. Bytes per second, 0 is unlimited; milliseconds. */
 export const wishFields = {
   bandwidth: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).optional(),
   downtimeLimitMs: duration,
@@ -18,13 +18,29 @@ export const wishFields = {
   postcopy: z.boolean().optional(),
 };
 
-export function wishesOf({ bandwidth, downtimeLimitMs, timeoutMs, autoConverge, channels, onTimeout, postcopy }: z.output<z.ZodObject<typeof wishFields>>): MoveWishes {
+export const wishWords = z.object(wishFields);
+export type WishWords = z.output<typeof wishWords>;
+
+export function wishesOf({ bandwidth, downtimeLimitMs, timeoutMs, autoConverge, channels, onTimeout, postcopy }: WishWords): MoveWishes {
   return {
     ...(bandwidth === undefined ? {} : { maxBandwidth: bandwidth }),
     ...(downtimeLimitMs === undefined ? {} : { downtimeLimitMs: millis(downtimeLimitMs) }),
     ...(timeoutMs === undefined ? {} : { timeoutMs: millis(timeoutMs) }),
     ...(autoConverge === undefined ? {} : { autoConverge }),
     ...(channels === undefined ? {} : { channels }),
+    ...(onTimeout === undefined ? {} : { onTimeout }),
+    ...(postcopy === undefined ? {} : { postcopy }),
+  };
+}
+
+/** `wishesOf` backwards. */
+export function wordsOf({ maxBandwidth, downtimeLimitMs, timeoutMs, autoConverge, channels, onTimeout, postcopy }: MoveWishes): WishWords {
+  return {
+    ...(maxBandwidth === undefined ? {} : { bandwidth: maxBandwidth }),
+    ...(downtimeLimitMs === undefined ? {} : { downtimeLimitMs }),
+    ...(autoConverge === undefined ? {} : { autoConverge }),
+    ...(channels === undefined ? {} : { channels }),
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
     ...(onTimeout === undefined ? {} : { onTimeout }),
     ...(postcopy === undefined ? {} : { postcopy }),
   };

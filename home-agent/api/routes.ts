@@ -72,8 +72,11 @@ export const ROUTES: readonly Route[] = [
   route("GET", "/v1/hosts/{host}/drain", "How far a host is drained", null, 200, drainView, (operations, call) => operations.drain(hostOf(call))),
   route(
     "POST", "/v1/hosts/{host}/drain", "Take no VMs on a host from now on, and move away those that are there; again: go on",
-    z.strictObject({ to: z.array(parsed(hostId)).max(256).optional(), limit: z.number().int().min(1).max(MAX_MOVES_AT_ONCE).optional(), order: z.enum(ORDERS).optional() }),
-    202, drainView, (operations, call) => operations.beginDrain(hostOf(call), call.body, ACTOR),
+    z.strictObject({ to: z.array(parsed(hostId)).max(256).optional(), limit: z.number().int().min(1).max(MAX_MOVES_AT_ONCE).optional(), order: z.enum(ORDERS).optional(), ...wishFields }),
+    202, drainView, (operations, call) => {
+      const { to, limit, order, ...wishes } = call.body;
+      return operations.beginDrain(hostOf(call), { to, limit, order, wishes: wishesOf(wishes) }, ACTOR);
+    },
   ),
   route(
     "POST", "/v1/hosts/{host}/drain/interrupt", "Begin no other move of a drain; with cancel those under way are cancelled",

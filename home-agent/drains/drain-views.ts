@@ -1,4 +1,5 @@
 import type { DrainSummary, DrainView } from "../api/drain-operations.js";
+import { wordsOf } from "../api/move-wishes.js";
 import { iso } from "../views.js";
 import type { Drain, Stay, StayPhase } from "./drain.js";
 
@@ -12,8 +13,8 @@ export function summarize(drain: Drain): DrainSummary {
   const moving = count("asked", "moving");
   const waiting = count("waiting");
   const left = count("left");
-  const { host, to, limit, order, actor, startedAt } = drain;
-  return { host, state: stateOf(drain, moving, waiting + left), to: [...to], limit, order, actor, startedAt: iso(startedAt), total: drain.stays.length, moved: count("moved", "stopped"), moving, waiting, left };
+  const { host, to, limit, order, wishes, actor, startedAt } = drain;
+  return { host, state: stateOf(drain, moving, waiting + left), to: [...to], limit, order, wishes: wordsOf(wishes), actor, startedAt: iso(startedAt), total: drain.stays.length, moved: count("moved", "stopped"), moving, waiting, left };
 }
 
 function stateOf({ phase }: Drain, moving: number, rest: number): DrainSummary["state"] {

@@ -1,5 +1,6 @@
 import type { HostId, MigrationId, Millis, VmId } from "../../model/ids.js";
 import type { Reason } from "../../model/reasons.js";
+import type { MoveWishes } from "../handover/move-plan.js";
 import type { MigrationOutcome } from "../outcome.js";
 import { place, withPromised, type Failure, type NoPlace, type Scene, type SceneVm } from "./placement.js";
 
@@ -50,6 +51,8 @@ export interface Drain {
   /** Moves at once. */
   readonly limit: number;
   readonly order: Order;
+  /** How each VM moves otherwise than configured. */
+  readonly wishes: MoveWishes;
   readonly actor: string;
   readonly startedAt: Millis;
   readonly phase: RunPhase;
@@ -64,6 +67,7 @@ export interface Wish {
   readonly to: readonly HostId[];
   readonly limit: number;
   readonly order: Order;
+  readonly wishes: MoveWishes;
   readonly actor: string;
 }
 

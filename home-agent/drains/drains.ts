@@ -7,6 +7,7 @@ import type { DrainView, DrainWish } from "../api/drain-operations.js";
 import type { ApiEvent } from "../api/operations.js";
 import type { BindingCache } from "../bindings/binding-cache.js";
 import type { EventBus } from "../events.js";
+import type { MoveWishes } from "../handover/move-plan.js";
 import type { Hosts } from "../hosts.js";
 import type { Store } from "../store/store.js";
 import { viewHost } from "../views.js";
@@ -35,7 +36,7 @@ export interface DrainsOptions {
   readonly events: EventBus;
   readonly rules: () => { readonly limit: number; readonly reserveBytes: number };
   /** Resolves when the move has begun. @throws CareofError with the reason */
-  readonly migrate: (vm: VmId, host: HostId, actor: string) => Promise<unknown>;
+  readonly migrate: (vm: VmId, host: HostId, actor: string, wishes: MoveWishes) => Promise<unknown>;
   /** @throws CareofError with the reason */
   readonly cancel: (migration: string) => Promise<unknown>;
 }
@@ -97,7 +98,9 @@ export class Drains {
       const { hosts, clock, log, rules } = this.#options;
       const known = this.#entries.get(host);
       const before = known?.drain;
-      const wish: Wish = { to: wanted.to ?? before?.to ?? [], limit: wanted.limit ?? before?.limit ?? rules().limit, order: wanted.order ?? before?.order ?? "config", actor };
+      const wish: Wish = {
+        to: wanted.to ?? before?.to ?? [], limit: wanted.limit ?? before?.limit ?? rules().limit, order: wanted.order ?? before?.order ?? "config", wishes: { ...before?.wishes, ...wanted.wishes }, actor,
+      };
       const now = clock.now();
       // No VM comes from now on, so that none is overlooked; taken back if the store cannot keep it.
       hosts.setDraining(host, true);
@@ -109,7 +112,7 @@ export class Drains {
         hosts.setDraining(host, known !== undefined);
         throw thrown;
       }
-      log.info({ host, to: wish.to, limit: wish.limit, order: wish.order, vms: begun.stays.length, actor }, "the host is drained");
+      log.info({ host, to: wish.to, limit: wish.limit, order: wish.order, wishes: wish.wishes, vms: begun.stays.length, actor }, "the host is drained");
       this.#publishHost(host);
       this.#advance([host], { type: "begin", wish, now });
       return viewDrain(this.#entry(host).drain);
@@ -232,7 +235,7 @@ export class Drains {
     const promised = new Map([...this.#entries].flatMap(([other, { drain }]) => (other === host ? [] : askedOf(drain))));
     const { drain, moves, cancels } = step(before, event, { ...scene, promised });
     entry.drain = drain;
-    for (const { vm, to } of moves) this.#move(host, vm, to, drain.actor);
+    for (const { vm, to } of moves) this.#move(drain, vm, to);
     for (const migration of cancels) this.#cancel(migration);
     const summary = summarize(drain);
     const told = JSON.stringify(summary);
@@ -251,8 +254,8 @@ export class Drains {
     }).catch((thrown: unknown) => { log.warn({ host, code: toCareofError(thrown).code }, "the end of the drain was not written"); });
   }
 
-  #move(host: HostId, vm: VmId, to: HostId, actor: string): void {
-    this.#options.migrate(vm, to, actor).then(
+  #move({ host, actor, wishes }: Drain, vm: VmId, to: HostId): void {
+    this.#options.migrate(vm, to, actor, wishes).then(
       () => { this.#tell(host, { type: "answered", vm, to, reason: "accepted", detail: "" }); },
       (thrown: unknown) => {
         const { code, message } = toCareofError(thrown);

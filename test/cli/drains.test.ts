@@ -6,7 +6,7 @@ import { millis } from "../../model/ids.js";
 import { careof, CapturedTerminal } from "./captured-terminal.js";
 import { at, hostA, moved, moving, ScriptedHomeAgent, web1 } from "./scripted-home-agent.js";
 
-const sum = { host: "host-a", state: "running", to: [], limit: 2, order: "config", actor: "operator", startedAt: at, total: 2, moved: 0, moving: 1, waiting: 1, left: 0 };
+const sum = { host: "host-a", state: "running", to: [], limit: 2, order: "config", wishes: {}, actor: "operator", startedAt: at, total: 2, moved: 0, moving: 1, waiting: 1, left: 0 };
 const row = { vm: "web1", state: "moving", to: "host-b", migration: "web1@4", reason: null, detail: "" };
 const running = { ...sum, vms: [row, { ...row, vm: "web2", state: "waiting", to: null, migration: null }] };
 const completed = { ...sum, state: "completed", moved: 2, moving: 0, waiting: 0, vms: [{ ...row, state: "moved" }, { ...row, vm: "web2", state: "moved" }] };
@@ -73,13 +73,26 @@ t.test("drain: what is not possible is said before the home agent is asked", asy
   for (const [words, says] of [
     [["--limit", "0"], /number from 1 to 64/], [["--limit", "65"], /number from 1 to 64/], [["--limit", "two"], /number from 1 to 64/], [["--limit", "-1"], /number from 1 to 64/], [["--order", "random"], /config, name, smallest, largest/],
     [["--to", ""], /"" is not a host name/], [["--to", "host-b,,host-c"], /"" is not a host name/], [["--to", "host-b,host-a"], /the VMs of host-a cannot move to host-a/],
-    [["--show", "--limit", "3"], /--show begins nothing/], [["--show", "--no-wait"], /--show begins nothing/],
+    [["--show", "--limit", "3"], /--show begins nothing/], [["--show", "--no-wait"], /--show begins nothing/], [["--show", "--bandwidth", "0"], /--show begins nothing/], [["--channels", "17"], /a number from 1 to 16/],
   ] as const) t.match(await careof(["drain", "host-a", ...words, "--api", agent.url]), { code: 2, stdout: "", stderr: says }, words.join(" "));
   t.same(agent.asked, []);
   for (const code of ["unknown-host", "not-permitted"]) {
     agent.on(`POST ${DRAIN}`, { status: 409, json: { code, message: `no: ${code}`, retryable: false } });
     t.match(await careof(["drain", "host-a", "--to", "host-z", "--api", agent.url]), { code: 1, stdout: "", stderr: new RegExp(`\\(${code}\\)`) });
   }
+});
+
+t.test("drain: how its VMs move, as in migrate", async (t) => {
+  const agent = await opened(t);
+  const wishes = { bandwidth: 50_000_000, downtimeLimitMs: 300, autoConverge: true, channels: 4, timeoutMs: 120_000, onTimeout: "force", postcopy: false };
+  agent.on(`POST ${DRAIN}`, { status: 202, json: { ...running, wishes } });
+  const words = ["--bandwidth", "50M", "--downtime-limit", "300", "--auto-converge", "--channels", "4", "--timeout", "120", "--on-timeout", "force", "--no-postcopy"];
+  const ran = await careof(["drain", "host-a", "--limit", "3", ...words, "--no-wait", "--output", "json", "--api", agent.url]);
+  t.same(agent.asked.at(-1)?.body, { limit: 3, ...wishes });
+  t.same(JSON.parse(ran.stdout), { ...running, wishes }, "and the answer says so");
+  agent.on(`POST ${DRAIN}`, { status: 202, json: { ...running, wishes: undefined } });
+  t.same(JSON.parse((await careof(["drain", "host-a", "--no-wait", "--output", "json", "--api", agent.url])).stdout), running, "a home agent that knows none");
+  t.same(agent.asked.at(-1)?.body, {}, "what is not said is not asked for");
 });
 
 t.test("Ctrl-C: nothing else begins; again: what moves is cancelled; a third time: it goes on unwatched", async (t) => {

@@ -21,7 +21,7 @@ const move: MigrationView = {
 };
 
 const draining: DrainView = {
-  host: "host-a", state: "running", to: [], limit: 2, order: "config", actor: "operator", startedAt: "2026-01-01T00:00:00.000Z", total: 1, moved: 0, moving: 1, waiting: 0, left: 0,
+  host: "host-a", state: "running", to: [], limit: 2, order: "config", wishes: {}, actor: "operator", startedAt: "2026-01-01T00:00:00.000Z", total: 1, moved: 0, moving: 1, waiting: 0, left: 0,
   vms: [{ vm: "web1", state: "moving", to: "host-b", migration: "web1@4", reason: null, detail: "" }],
 };
 
@@ -142,9 +142,11 @@ void t.test("does what it is told, and answers a move at once or with its result
   test.equal((await call(`${url}/v1/vms/web1/stop`, "POST")).status, 200);
   test.equal((await call(`${url}/v1/vms/web1/stop`, "POST", '{"force":true}')).status, 200);
   test.equal((await call(`${url}/v1/vms/web1/resolve`, "POST", '{"host":"host-a"}')).status, 200);
+  test.equal((await call(`${url}/v1/hosts/host-a/drain`, "POST", '{"limit":3,"bandwidth":5,"timeoutMs":7000,"onTimeout":"force"}')).status, 202);
   test.same(operations.calls, [
     ["migrate", "web1", "host-b", "operator", {}], ["migrate", "web1", "host-b", "operator", {}], ["end", "web1@4"], ["cancel", "web1@4"], ["start", "web1", "host-a", "operator"],
     ["stop", "web1", { force: false }, "operator"], ["stop", "web1", { force: true }, "operator"], ["resolve", "web1", "host-a", "operator"],
+    ["drain", "host-a", { to: undefined, limit: 3, order: undefined, wishes: { maxBandwidth: 5, timeoutMs: 7000, onTimeout: "force" } }, "operator"],
   ]);
 });
 

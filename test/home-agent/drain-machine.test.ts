@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import t from "tap";
-import { askedOf, hear, newDrain, ORDERS, step, type Drain, type DrainEvent, type News, type Wish } from "../../home-agent/drains/drain.js";
+import { askedOf, hear, newDrain, newStay, ORDERS, step, type Drain, type DrainEvent, type News, type Wish } from "../../home-agent/drains/drain.js";
 import { durableDrain, restoreDrain } from "../../home-agent/drains/durable-drain.js";
 import { summarize } from "../../home-agent/drains/drain-views.js";
 import { freeOn, place, sceneOf, withPromised, type Scene, type SceneHost, type SceneVm } from "../../home-agent/drains/placement.js";
@@ -12,7 +12,7 @@ const HOSTS = ["host-a", "host-b", "host-c", "host-d"].map(hostId);
 const [A, B, C] = [hostId("host-a"), hostId("host-b"), hostId("host-c")];
 const NOW = millis(1);
 
-const WISH: Wish = { to: [], limit: 2, order: "config", actor: "operator" };
+const WISH: Wish = { to: [], limit: 2, order: "config", wishes: {}, actor: "operator" };
 
 function vm(name: string, change: Partial<SceneVm> = {}): SceneVm {
   return { vm: vmId(name), hosts: HOSTS, movable: true, memoryBytes: GIB, phase: "bound", owner: A, starting: null, stopping: false, move: null, ...change };
@@ -166,7 +166,7 @@ const worlds = fc.record({
 });
 
 function worldOf({ vms, memory, ...wish }: typeof worlds extends fc.Arbitrary<infer T> ? T : never): World {
-  return new World(vms.map(({ external, ...each }, i) => vm(`vm${String(i)}`, { ...each, movable: external > 0 })), memory, { ...wish, actor: "operator" });
+  return new World(vms.map(({ external, ...each }, i) => vm(`vm${String(i)}`, { ...each, movable: external > 0 })), memory, { ...wish, wishes: {}, actor: "operator" });
 }
 
 await t.test("whatever happens: never more at once than allowed, only where it is wanted and fits, in order; and it ends with each VM away, or left for a reason that holds", (t) => {
@@ -358,6 +358,17 @@ await t.test("whom a silent host keeps from moving waits, and what was left for 
   t.match([moves, drain.phase, drain.stays[0]], [[{ vm: "vm2", to: C }], "running", { phase: "left", reason: "host-gone" }]);
   ({ moves } = step(drain, { type: "look" }, scene(two)));
   t.same(moves, [{ vm: "vm1", to: B }]);
+  t.end();
+});
+
+await t.test("what is kept of a drain: how its VMs move too; one of an earlier home agent had no such wishes", (t) => {
+  const wishes = { maxBandwidth: 5e7, downtimeLimitMs: millis(300), timeoutMs: millis(120_000), autoConverge: true, channels: 4, onTimeout: "force", postcopy: false } as const;
+  const kept: unknown = JSON.parse(JSON.stringify(durableDrain(newDrain(A, { ...WISH, wishes }, NOW))));
+  t.same(restoreDrain(A, kept).wishes, wishes);
+  t.same(summarize(restoreDrain(A, kept)).wishes, { bandwidth: 5e7, downtimeLimitMs: 300, timeoutMs: 120_000, autoConverge: true, channels: 4, onTimeout: "force", postcopy: false }, "in the words of the API");
+  const old = { to: ["host-b"], limit: 3, order: "name", actor: "operator", startedAt: 1, phase: "running", vms: ["vm1"] };
+  t.same(restoreDrain(A, old), { host: A, to: [B], limit: 3, order: "name", wishes: {}, actor: "operator", startedAt: 1, phase: "running", stays: [newStay(vmId("vm1"))] });
+  t.throws(() => restoreDrain(A, { ...old, wishes: { channels: "4" } }), { code: "store-corrupt", message: /wishes\.channels/ });
   t.end();
 });
 

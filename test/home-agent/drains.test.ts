@@ -145,6 +145,30 @@ await t.test("interrupted: what moves goes on, nothing else begins; or it is can
   t.match(await state(bench, "completed"), { total: 3, moved: 3 });
 });
 
+await t.test("its VMs move as it was asked for, also when it is begun again; and what failed says why in a host's own words", async (t) => {
+  const set = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: true });
+  const { bench, held, agents } = set;
+  await started(set);
+  const wishes = { bandwidth: 50_000_000, downtimeLimitMs: 300, timeoutMs: 120_000, onTimeout: "force" };
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain", { limit: 1, to: ["host-b"], ...wishes }), { status: 202, body: { wishes } });
+  await until("one moves", () => held.has("web1"));
+  const parameters = { maxBandwidth: 50_000_000, downtimeLimitMs: 300, timeoutMs: 120_000, onTimeout: "force", autoConverge: false, channels: 1 };
+  t.match(agents["host-a"].last("migrate"), { parameters });
+  t.match(agents["host-b"].last("prepare"), { parameters });
+  agents["host-a"].on("migrate", (body, answer) => {
+    answer(ACCEPTED);
+    const { vm, epoch: reserved } = parseMigrationId(body.migration);
+    new Move(agents["host-a"], agents["host-b"], vm, reserved).sourceEnded("source-runs", "disk-failed", "no directory for its disk").catch((thrown: unknown) => { t.fail(String(thrown)); });
+  });
+  await held.get("web1")?.();
+  const left = { state: "left", reason: "disk-failed", detail: "host-b: disk-failed (no directory for its disk)" };
+  t.match(await state(bench, "incomplete"), { wishes, moved: 1, left: 3, vms: [{ vm: "web1", state: "moved" }, { vm: "web2", ...left }, { vm: "web3", ...left }, { vm: "web4", ...left }] });
+  t.match(agents["host-a"].last("migrate"), { parameters });
+  t.match(await bench.call("POST", "/v1/hosts/host-a/drain", { bandwidth: 0 }), { body: { wishes: { ...wishes, bandwidth: 0 } } }, "what is not said stays");
+  await state(bench, "incomplete");
+  t.match(agents["host-a"].last("migrate"), { parameters: { ...parameters, maxBandwidth: 0 } });
+});
+
 await t.test("the mark, and a drain that was running, survive the home agent", async (t) => {
   const directory = temporary(t);
   const first = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: true, directory });
@@ -220,6 +244,9 @@ await t.test("refusals change nothing", async (t) => {
     ["/v1/hosts/host-a/drain", { limit: 1.5 }, 400, "malformed-body"],
     ["/v1/hosts/host-a/drain", { limit: "2" }, 400, "malformed-body"],
     ["/v1/hosts/host-a/drain", { parallel: 2 }, 400, "malformed-body"],
+    ["/v1/hosts/host-a/drain", { bandwidth: -1 }, 400, "malformed-body"],
+    ["/v1/hosts/host-a/drain", { channels: 17 }, 400, "malformed-body"],
+    ["/v1/hosts/host-a/drain", { onTimeout: "hope" }, 400, "malformed-body"],
     ["/v1/hosts/host-a/drain", { order: "random" }, 400, "malformed-body"],
     ["/v1/hosts/HOST/drain", {}, 400, "malformed-host"],
   ] as const) t.match(await bench.call("POST", path, body), { status, body: { code } }, `${path} ${JSON.stringify(body)}`);

@@ -199,8 +199,8 @@ export class Move {
     }, "decision");
   }
 
-  async sourceEnded(result: Body<"sourceEnded">["result"], reason: Body<"sourceEnded">["reason"] = "migrate-failed"): Promise<Body<"decision">> {
-    return this.#source.ask({ kind: "sourceEnded", migration: this.migration, result, reason, detail: "" }, "decision");
+  async sourceEnded(result: Body<"sourceEnded">["result"], reason: Body<"sourceEnded">["reason"] = "migrate-failed", detail = ""): Promise<Body<"decision">> {
+    return this.#source.ask({ kind: "sourceEnded", migration: this.migration, result, reason, detail }, "decision");
   }
 
   async targetEnded(result: Body<"targetEnded">["result"], reason: Body<"targetEnded">["reason"] = "relay-failed"): Promise<Body<"decision">> {
