@@ -17,13 +17,13 @@ const UNITS: Readonly<Record<string, number>> = { "": 1, k: 1e3, M: 1e6, G: 1e9 
 /** Options of a move that differ from what the home agent's `handover` says. */
 export function withMoveOptions(command: Command): Command {
   return command
-    .option("--bandwidth <rate>", "at most so many bytes a second, such as 50M; 0 is unlimited", rate)
+    .option("--bandwidth <rate>", "at most so many bytes a second, such as 50M, for the memory, and for each disk that moves with its guest; 0 is unlimited", rate)
     .option("--downtime-limit <ms>", "stop the guest when the rest can be copied within this", milliseconds)
     .option("--auto-converge", "slow a guest down that writes faster than is copied")
     .option("--no-auto-converge", "do not, whatever is configured")
     .option("--channels <n>", "copy over so many connections side by side, 1 to 16", channels)
-    .option("--timeout <seconds>", "longest time for the copy", seconds)
-    .addOption(new Option("--on-timeout <policy>", "abort: the guest stays; force: it is stopped, the rest is copied, and it moves").choices(["abort", "force"]))
+    .option("--timeout <seconds>", "longest time for the copy of the memory (default: the home agent's handover.timeoutMs, 10 min); disks that move with the guest do not count: their copy ends when no byte came for a minute", seconds)
+    .addOption(new Option("--on-timeout <policy>", "then abort: the guest stays; force: it is stopped, the rest is copied, and it moves (default: the home agent's handover.onTimeout, abort)").choices(["abort", "force"]))
     .option("--postcopy", "a copy that does not converge ends by postcopy: the guest goes on at the target before all its memory is there, and is lost with either host meanwhile")
     .option("--no-postcopy", "do not, whatever is configured");
 }
