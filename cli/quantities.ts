@@ -10,6 +10,12 @@ export function bytes(count: number): string {
   return `${unit === 0 || value >= 99.5 ? value.toFixed(0) : value.toFixed(1)} ${units[unit] ?? ""}`;
 }
 
+/** `7.8 GiB`, `503 GiB`; powers of 1024, as memory is configured. `–` for what is not known. */
+export function memory(count: number): string {
+  const gib = count / 2 ** 30;
+  return count <= 0 ? "–" : `${gib >= 99.95 ? gib.toFixed(0) : gib.toFixed(1)} GiB`;
+}
+
 /** `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`. */
 export function duration(ms: number): string {
   const seconds = Math.max(0, ms) / 1000;

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { client, operatorCommand, show, type Context, type OperatorOptions } from "../context.js";
-import { age } from "../quantities.js";
+import { age, memory } from "../quantities.js";
 import type { HostReply } from "../replies.js";
 import { table } from "../table.js";
 
@@ -14,13 +14,13 @@ export function hostsCommand(context: Context): Command {
 
 export function hostTable(hosts: readonly HostReply[], now: number, columns: number | null): string {
   return table(
-    ["HOST", "CARE-OF", "STATE", "SINCE", "QEMU", "ACCEL", "PLANE", "VMS", "NAMES"],
+    ["HOST", "CARE-OF", "STATE", "SINCE", "QEMU", "ACCEL", "PLANE", "MEMORY", "VMS", "NAMES"],
     hosts.map((host) => [
-      host.name, host.careOf.join(","), stateOf(host), age(host.since, now), host.capabilities?.qemuVersion ?? "–", host.capabilities?.accelerator ?? "–", host.capabilities?.dataPlane ?? "–",
+      host.name, host.careOf.join(","), stateOf(host), age(host.since, now), host.capabilities?.qemuVersion ?? "–", host.capabilities?.accelerator ?? "–", host.capabilities?.dataPlane ?? "–", memory(host.capabilities?.memoryBytes ?? 0),
       String(host.vms.length), host.vms.length === 0 ? "–" : host.vms.join(","),
     ]),
     columns,
-    ["NAMES", "PLANE", "QEMU", "ACCEL", "CARE-OF"],
+    ["NAMES", "PLANE", "QEMU", "ACCEL", "CARE-OF", "MEMORY"],
   );
 }
 

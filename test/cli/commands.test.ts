@@ -33,7 +33,7 @@ t.test("what is answered is shown, for people and for programs", async (t) => {
     { args: ["where", "web1"], text: [/web1 is in care of host-a \(10\.1\.0\.2\)/, /198\.51\.100\.7/, /epoch 3/], json: web1 },
     { args: ["vms"], text: [/^VM +ADDRESS +HOST +CARE-OF +STATE +EPOCH +SINCE +HEARD$/m, /^web1 +198\.51\.100\.7 +host-a +10\.1\.0\.2 +bound +3 /m, /^db .* – +– +expired/m], json: [web1, { ...web1, vm: "db", host: null, careOf: null, state: "expired", since: null, lastHeartbeat: null }] },
     { args: ["history", "web1"], text: [/^EPOCH/m, /^3 +host-a +2026-03-01 .* migration +45 ms +0\.0 ms +–$/m], json: [stay, { ...stay, epoch: 2, until: at, cause: "start", pauseMs: null }] },
-    { args: ["hosts"], text: [/^host-a +10\.1\.0\.2 +connected .* 10\.0\.2 +kvm +bpf +1 +web1$/m, /^host-b .* gone/m], json: [hostA, { ...hostA, name: "host-b", state: "gone", since: null, capabilities: null, vms: [] }] },
+    { args: ["hosts"], text: [/^host-a +10\.1\.0\.2 +connected .* 10\.0\.2 +kvm +bpf +7\.5 GiB +1 +web1$/m, /^host-b .* gone .* – +0 +–$/m], json: [hostA, { ...hostA, name: "host-b", state: "gone", since: null, capabilities: null, vms: [] }] },
     { args: ["start", "web1", "host-a"], text: [/in care of host-a/], json: web1, asked: { method: "POST", path: "/v1/vms/web1/start", body: { host: "host-a" } } },
     { args: ["stop", "web1"], text: [/web1 is stopped/], json: { ...web1, state: "expired", host: null, careOf: null }, asked: { method: "POST", path: "/v1/vms/web1/stop", body: { force: false } } },
     { args: ["stop", "web1", "--force"], text: [/stopped/], json: { ...web1, state: "expired", host: null, careOf: null }, asked: { method: "POST", path: "/v1/vms/web1/stop", body: { force: true } } },
@@ -56,6 +56,20 @@ t.test("what is answered is shown, for people and for programs", async (t) => {
     const parsed: unknown = JSON.parse(json.stdout);
     if (each.json !== null) t.same(parsed, each.json, `${name}: the JSON`);
     if (each.asked !== undefined) t.same(agent.asked.at(-1), each.asked, `${name}: what was asked`);
+  }
+});
+
+t.test("the fields of JSON keep their order", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  const backwards = (object: object): unknown => Object.fromEntries(Object.entries(object).reverse());
+  agent.on("GET /v1/vms", { json: [backwards({ ...web1, reachable: false })] }).on("GET /v1/hosts", { json: [backwards(hostA)] });
+  for (const [command, keys] of [
+    ["vms", ["vm", "homeAddresses", "host", "careOf", "state", "epoch", "since", "lastHeartbeat", "evidence", "reachable"]],
+    ["hosts", ["name", "careOf", "state", "since", "draining", "capabilities", "software", "vms"]],
+  ] as const) {
+    const [row] = z.array(z.looseObject({})).parse(JSON.parse((await careof([command, "--output", "json", "--api", agent.url])).stdout));
+    t.same(Object.keys(row ?? {}), keys, command);
   }
 });
 
@@ -89,6 +103,15 @@ t.test("tables fit a terminal and are whole in a pipe", async (t) => {
   t.match(live.stdout, /…/);
   const piped = await careof(["vms", "--api", agent.url]);
   t.match(piped.stdout, new RegExp(longNames.vm));
+  const host = { ...hostA, name: longNames.host, careOf: ["2001:db8:1234:5678:9abc:def0:1234:5678", "10.1.0.2"], draining: true };
+  agent.on("GET /v1/hosts", { json: [{ ...host, vms: [longNames.vm, "web1"] }, { ...host, state: "gone", capabilities: null }] });
+  const hosts = new CapturedTerminal();
+  hosts.columns = 80;
+  const table = (await careof(["hosts", "--api", agent.url], { terminal: hosts })).stdout;
+  for (const line of table.split("\n")) t.ok(line.length <= 80, line);
+  t.match(table, /^HOST +STATE +SINCE +MEMORY +VMS\n.* draining .* 7\.5 GiB +2\n.* gone, draining .* – +1\n$/, "what tells hosts apart and what drain places by stay");
+  const whole = await careof(["hosts", "--api", agent.url]);
+  for (const word of [longNames.host, longNames.vm, host.careOf.join(",")]) t.ok(whole.stdout.includes(word), `${word} in a pipe`);
   agent.on("GET /v1/vms", { json: [] });
   t.match((await careof(["vms", "--api", agent.url])).stdout, /no VM is configured/);
 });
