@@ -34,7 +34,7 @@ export interface MigrationResult {
   readonly to: HostId;
   readonly result: MigrationOutcome;
   readonly reason: Reason;
-  /** What a host says about a failure, for people; empty: nothing. */
+  /** What a host says about a failure, or that the move was forced, for people; empty: nothing. */
   readonly detail: string;
   readonly totalMs: Millis | null;
   readonly pauseMs: Millis | null;

@@ -172,7 +172,7 @@ export interface BodyByKind {
   };
   readonly leadReady: { readonly migration: MigrationId };
   readonly switchOver: { readonly migration: MigrationId; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly hold: HoldOutcome };
-  readonly released: { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly bytes: number; readonly postcopy: boolean };
+  readonly released: { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis; readonly markerAt: Millis | null; readonly bytes: number; readonly postcopy: boolean; readonly forced: boolean };
   readonly running: {
     readonly migration: MigrationId;
     readonly epoch: Epoch;

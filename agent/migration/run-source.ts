@@ -11,7 +11,7 @@ import type { SourceRelay } from "./relay.js";
 import { DiskCopy, type DiskFigures } from "./disk-copy.js";
 import { missedEvents } from "./missed-events.js";
 import { stepSource } from "./source.js";
-import { isDeafSoon, wentByPostcopy } from "./source-phases.js";
+import { isDeafSoon, wasForced, wentByPostcopy } from "./source-phases.js";
 import type { SourceRim } from "./source-rim.js";
 import type { SourceEffect, SourceEvent, SourceState, SourceStep } from "./source-shapes.js";
 
@@ -306,7 +306,7 @@ export class SourceRun {
     const { plan } = this.#state;
     const tell = (markerAt: Millis | null): void => {
       const { stopAt, bytes } = this.#state;
-      this.#rim.report({ kind: "released", migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? millis(0), markerAt, bytes, postcopy: wentByPostcopy(this.#state) });
+      this.#rim.report({ kind: "released", migration: plan.migration, epoch: plan.epoch, stopAt: stopAt ?? millis(0), markerAt, bytes, postcopy: wentByPostcopy(this.#state), forced: wasForced(this.#state) });
     };
     const known = this.#state.markerAt ?? this.#rim.stamps()?.marker?.at ?? null;
     tell(known);

@@ -29,6 +29,11 @@ export function wentByPostcopy({ postcopy }: Pick<SourceState, "postcopy">): boo
   return postcopy === "begun" || postcopy === "over";
 }
 
+/** The time for its copy was over and it was stopped for the rest. With postcopy the end of that time means something else (`beginPostcopy`). */
+export function wasForced({ forced, plan }: Pick<SourceState, "forced" | "plan">): boolean {
+  return forced && !plan.postcopy;
+}
+
 /** The hypervisor neither cancels nor continues it any more. */
 export function inPostcopy(stream: StreamStatus): boolean {
   return stream === "postcopy-active" || stream === "postcopy-paused";

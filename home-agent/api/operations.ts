@@ -75,7 +75,7 @@ export const migrationView = z.object({
     expectedDowntimeMs: measured, throttlePercent: z.number(),
     diskCopied: z.number(), diskTotal: z.number(), diskBytesPerSecond: z.number(),
   }).nullable(),
-  /** For people: while it lasts, why it does not converge and what would help; at the end, why it failed. */
+  /** For people: while it lasts, why it does not converge and what would help; at the end, why it failed, or that it was forced. */
   detail: z.string().nullable(),
 });
 export type MigrationView = z.infer<typeof migrationView>;

@@ -119,7 +119,7 @@ function onMigrate(state: VmState, event: VmEvent & { type: "migrate" }, now: No
   const moving = { ...changeState(binding, "moving", { owner: binding.owner, epoch: binding.epoch, evidence: "migration" }, now), issued: epoch };
   const opened: Migration = {
     id: migrationId(binding.vm, epoch), from: binding.owner, to: host, epoch, actor: event.actor, startedAt: now.wall, targetLife: event.targetLife, phase: "prepare",
-    plan, released: false, postcopy: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
+    plan, released: false, postcopy: false, forced: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
     startedMono: now.mono, pointed: "source", lead: rules.handover.lead && event.sourceCanLead, token: leadToken(epoch),
     sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };

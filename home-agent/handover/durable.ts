@@ -106,7 +106,7 @@ export function restore(vm: VmId, value: unknown, now: Now): VmState {
   const migration: Migration = {
     id: migrationId(vm, open.epoch), from: open.from, to: open.to, epoch: open.epoch, actor: open.actor, startedAt: open.startedAt, plan: open.plan, targetLife: open.targetLife,
     phase: open.lost ? "lost" : open.settling ? "settle" : open.fetching ? "postcopy" : open.resumeEpoch !== null ? "reclaim" : open.released ? "released" : open.neverRan || open.reason !== null ? "aborting" : "copy",
-    released: open.released, postcopy: open.postcopy, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
+    released: open.released, postcopy: open.postcopy, forced: false, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
     reason: open.reason !== null && isReason(open.reason) ? open.reason : null, detail: "", cancelled: open.cancelled,
     startedMono: null, pointed: (open.released && open.resumeEpoch === null) || open.settling || open.fetching ? "target" : "source", lead: false, token: leadToken(open.epoch),
     sourceGone: awaited, targetGone: awaited, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,

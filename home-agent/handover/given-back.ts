@@ -85,7 +85,7 @@ const NOTHING_LEFT_TO_COPY: MovePlan = { maxBandwidth: 0, downtimeLimitMs: milli
 /** The migration as it stands when its RELEASE turns up after all. */
 function again({ id, from, to, epoch, actor, startedAt }: GivenBack, now: Now): Migration {
   return {
-    id, from, to, epoch, actor, startedAt, plan: NOTHING_LEFT_TO_COPY, targetLife: null, phase: "released", released: true, postcopy: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
+    id, from, to, epoch, actor, startedAt, plan: NOTHING_LEFT_TO_COPY, targetLife: null, phase: "released", released: true, postcopy: false, forced: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
     startedMono: null, pointed: "target", lead: false, token: 0, sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
   };
 }

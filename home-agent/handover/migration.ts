@@ -50,6 +50,8 @@ export interface Migration {
   readonly released: boolean;
   /** It went over by postcopy: the guest can never run at the source again. Durable once the target runs it. */
   readonly postcopy: boolean;
+  /** Its guest was stopped because the time for the copy was over. */
+  readonly forced: boolean;
   /** The target has durably said that it never ran and never will. */
   readonly neverRan: boolean;
   /** Epoch under which the source was asked to resume. Durable before it is sent. */

@@ -18,7 +18,7 @@ export function onSaid(state: VmState, moving: Moving | null, host: HostId, body
   switch (body.kind) {
     case "leadReady": return onLeadReady(moving, now);
     case "switchOver": return onSwitchOver(moving, body, now);
-    case "released": return onReleased(stamped(body.postcopy ? byPostcopy(moving) : moving, body.stopAt, body.markerAt, body.bytes), now, rules);
+    case "released": return onReleased(stamped(wentOver(moving, body), body.stopAt, body.markerAt, body.bytes), now, rules);
     case "running": return onRunning(moving, body, now, rules);
     case "sourceEnded": return onSourceEnded(moving, body, now, rules);
     case "targetEnded": return onTargetEnded(moving, body, now, rules);
@@ -49,8 +49,9 @@ function stamped(state: Moving, stopAt: Migration["stopAt"], markerAt: Migration
   return { ...state, migration: { ...migration, stopAt: stopAt ?? migration.stopAt, markerAt: markerAt ?? migration.markerAt, bytes: bytes ?? migration.bytes } };
 }
 
-function byPostcopy(state: Moving): Moving {
-  return { ...state, migration: { ...state.migration, postcopy: true } };
+function wentOver(state: Moving, { postcopy, forced }: Body<"released">): Moving {
+  const { migration } = state;
+  return { ...state, migration: { ...migration, postcopy: migration.postcopy || postcopy, forced: migration.forced || forced } };
 }
 
 /** The gate is held: from now on new packets go to the target, and a marker behind the last old one tells the source when it has all. */

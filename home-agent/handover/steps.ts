@@ -70,8 +70,14 @@ export function lose(state: Moving, now: Now, detail: string): Outcome<VmState> 
 export function finished(migration: Migration, result: MigrationOutcome, reason: Reason, now: Now): Effect {
   const total = migration.startedMono === null ? null : millis(now.mono - migration.startedMono);
   const gaps = result === "completed" ? gapsOf(migration) : { pauseMs: null, gapDownMs: null, gapUpMs: null };
-  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, detail: result === "failed" || reason === "postcopy-broken" ? migration.detail : "", totalMs: total, ...gaps, bytes: migration.bytes, overflowed: migration.running?.overflowed ?? null };
+  const detail = result === "completed" ? howItWent(migration) : result === "failed" || reason === "postcopy-broken" ? migration.detail : "";
+  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, detail, totalMs: total, ...gaps, bytes: migration.bytes, overflowed: migration.running?.overflowed ?? null };
   return { do: "finished", result: report };
+}
+
+/** What is out of the ordinary; empty: nothing. */
+function howItWent({ forced, plan }: Migration): string {
+  return forced ? `forced: not completed within ${String(plan.timeoutMs)} ms, so that the guest was stopped until the rest was copied (--on-timeout force)` : "";
 }
 
 /**

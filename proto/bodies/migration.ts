@@ -94,6 +94,7 @@ export const released = message<BodyByKind["released"], v1.Released.$Properties>
   markerAt: maybeInstant,
   bytes: uint53,
   postcopy: flag,
+  forced: flag,
 });
 
 export const running = message<BodyByKind["running"], v1.Running.$Properties>({

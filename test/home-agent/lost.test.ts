@@ -70,7 +70,7 @@ await t.test("lost, and a person decides for a source that has no guest any more
 });
 
 await t.test("a revocation is never older than what the source released under", (t) => {
-  const released: VmEvent = { type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: true } };
+  const released: VmEvent = { type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: true, forced: false } };
   const stop = { type: "stop", force: true, ownerConnected: false } as const;
   const revoked = (script: Script, event: VmEvent): unknown => coordinate(script.state, event, NOW, RULES).effects.find((effect) => effect.do === "ask");
   const begun = (): Script => {

@@ -280,7 +280,7 @@ await t.test("a RELEASE after the source said that it runs on: it resumes only w
   const newer = script();
   newer.neverRan();
   newer.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
-  newer.go({ type: "said", host: A, body: { kind: "released", migration: migrationId(VM, epoch(4)), epoch: epoch(4), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false } });
+  newer.go({ type: "said", host: A, body: { kind: "released", migration: migrationId(VM, epoch(4)), epoch: epoch(4), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false, forced: false } });
   newer.released();
   t.same([newer.effects, newer.where], [[], ["bound", B, 4]], "a late word about the older one revokes nothing of the newer one");
 

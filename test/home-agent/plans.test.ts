@@ -52,6 +52,20 @@ t.test("wishes reach both hosts; a copy that took too long says why", async (t) 
   t.match((await result).body, { result: "failed", reason: "timed-out", detail: /^not completed within 5000 ms after it was forced; it does not converge: the guest writes 40 MB\/s/ });
 });
 
+t.test("a forced move says so in words, and another one does not", async (t) => {
+  for (const forced of [true, false]) {
+    const bench = await Bench.open(t);
+    const { a, b } = await bench.withVm();
+    const result = bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", wait: true, timeoutMs: 7000, onTimeout: "force" });
+    const move = new Move(a, b, "web1", 2);
+    const { migration } = await a.until("migrate");
+    a.tell({ kind: "progress", migration, phase: "copy", transferred: 5, total: 11, ...BUSY, expectedDowntimeMs: millis(900), diskCopied: 0, diskTotal: 0, diskBytesPerSecond: 0 });
+    await move.released(998, forced);
+    await move.running(true);
+    t.match((await result).body, { result: "completed", reason: "accepted", detail: forced ? /^forced: not completed within 7000 ms, so that the guest was stopped until the rest was copied \(--on-timeout force\)$/ : null });
+  }
+});
+
 t.test("postcopy that is only configured holds where it can be", async (t) => {
   const bench = await Bench.open(t, { change: { handover: { postcopy: true } } });
   const { b } = await bench.withVm();

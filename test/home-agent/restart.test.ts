@@ -99,7 +99,7 @@ await t.test("what went by postcopy, which is heard when it is lost already, can
   a.records = [record("source", "released")];
   a.runs.clear();
   await a.connect();
-  await a.ask({ kind: "released", migration: migrationId(vmId("web1"), epoch(2)), epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: true }, "decision");
+  await a.ask({ kind: "released", migration: migrationId(vmId("web1"), epoch(2)), epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: true, forced: false }, "decision");
   t.match(await bench.where(), { state: "lost", host: "host-a", epoch: 1 });
   t.match((await bench.call("POST", "/v1/vms/web1/stop", { force: true })).status, 200);
   t.match(await bench.where(), { state: "expired", host: null, epoch: 2 });

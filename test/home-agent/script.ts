@@ -38,7 +38,7 @@ export class Script {
   }
 
   released(): string {
-    return this.go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false } }, { restart: true });
+    return this.go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false, forced: false } }, { restart: true });
   }
 
   running(postcopy = false): string {
@@ -49,7 +49,7 @@ export class Script {
   fetching(): void {
     this.go({ type: "migrate", host: B, actor: "operator", wishes: { postcopy: true }, sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
     this.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false }, { restart: true });
-    this.go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: true } });
+    this.go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: true, forced: false } });
     this.running(true);
   }
 

@@ -184,8 +184,8 @@ export class Move {
     return this.#source.ask({ kind: "switchOver", migration: this.migration, stopAt: millis(1000), markerAt: markerAt === null ? null : millis(markerAt), hold: markerAt === null ? "no-gate" : "led" }, "decision");
   }
 
-  async released(markerAt: number | null = 998): Promise<Body<"decision">> {
-    return this.#source.ask({ kind: "released", migration: this.migration, epoch: this.#epoch, stopAt: millis(1000), markerAt: markerAt === null ? null : millis(markerAt), bytes: 82_000_000, postcopy: false }, "decision");
+  async released(markerAt: number | null = 998, forced = false): Promise<Body<"decision">> {
+    return this.#source.ask({ kind: "released", migration: this.migration, epoch: this.#epoch, stopAt: millis(1000), markerAt: markerAt === null ? null : millis(markerAt), bytes: 82_000_000, postcopy: false, forced }, "decision");
   }
 
   /** RESUME at 5000 of the target's clock. */

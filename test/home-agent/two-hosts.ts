@@ -297,7 +297,7 @@ export class TwoHosts {
     host.runs = false;
     host.record = { migration, side: "source", state: "released", peer: host.name };
     if (this.relay !== null) this.relay.release = true;
-    host.outbox.push({ durable: true, body: { kind: "released", migration, epoch: epochOf(migration), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false } });
+    host.outbox.push({ durable: true, body: { kind: "released", migration, epoch: epochOf(migration), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false, forced: false } });
   }
 
   #resume(host: Host, reason: Reason): void {

@@ -91,7 +91,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
   switchOver: record({
     migration: migrations, stopAt: stamps, markerAt: maybeStamp, hold: fc.constantFrom("led", "hold-expired", "no-gate", "stopped-early"),
   }),
-  released: record({ migration: migrations, epoch: epochs, stopAt: stamps, markerAt: maybeStamp, bytes: counts, postcopy: fc.boolean() }),
+  released: record({ migration: migrations, epoch: epochs, stopAt: stamps, markerAt: maybeStamp, bytes: counts, postcopy: fc.boolean(), forced: fc.boolean() }),
   running: record({
     migration: migrations, epoch: epochs, resumeAt: stamps, firstDeliverableAt: maybeStamp, uplinkOpenAt: maybeStamp, pauseMs: fc.option(stamps),
     pauseErrorMs: stamps, final: fc.boolean(), overflowed: counts, postcopy: fc.boolean(),

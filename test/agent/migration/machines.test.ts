@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import t from "tap";
 import { beginSource, recoverSource, stepSource } from "../../../agent/migration/source.js";
-import { wentByPostcopy } from "../../../agent/migration/source-phases.js";
+import { wasForced, wentByPostcopy } from "../../../agent/migration/source-phases.js";
 import type { SourceEvent, SourceStep } from "../../../agent/migration/source-shapes.js";
 import { beginTarget, recoverTarget, stepTarget, type TargetEvent, type TargetStep } from "../../../agent/migration/target.js";
 import { epoch, millis } from "../../../model/ids.js";
@@ -150,6 +150,9 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
   t.equal(source(LEAD, ...copying, third, little, { kind: "timer", name: "hold" }, stop).state.hold, "hold-expired");
   t.equal(source(LEAD, ...copying, stop).state.hold, "stopped-early");
   t.equal(source(PLAN, ...copying, stop).state.hold, "no-gate");
+  t.equal(wasForced(source(FORCE, ...copying, ...busy, late).state), true, "forced");
+  t.equal(wasForced(source(FORCE, ...copying, third, little).state), false, "in time");
+  t.equal(wasForced(source({ ...FORCE, postcopy: true }, ...copying, stop, late).state), false, "it had stopped by itself: postcopy takes the place of force");
   t.end();
 });
 
