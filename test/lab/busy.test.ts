@@ -29,6 +29,7 @@ await t.test("never done: after its time it stays, and is told why and what woul
 await t.test("forced: it is stopped after its time, and has moved", async (t) => {
   const { move: moved } = await move(t, [...SLOW, "--timeout", "7", "--on-timeout", "force"], "completed");
   t.ok((moved.bytes ?? 0) > DIRTY_MB * 2 ** 20, "everything was copied, and the rest again");
+  t.match(moved, { reason: "accepted", detail: /^forced: not completed within 7000 ms, so that the guest was stopped/ });
 });
 
 await t.test("slowed down by the hypervisor, it moves in time", async (t) => {
