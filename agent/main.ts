@@ -97,7 +97,7 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
       const { tunnel, reason } = openHostTunnel(config.tunnel.dataPlane, {
         uplink: config.uplink, careOf: config.careOf, homeAgents, pathMtu, gateway: config.gateway, runDir: config.runDir, maxEntries: config.tunnel.maxEntries,
       });
-      log.info({ driver: tunnel.driver, reason, freeMemory: freemem() }, "data plane");
+      log.info({ dataPlane: tunnel.driver, reason, uplink: config.uplink, careOf: config.careOf, freeMemory: freemem() }, `data plane: ${tunnel.driver} (${reason})`);
       return tunnel;
     },
     knownTunnelEnds: ends.all().get("tunnel")?.addresses ?? config.homeAgents ?? addressOf(config),

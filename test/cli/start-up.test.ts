@@ -1,0 +1,75 @@
+import { once } from "node:events";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { stringify } from "yaml";
+import { z } from "zod";
+import { kernelHasIpip, Namespaces } from "../net/lab/namespaces.js";
+
+/* What a home agent and a host agent say of their data plane when they start: which it is, and why. Real processes, from their configuration files. */
+
+const main = fileURLToPath(new URL("../../cli/main.js", import.meta.url));
+t.setTimeout(200_000); // a busy machine
+
+const all = new Namespaces();
+t.teardown(() => { all.destroy(); });
+const [machine, far] = [all.make("m"), all.make("far")];
+all.connect(machine, "uplink", far, "eth0");
+machine.ip("address add 192.0.2.1/24 dev uplink");
+const ipip = kernelHasIpip(machine);
+
+const said = z.object({ dataPlane: z.string(), reason: z.string(), uplink: z.string(), msg: z.string() });
+type Outcome = { readonly said: z.infer<typeof said> } | { readonly code: unknown; readonly stderr: string };
+
+let runs = 0;
+
+/** Starts it, and ends it as soon as it has named its data plane; else its exit code, and what it complained of. */
+async function startUp(part: "home-agent" | "agent", config: object): Promise<Outcome> {
+  const directory = join(all.folder, `run${String(runs++)}`);
+  mkdirSync(directory);
+  writeFileSync(join(directory, "token"), "secret-secret-secret-1\n", { mode: 0o600 });
+  const file = join(directory, "config.yaml");
+  writeFileSync(file, stringify({ ...config, stateDir: join(directory, "state"), runDir: directory, ...(part === "agent" ? { tokenFile: join(directory, "token") } : {}) }));
+  const child = machine.spawn(process.execPath, main, part, "--config", file);
+  const ended = once(child, "exit");
+  let stderr = "";
+  child.stderr.on("data", (text: Buffer) => { stderr += text.toString(); });
+  let found: z.infer<typeof said> | null = null;
+  for await (const line of createInterface({ input: child.stdout })) {
+    const read = line.startsWith("{") ? said.safeParse(JSON.parse(line)) : null;
+    if (read?.success !== true) continue;
+    found = read.data;
+    child.kill("SIGTERM");
+  }
+  const [code] = (await ended) as [unknown];
+  return found === null ? { code, stderr } : { said: found };
+}
+
+const noIpip = /no ipip device/;
+const noBpf = "bpf does not work here: the uplink lo is not an Ethernet interface";
+
+t.test("the start-up line says which data plane it is and why, or the refusal does", async (t) => {
+  const table: readonly [wanted: "auto" | "bpf" | "ipip", uplink: string, driver: "bpf" | "ipip", reason: string | RegExp, refused: RegExp][] = [
+    ["auto", "uplink", "bpf", "this kernel takes the BPF programs", /^$/],
+    ["bpf", "uplink", "bpf", "configured", /^$/],
+    ["ipip", "uplink", "ipip", "configured", noIpip],
+  ];
+  for (const part of ["home-agent", "agent"] as const) {
+    const rows = part === "home-agent" ? [...table, ["auto", "lo", "ipip", new RegExp(`^${noBpf}`), /bpf: the uplink lo is not an Ethernet.*; ipip: .*no ipip device/] as const] : table;
+    for (const [wanted, uplink, driver, reason, refused] of rows) {
+      await t.test(`${part}: ${wanted} on ${uplink}`, async (t) => {
+        const outcome = await startUp(part, part === "home-agent"
+          ? { name: "home-1", tunnel: { uplink, address: "192.0.2.1", dataPlane: wanted }, home: { prefixes: ["198.51.100.0/24"] }, listen: { agents: "127.0.0.1:0", heartbeats: "127.0.0.1:0", api: "127.0.0.1:0" } }
+          : { name: "host-a", careOf: "192.0.2.1", uplink, homeAgent: "ws://192.0.2.9:4434/v1/agent", qemu: { accel: "tcg" }, tunnel: { dataPlane: wanted } });
+        if (driver === "ipip" && !ipip) {
+          t.match(outcome, { code: 1, stderr: refused });
+          return;
+        }
+        t.match(outcome, { said: { dataPlane: driver, reason, uplink, msg: `data plane: ${driver} (` } });
+        t.match(outcome, "said" in outcome ? { said: { msg: `data plane: ${driver} (${outcome.said.reason})` } } : { said: {} });
+      });
+    }
+  }
+});
