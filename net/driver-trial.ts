@@ -38,15 +38,16 @@ export function tryPrograms(way: Pick<TunnelWay, "programs" | "maps" | "decapFla
 }
 
 /**
- * Does all that would keep the driver from being opened, and leaves nothing. An uplink that is missing is no matter of the driver.
+ * Does all that would keep the driver from being opened, and leaves nothing. An uplink that is missing is no matter of the driver; `null`: nobody has named one,
+ * nor whose the ipip device should be.
  * @throws CareofError as the driver's constructor
  */
-export function tryDriver(driver: "bpf" | "ipip", end: End, uplink: string): void {
+export function tryDriver(driver: "bpf" | "ipip", end: End, uplink: string | null): void {
   const way = WAYS[driver][end];
   const netlink = new Netlink();
   try {
-    if (findLink(netlink, uplink) !== null) way.uplink(netlink, uplink);
-    if (driver === "ipip") tryIpipDevice(netlink, end);
+    if (uplink !== null && findLink(netlink, uplink) !== null) way.uplink(netlink, uplink);
+    if (driver === "ipip") tryIpipDevice(netlink, uplink === null ? null : end);
     tryPrograms(way);
   } finally {
     netlink.close();

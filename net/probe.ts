@@ -14,7 +14,7 @@ import { Netlink } from "./netlink/client.js";
 import { deleteFilter, putFilter } from "./netlink/filters.js";
 import { deleteLink, ETHERNET, findLink, listLinks, requireLink } from "./netlink/links.js";
 import { probeHomeLan } from "./probe-home-lan.js";
-import { probeDataPlane } from "./probe-ipip.js";
+import { probeDataPlanes } from "./probe-ipip.js";
 import { readSysctl, sysctlText, type Setting } from "./sysctl.js";
 import { clockIsSynchronised, close } from "./syscall.js";
 import { createTap } from "./tap.js";
@@ -50,7 +50,7 @@ function fine(name: string, found: string): Probe {
 
 /**
  * Can this process load programs, make a TAP, and hang a program on it? All three are tried for real, on an interface that exists for a moment. Programs of the data plane bpf that the kernel refuses are no failure where it takes
- * others: there may be ipip (`probeDataPlane` says what is taken). `attempt` loads those of one end.
+ * others: there may be ipip (`probeDataPlanes` says what is taken). `attempt` loads those of one end.
  */
 export function probeKernel(attempt: typeof tryPrograms = tryPrograms): Probe[] {
   const needRoot = "run as root, or with CAP_NET_ADMIN, CAP_BPF and CAP_SYS_ADMIN";
@@ -222,7 +222,7 @@ export function probeClock(): Probe {
 export async function probeNetwork(uplink: string, home: HomeSide | null = null, dataPlane: DataPlane = "auto"): Promise<Probe[]> {
   const lan = home?.interface ?? null;
   return [
-    ...probeKernel(), ...probeJit(), probeUplink(uplink, home !== null && dataPlane !== "bpf"), probeDataPlane(dataPlane, home === null ? "host" : "home", uplink), ...(home === null || lan === null ? [] : [probeHomeLan(lan, home.prefixes)]),
+    ...probeKernel(), ...probeJit(), probeUplink(uplink, home !== null && dataPlane !== "bpf"), ...probeDataPlanes(dataPlane, home === null ? "host" : "home", uplink), ...(home === null || lan === null ? [] : [probeHomeLan(lan, home.prefixes)]),
     probeForwarding(lan === null ? [uplink] : [uplink, lan]), probeReversePath(uplink, home), await probeNetfilter(home?.prefixes), probeClock(),
   ];
 }

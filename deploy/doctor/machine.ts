@@ -7,7 +7,7 @@ import { chooseAccelerator } from "../../agent/hypervisor/accelerator.js";
 import { SystemClock } from "../../model/clock.js";
 import type { DataPlane } from "../../net/data-plane.js";
 import { probeClock, probeForwarding, probeJit, probeKernel, probeNetfilter, probeNetwork, type HomeSide, type Probe } from "../../net/probe.js";
-import { probeIpip } from "../../net/probe-ipip.js";
+import { probeAuto, probeIpip } from "../../net/probe-ipip.js";
 import { readSysctl, writeSysctl } from "../../net/sysctl.js";
 import { must } from "../lab/command.js";
 import type { Machine } from "./checks.js";
@@ -47,7 +47,7 @@ export class ThisMachine implements Machine {
 
   async network(uplink: string | null, home: HomeSide | null, dataPlane: DataPlane): Promise<readonly Probe[]> {
     if (uplink !== null) return probeNetwork(uplink, home, dataPlane);
-    return [...probeKernel(), ...probeJit(), probeForwarding(), await probeNetfilter(), probeClock(), probeIpip()];
+    return [...probeKernel(), ...probeJit(), ...probeAuto(), probeForwarding(), await probeNetfilter(), probeClock(), probeIpip()];
   }
 }
 

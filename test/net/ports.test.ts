@@ -5,12 +5,12 @@ import t from "tap";
 import { ipv4, mac, prefix } from "../../model/address.js";
 import { CareofError } from "../../model/errors.js";
 import { careofObject, loadProgram, PinnedMaps } from "../../net/bpf/loader.js";
-import { DATA_PLANES, openHomeTunnel, openHostTunnel } from "../../net/data-plane.js";
+import { DATA_PLANES, openHomeTunnel, openHostTunnel, type DataPlane } from "../../net/data-plane.js";
 import { Netlink } from "../../net/netlink/client.js";
 import { requireLink } from "../../net/netlink/links.js";
 import { deleteRoute, listRoutes, MAIN_TABLE, putRoute, type Route } from "../../net/netlink/routes.js";
 import { probeForwarding, probeKernel, probeNetfilter, probeNetwork, probeReversePath, probeUplink, type Probe } from "../../net/probe.js";
-import { probeDataPlane, probeIpip } from "../../net/probe-ipip.js";
+import { probeAuto, probeDataPlanes, probeIpip } from "../../net/probe-ipip.js";
 import { close, ioctl, open, requireInterface } from "../../net/syscall.js";
 import { BpfHomeTunnel } from "../../net/tunnel-bpf-home.js";
 import { LinuxVmPorts } from "../../net/vm-port-linux.js";
@@ -251,13 +251,14 @@ t.test("probes find what is wrong, and say how to mend it", async (t) => {
   const names = (await host.within(() => probeNetwork("uplink"))).map(({ name, ok }) => [name, ok]);
   t.same(names.slice(0, 4), [["bpf", true], ["tun", true], ["clsact", true], ["uplink", true]]);
   t.match(host.within(() => probeIpip()), { ok: true, found: kernelHasIpip(host) ? /has the ipip device/ : /no ipip device/ });
-  const plane = (...given: Parameters<typeof probeDataPlane>): Probe => host.within(() => probeDataPlane(...given));
+  const plane = (...given: Parameters<typeof probeDataPlanes>): Probe | undefined => host.within(() => probeDataPlanes(...given))[0];
   t.match(plane("auto", "host", "uplink"), { ok: true, found: /^bpf \(auto\): this kernel takes/ });
   t.match(plane("bpf", "home", "uplink"), { ok: true, found: "bpf, as configured" });
   t.match(plane("bpf", "home", "lo"), { ok: false, found: /does not work here: the uplink lo is not an Ethernet interface/, mend: /auto/ });
   t.match(plane("ipip", "home", "uplink"), kernelHasIpip(host) ? { ok: true, found: "ipip, as configured" } : { ok: false, found: /no ipip device/ });
   t.match(plane("auto", "home", "lo"), kernelHasIpip(host) ? { ok: true, found: /^ipip \(auto\): bpf does not work here: the uplink lo/ } : { ok: false, found: /bpf: the uplink lo.*ipip: this kernel/ });
   t.match(plane("auto", "host", "lo"), { ok: false, found: /bpf: the uplink lo.*ipip: the uplink lo/ });
+  t.match(host.within(() => probeAuto()), [{ name: "data plane", ok: true, found: "bpf (auto): this kernel takes the BPF programs" }]);
   t.notMatch(show("link"), /coprobe|coipip/);
   host.sysctl("net.ipv4.ip_forward", "0");
   t.match(host.within(() => probeForwarding()), { ok: "warn", mend: /ip_forward=1/ });
@@ -297,9 +298,12 @@ t.test("a kernel that takes BPF programs, but not those of the data plane bpf: d
   const runDir = join(all.folder, "old-kernel");
   const home = { uplink: "uplink", address: ipv4("192.0.2.1"), homePrefixes: [], runDir, maxEntries: 10 };
   const kernel = host.within(() => probeKernel());
+  const plane = (wanted: DataPlane): Probe | undefined => host.within(() => probeDataPlanes(wanted, "home", "uplink"))[0];
+  const unnamed = host.within(() => probeAuto())[0];
+  t.match(unnamed, kernelHasIpip(host) ? { ok: true, found: /^ipip \(auto\): bpf does not work here: the kernel refused/ } : { ok: false, found: /bpf: the kernel refused.*ipip: this kernel/ }, "without a configuration too");
   t.match(kernel[0], { name: "bpf", ok: "warn", found: /not those of the data plane bpf: the kernel refused BPF program (home|host)_/ });
   for (const wanted of DATA_PLANES) {
-    const said = host.within(() => probeDataPlane(wanted, "home", "uplink"));
+    const said = plane(wanted);
     let took: string;
     try {
       const { tunnel, reason } = host.within(() => openHomeTunnel(wanted, home));
@@ -308,11 +312,11 @@ t.test("a kernel that takes BPF programs, but not those of the data plane bpf: d
     } catch (thrown) {
       took = thrown instanceof CareofError ? thrown.code : String(thrown);
     }
-    if (wanted === "bpf" || !kernelHasIpip(host)) t.match([said.ok, took], [false, wanted === "bpf" ? "kernel-refused" : "unsupported"], wanted);
-    else t.match([said.ok, said.found], [true, new RegExp(`^${took.replace(/[()]/g, "\\$&")}`)], wanted);
+    if (wanted === "bpf" || !kernelHasIpip(host)) t.match([said?.ok, took], [false, wanted === "bpf" ? "kernel-refused" : "unsupported"], wanted);
+    else t.match([said?.ok, said?.found], [true, new RegExp(`^${took.replace(/[()]/g, "\\$&")}`)], wanted);
   }
   undo();
-  t.match(host.within(() => probeDataPlane("auto", "home", "uplink")), { ok: true, found: /^bpf \(auto\)/ });
+  t.match(plane("auto"), { ok: true, found: /^bpf \(auto\)/ });
   t.match(host.within(() => probeKernel())[0], { ok: true });
   t.notMatch(show("link"), /coprobe|coipip|careof/);
 });

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import t from "tap";
 import { ipv4, prefix } from "../../model/address.js";
 import { openHomeTunnel, openHostTunnel } from "../../net/data-plane.js";
-import { probeDataPlane } from "../../net/probe-ipip.js";
+import { probeAuto, probeDataPlanes } from "../../net/probe-ipip.js";
 import type { HomeTunnel, HostTunnel } from "../../net/tunnel.js";
 import { bound, deliver, GATEWAY, HOME_AGENT, Topology, type Guest } from "../net/lab/topology.js";
 import { exchanged, ready, Worker } from "../net/lab/workers.js";
@@ -48,10 +48,11 @@ t.test("auto: bpf, and ipip where a home agent's uplink is of another kind", asy
     t.match(reason, why);
     await net.within(() => tunnel.close({ keep: false }));
   }
-  t.match(net.within(() => probeDataPlane("auto", "home", "lo")), { ok: true, found: /^ipip \(auto\): bpf does not work here: the uplink lo is not an Ethernet interface/ }, "as doctor says before");
-  t.match(net.within(() => probeDataPlane("ipip", "host", "lan")), { ok: true, found: "ipip, as configured" });
-  t.match(homeAgent.within(() => probeDataPlane("ipip", "host", "uplink")), { ok: false, found: /the ipip device here is that of careof:home/ });
-  t.match(topology.router.within(() => probeDataPlane("ipip", "home", "toh")), { ok: false, found: /another program/ });
+  t.match(net.within(() => probeDataPlanes("auto", "home", "lo")), [{ ok: true, found: /^ipip \(auto\): bpf does not work here: the uplink lo is not an Ethernet interface/ }], "as doctor says before");
+  t.match(net.within(() => probeDataPlanes("ipip", "host", "lan")), [{ ok: true, found: "ipip, as configured" }]);
+  t.match(net.within(() => probeAuto()), [{ ok: true, found: "bpf (auto): this kernel takes the BPF programs" }]);
+  t.match(homeAgent.within(() => probeDataPlanes("ipip", "host", "uplink")), [{ ok: false, found: /the ipip device here is that of careof:home/ }]);
+  t.match(topology.router.within(() => probeDataPlanes("ipip", "home", "toh")), [{ ok: false, found: /another program/ }]);
   t.notMatch(net.exec("ip", "link", "show"), /careof|coipip/);
   t.throws(() => net.within(() => openHostTunnel("auto", { ...host, uplink: "lo" })), { code: "unsupported", message: /bpf: .*not an Ethernet.*ipip: / });
 });
