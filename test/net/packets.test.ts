@@ -8,6 +8,7 @@ import { encodeMarker, isMarker } from "../../net/marker.js";
 import { Netlink } from "../../net/netlink/client.js";
 import { deleteFilter, putFilter, type Filter } from "../../net/netlink/filters.js";
 import { requireLink } from "../../net/netlink/links.js";
+import { pings, SMALL } from "./lab/echo.js";
 import { arpRequest, encode, ETHERTYPE, frame, ICMP, IPIP, TEST_PROTOCOL, type Packet, type Sketch } from "./lab/packets.js";
 import { bound, CORRESPONDENT, deliver, DRIVERS, GATEWAY, HOME_AGENT, MTU, Topology, type Guest } from "./lab/topology.js";
 import { Wire } from "./lab/wire.js";
@@ -77,6 +78,17 @@ t.test("up: the outer header, and what the correspondent gets", async (t) => {
   const outer = await towardsA.packet(({ protocol }) => protocol === IPIP);
   t.match(outer, { source: a.careOf, destination: HOME_AGENT, ttl: 64, tos: 1, dontFragment: true });
   t.match(await lan.packet(has(payload)), { source: one.home, ttl: 62, tos: 1, id: 9 });
+});
+
+t.test("ping, as small as usual and as large as fits, with DF: to the guest, from it, and from VM to VM", async (t) => {
+  await b.net.within(() => b.tunnel.set([deliver(two)]));
+  homeAgent.within(() => { topology.home.put(bound(two, b)); });
+  for (const bytes of [SMALL, MTU]) {
+    t.ok(await pings({ wire: lan, via: lanRouter, from: CORRESPONDENT, to: one.home }, bytes), `down, ${String(bytes)} bytes`);
+    t.ok(await pings({ wire: oneOnA, via: GATEWAY.mac, from: one.home, to: CORRESPONDENT }, bytes), `up, ${String(bytes)} bytes`);
+    t.ok(await pings({ wire: oneOnA, via: GATEWAY.mac, from: one.home, to: two.home }, bytes), `between two hosts, ${String(bytes)} bytes`);
+    t.ok(await pings({ wire: oneOnA, via: GATEWAY.mac, from: one.home, to: HOME_AGENT }, bytes), `to the home agent itself, ${String(bytes)} bytes`);
+  }
 });
 
 t.test("what a guest may not send", async (t) => {
