@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { ipv4, prefix, type Ipv4 } from "../../model/address.js";
+import type { Namespace } from "./lab/namespaces.js";
 import { strictFirewall } from "./lab/firewall.js";
 import { setChecksumOffload } from "./lab/offload.js";
 import { bound, CORRESPONDENT, deliver, DRIVERS, Topology, type Guest } from "./lab/topology.js";
@@ -98,17 +99,26 @@ t.test("bindings added, moved and removed under load: the others' packets all ar
   t.same(topology.home.entries().map(({ home }) => home), [one.home, two.home]);
 });
 
-t.test("datagrams near 64 KiB, in fragments: down, up, and from VM to VM", async (t) => {
-  // 65,507 is the largest payload that an inner IPv4 packet can be put together to.
-  for (const [from, to, address] of [[correspondent, one.on(a), one.home], [one.on(a), correspondent, CORRESPONDENT], [one.on(a), two.on(b), two.home]] as const) {
+t.test("datagrams near 64 KiB, in fragments, each of them: down, up, and from VM to VM", async (t) => {
+  const send = async (from: Namespace, to: Namespace, address: string, count: number, sizes: string): Promise<Readonly<Record<string, number>>> => {
     const receiver = new Worker(to, "udp-receive", PORT);
     await receiver.line(ready);
-    await new Worker(from, "udp-send", address, PORT, 5, 0.1, "1452,1453,1453,9000,65507").line(sent);
+    await new Worker(from, "udp-send", address, PORT, count, 0.1, sizes).line(sent);
     await sleep(200);
     receiver.stop();
-    // The sender sets DF until it has heard what fits: the first of those that are just too big may stay away.
-    t.ok((await receiver.line(received)).received >= 4, `to ${address}`);
+    return (await receiver.line(received)).bytes;
+  };
+  // The correspondent's own link carries more than the tunnel, and it sets DF until it has heard what fits: what is just too big stays away once. The guests' links are no wider.
+  correspondent.ip(`route replace ${one.home} via 203.0.113.1`);
+  t.same(await send(correspondent, one.on(a), one.home, 2, "1453,1452"), { 1452: 1 }, "what just fits, and not what is a byte longer");
+  t.match(correspondent.exec("ip", "route", "get", one.home), / mtu 1480/, "which the sender has heard");
+  // 65,507 is the largest payload that an inner IPv4 packet can be put together to.
+  const all = { 1452: 3, 1453: 3, 9000: 3, 65_507: 3 };
+  for (const [from, to, address] of [[correspondent, one.on(a), one.home], [one.on(a), correspondent, CORRESPONDENT], [one.on(a), two.on(b), two.home]] as const) {
+    t.same(await send(from, to, address, 12, "1452,1453,9000,65507"), all, `to ${address}`);
   }
+  correspondent.ip(`route del ${one.home} via 203.0.113.1`);
+  for (const ledger of [topology.home.counters(one.home), a.tunnel.counters(one.home), b.tunnel.counters(two.home)]) t.equal(ledger.dropped["too-big"], 0);
 });
 
 t.test("checksums made by the sender, and by the card: TCP is the same", async (t) => {

@@ -9,6 +9,7 @@ import { Netlink } from "../../net/netlink/client.js";
 import { deleteFilter, putFilter, type Filter } from "../../net/netlink/filters.js";
 import { requireLink } from "../../net/netlink/links.js";
 import { pings, SMALL } from "./lab/echo.js";
+import { arrivesLarge, sendLarge } from "./lab/large.js";
 import { arpRequest, encode, ETHERTYPE, frame, ICMP, IPIP, TEST_PROTOCOL, type Packet, type Sketch } from "./lab/packets.js";
 import { bound, CORRESPONDENT, deliver, DRIVERS, GATEWAY, HOME_AGENT, MTU, Topology, type Guest } from "./lab/topology.js";
 import { Wire } from "./lab/wire.js";
@@ -34,6 +35,8 @@ const homeUplink = new Wire(homeAgent, "uplink").mac;
 const uplinkOfA = new Wire(a.net, "uplink").mac;
 t.teardown(() => topology.close());
 t.setTimeout(120_000); // a busy machine
+/** An outer header before it says 65,535, and more it cannot say. */
+const LARGEST_INNER = 65_515;
 
 /** `one` stands on A; B and `two` are as each test wants them. */
 async function reset(): Promise<void> {
@@ -191,6 +194,22 @@ t.test("too big, up: the guest hears it from its gateway, or it is fragmented", 
   const first = await lan.packet(({ fragment }) => fragment === 0x2000);
   const second = await lan.packet(({ fragment }) => fragment !== 0 && fragment !== 0x2000);
   t.equal((first?.payload.length ?? 0) + (second?.payload.length ?? 0), 1480);
+});
+
+t.test("too big for any outer header: 65,515 bytes to be cut are the most that goes in, down and up", async (t) => {
+  const packets = { down: { from: lan.mac, source: CORRESPONDENT, to: lanRouter, destination: one.home }, up: { from: one.mac, source: one.home, to: GATEWAY.mac, destination: CORRESPONDENT } };
+  sendLarge(topology.correspondent, "lan", packets.down, LARGEST_INNER);
+  t.equal(await arrivesLarge(oneOnA, CORRESPONDENT, LARGEST_INNER), LARGEST_INNER, "down");
+  sendLarge(one.on(a), "eth0", packets.up, LARGEST_INNER);
+  t.equal(await arrivesLarge(lan, one.home, LARGEST_INNER), LARGEST_INNER, "up");
+  await counts(t, "home", "too-big", async () => {
+    sendLarge(topology.correspondent, "lan", packets.down, LARGEST_INNER + 1);
+    t.equal(await arrivesLarge(oneOnA, CORRESPONDENT, LARGEST_INNER + 1, 100), 0);
+  });
+  await counts(t, "a", "too-big", async () => {
+    sendLarge(one.on(a), "eth0", packets.up, LARGEST_INNER + 1);
+    t.equal(await arrivesLarge(lan, one.home, LARGEST_INNER + 1, 100), 0);
+  });
 });
 
 t.test("a used-up TTL is answered on the way", async (t) => {

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 /*
  * Traffic from inside a namespace, one process each:
  *   udp-send ADDRESS PORT COUNT PER_MS [BYTES,...]   numbered datagrams of 100 bytes, or of these sizes by turns, then {"sent"}
- *   udp-receive PORT                     {"ready"}, and on SIGTERM {"received","overflowed","duplicated","reordered"}
+ *   udp-receive PORT                     {"ready"}, and on SIGTERM {"received","overflowed","duplicated","reordered","bytes":{SIZE:COUNT}}
  *   tcp-serve PORT                       {"ready"}; whoever connects sends BYTES and gets as many back
  *   tcp-exchange ADDRESS PORT BYTES      sends a pattern, reads it back: {"sent","received","same","seconds"}
  */
@@ -46,17 +46,19 @@ function udpReceive(port: number): void {
   let duplicated = 0;
   let reordered = 0;
   let highest = -1;
+  const bytes: Record<number, number> = {};
   const socket = createSocket({ type: "udp4", recvBufferSize: 4 * 1024 * 1024 });
   socket.on("message", (datagram) => {
     const number = datagram.readUInt32BE(0);
     if (seen.has(number)) duplicated++;
     else if (number < highest) reordered++;
     seen.add(number);
+    bytes[datagram.length] = (bytes[datagram.length] ?? 0) + 1;
     highest = Math.max(highest, number);
   });
   socket.bind(port, () => { say({ ready: true }); });
   process.on("SIGTERM", () => {
-    say({ received: seen.size, overflowed: overflowed(port), duplicated, reordered });
+    say({ received: seen.size, overflowed: overflowed(port), duplicated, reordered, bytes });
     process.exit(0);
   });
 }

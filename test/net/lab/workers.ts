@@ -41,5 +41,5 @@ export class Worker {
 
 export const ready = z.object({ ready: z.literal(true) });
 export const sent = z.object({ sent: z.number() });
-export const received = z.object({ received: z.number(), overflowed: z.number(), duplicated: z.number(), reordered: z.number() });
+export const received = z.object({ received: z.number(), overflowed: z.number(), duplicated: z.number(), reordered: z.number(), bytes: z.record(z.string(), z.number()) });
 export const exchanged = z.object({ sent: z.number(), received: z.number(), same: z.boolean(), seconds: z.number() });
