@@ -24,6 +24,7 @@ const LINES: readonly (readonly [file: string, drivers: string])[] = [
   ["net/contract.test.js", "ipip,bpf"],
   ["net/paths.test.js", "ipip,ipip"],
   ["uml/device.js", "ipip,ipip"],
+  ["net/decap.test.js", "bpf,bpf"],
   ["uml/mixed.js", "ipip,ipip"],
   ["uml/mixed.js", "bpf,bpf"],
   ["uml/mixed.js", "bpf,ipip"],

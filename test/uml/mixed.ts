@@ -1,7 +1,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
-import { bound, deliver, DRIVERS, HOME_AGENT, MTU, Topology, type Guest } from "../net/lab/topology.js";
+import { mac } from "../../model/address.js";
+import { pings, SMALL } from "../net/lab/echo.js";
+import { macOf } from "../net/lab/home-segment.js";
+import { bound, CORRESPONDENT, deliver, DRIVERS, HOME_AGENT, MTU, Topology, type Guest } from "../net/lab/topology.js";
 import { exchanged, ready, received, sent, Worker } from "../net/lab/workers.js";
+import { Wire } from "../net/lab/wire.js";
 
 /* Two drivers, or our driver at one end and an ordinary `ip tunnel add … mode ipip` at the other. */
 
@@ -22,6 +26,18 @@ async function traffic(t: Test, topology: Topology, guest: Guest): Promise<void>
   await sleep(200);
   receiver.stop();
   t.match(await receiver.line(received), { received: 3 }, "datagrams in fragments");
+  await echoes(t, topology, guest);
+}
+
+/** Small and full-size, with DF: to the guest and from it. */
+async function echoes(t: Test, topology: Topology, guest: Guest): Promise<void> {
+  const [lan, eth0] = [new Wire(topology.correspondent, "lan"), new Wire(guest.on(topology.a), "eth0")];
+  const [router, port] = [mac(macOf(topology.homeAgent, "lan")), mac(macOf(topology.a.net, guest.port))];
+  for (const bytes of [SMALL, MTU]) {
+    t.ok(await pings({ wire: lan, via: router, from: CORRESPONDENT, to: guest.home }, bytes), `ping down, ${String(bytes)} bytes`);
+    t.ok(await pings({ wire: eth0, via: port, from: guest.home, to: CORRESPONDENT }, bytes), `ping up, ${String(bytes)} bytes`);
+  }
+  for (const wire of [lan, eth0]) wire.close();
 }
 
 if (DRIVERS.home !== DRIVERS.hosts) t.test(`home agent ${DRIVERS.home}, host ${DRIVERS.hosts}`, async (t) => {
