@@ -1,14 +1,63 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import koffi from "koffi";
+
+/** At a time, of a large disk. */
+const CHUNK = 2 ** 20;
+/** Node has no door to it. Negative: there is no data behind it. */
+const lseek: (file: number, offset: number, whence: number) => number = koffi.load(null).func("lseek", "int64", ["int", "int64", "int"]);
+const SEEK_DATA = 3;
+
+export interface Image {
+  readonly format: "raw" | "qcow2";
+  /** What a guest sees of it. */
+  readonly virtualBytes: number;
+}
+
+/** What an image file is, by its own first bytes. */
+export function imageOf(path: string): Image {
+  const file = openSync(path, "r");
+  try {
+    return isQcow2(file) ? { format: "qcow2", virtualBytes: Number(at(file, 24, 8).readBigUInt64BE()) } : { format: "raw", virtualBytes: fstatSync(file).size };
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** The first offset from `from` up to `to` at which a guest would see something else; `null`: nowhere. */
+export function firstDifference(one: string, other: string, from: number, to: number): number | null {
+  for (let offset = from; offset < to;) {
+    const length = Math.min(CHUNK, to - offset);
+    const [ours, theirs] = [readDisk(one, offset, length), readDisk(other, offset, length)];
+    if (!ours.equals(theirs)) return offset + ours.findIndex((byte, i) => byte !== theirs[i]);
+    offset = Math.min(nextData(one, offset + length), nextData(other, offset + length));
+  }
+  return null;
+}
+
+/** At or behind `offset`: up to there are nothing but zeros. */
+function nextData(path: string, offset: number): number {
+  const file = openSync(path, "r");
+  try {
+    if (isQcow2(file)) return offset;
+    const found = lseek(file, offset, SEEK_DATA);
+    return found < 0 ? Infinity : found;
+  } finally {
+    closeSync(file);
+  }
+}
 
 /** What a guest sees of its disk at `offset`, read from the image file: raw, or qcow2 as agent/hypervisor/image.ts makes it and QEMU fills it. */
 export function readDisk(path: string, offset: number, length: number): Buffer {
   const file = openSync(path, "r");
   try {
-    const magic = at(file, 0, 4).toString("latin1");
-    return magic === "QFI\u00fb" ? readQcow2(file, offset, length) : at(file, offset, length);
+    return isQcow2(file) ? readQcow2(file, offset, length) : at(file, offset, length);
   } finally {
     closeSync(file);
   }
+}
+
+function isQcow2(file: number): boolean {
+  return at(file, 0, 4).toString("latin1") === "QFI\u00fb";
 }
 
 /** Beyond the file's end are zeros. */
