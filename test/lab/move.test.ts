@@ -11,11 +11,17 @@ import { leftOver } from "../../deploy/lab/registry.js";
 import { REPOSITORY } from "../../deploy/lab/program.js";
 import type { Traffic } from "../../deploy/lab/traffic.js";
 import { Witness } from "../../deploy/lab/witness.js";
+import { Running, TERMINAL } from "./running.js";
+import { Watched, wayOf } from "./watched.js";
 
 /** A real guest that moves there and back with its sessions open, and everything that may be asked wrongly meanwhile. */
 
 const MARGIN_MS = 2200;
 const VM = PLAN.guest.name;
+/** Of a move without postcopy that nothing disturbs; a phase may be too short to be told. */
+const PHASES = ["prepare", "copy", "lead", "stop", "released", "settle", "completed"];
+/** Before every picture of `careof watch`. */
+const HOME_AND_CLEAR = "\u001b[H\u001b[J";
 
 const lab = await Lab.start({ absentHost: true, witnessed: true });
 const witness = new Witness(lab);
@@ -164,9 +170,61 @@ await t.test("a host agent that is killed finds its guest again", async (t) => {
   t.ok(window.sentDown - window.receivedDown + window.sentUp - window.receivedUp < 5, "packets need no agent process", { found: window });
   t.strictSame(qemuPids(lab), qemus, "the same QEMU");
   t.match(await lab.where(), { host: "host-b", epoch: 4 });
+});
+
+await t.test("vms and hosts say where it is, in JSON and on 80 columns", async (t) => {
+  const here = { vm: VM, host: "host-b", careOf: PLAN.hosts["host-b"].careOf, state: "bound", epoch: 4 };
+  const [json, hostsJson, piped, hostsPiped, screen] = await Promise.all([
+    lab.json(z.array(z.looseObject({})), ["vms"]), lab.json(z.array(z.looseObject({})), ["hosts"]),
+    ended(Running.piped(t, lab, ["vms"])), ended(Running.piped(t, lab, ["hosts"])), ended(Running.onTerminal(t, lab, ["vms"], ["hosts"])),
+  ]);
+  for (const each of json) t.strictSame(Object.keys(each).sort(), ["careOf", "epoch", "evidence", "homeAddresses", "host", "lastHeartbeat", "since", "state", "vm"]);
+  t.match(json, [here, { vm: "web2", host: null, state: "expired" }]);
+  for (const each of hostsJson) t.strictSame(Object.keys(each).sort(), ["capabilities", "careOf", "draining", "name", "since", "software", "state", "vms"]);
+  t.match(hostsJson, [{ name: "host-a", state: "connected", draining: false, vms: [] }, { name: "host-b", state: "connected", draining: false, vms: [VM] }, { name: ABSENT_HOST.name, state: "gone", vms: [] }]);
+  for (const text of [piped, screen]) {
+    t.match(text, /^VM +ADDRESS +HOST +CARE-OF +STATE +EPOCH +SINCE +HEARD\r?$/m);
+    t.match(text, /^web1 +198\.51\.100\.7 +host-b +10\.2\.0\.2 +bound +4 +[0-9.]+ (s|min) +[0-9.]+ s\r?$/m);
+    t.match(text, /^web2 +198\.51\.100\.8 +– .*expired/m);
+  }
+  for (const text of [hostsPiped, screen]) {
+    t.match(text, /^HOST +CARE-OF +STATE +SINCE .*VMS/m);
+    t.match(text, /^host-b +10\.2\.0\.2 +connected +[0-9.]+ (s|min) .* 1\b/m);
+    t.match(text, /^host-c .* gone /m);
+  }
+  for (const text of [piped, hostsPiped, screen]) t.strictSame(tooWide(text), []);
+});
+
+await t.test("it moves on, and whoever watches sees it: in JSON, as lines, and on a terminal", async (t) => {
+  const [watched, lines, screen] = [await Watched.start(t, lab), Running.piped(t, lab, ["watch"]), Running.onTerminal(t, lab, ["watch"])];
+  await lab.until("they show where it is", 20_000, () => Promise.resolve(lines.lines.length > 0 && screen.out.includes(VM)));
   const move = await lab.migrate("host-a");
-  t.match(move, { result: "completed" }, "and it moves on");
+  t.match(move, { result: "completed" });
   t.match(await lab.where(), { host: "host-a", epoch: 5 });
+  const completed = /web1 host-b → host-a {2}completed \(accepted\): paused/;
+  await lab.until("they show the end", 10_000, () => Promise.resolve(wayOf(watched.moves, move.migration).at(-1) === "completed" && completed.test(lines.out) && completed.test(screen.out)));
+  const frames = screen.out.split(HOME_AND_CLEAR).slice(1);
+  lines.interrupt();
+  screen.interrupt();
+  t.strictSame([await watched.end(), await lines.ended, await screen.ended], [0, 0, 0], "Ctrl-C is its ordinary end");
+
+  const way = wayOf(watched.moves, move.migration);
+  t.strictSame(way, PHASES.filter((phase) => way.includes(phase)), "its phases, each once and in order", { found: way });
+  t.equal(way[0], "prepare");
+  for (const phase of ["copy", "lead", "completed"]) t.ok(way.includes(phase), phase, { found: way });
+  const copied = watched.moves.filter((each) => each.phase === "copy" && (each.progress?.total ?? 0) > 0);
+  t.ok(copied.length > 0, "and how far its copy is");
+  t.match(copied[0], { vm: VM, from: "host-b", to: "host-a", result: null });
+  t.strictSame(watched.vms.filter((each) => each.vm === VM).map(({ state, host, epoch }) => `${state} ${String(host)} ${String(epoch)}`).filter((each, at, all) => each !== all[at - 1]).slice(-3), ["bound host-b 4", "moving host-b 4", "bound host-a 5"]);
+
+  const told = lines.lines.map((line) => line.replace(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d {2}/, ""));
+  t.strictSame(told.filter((line, at) => line === lines.lines[at]), [], "every line begins with the time");
+  t.strictSame(told.flatMap((line) => /^web1 host-b → host-a {2}([a-z]+)/.exec(line)?.[1] ?? []), way, "a line for each phase");
+  for (const line of ["web1 is bound in care of host-b (10.2.0.2), epoch 4", "web1 is moving in care of host-b (10.2.0.2), epoch 4", "web1 is bound in care of host-a (10.1.0.2), epoch 5"]) t.ok(told.includes(line), line, { found: told });
+
+  t.ok(frames.some((frame) => /^web1 .* host-b → host-a .* moving /m.test(frame) && /^web1 host-b → host-a {2}(prepare|copy|lead|stop|released|settle)/m.test(frame)), "the table and a line of its own show the move", { found: frames });
+  t.strictSame(frames.filter((frame) => frame.split("\n").length > TERMINAL.rows), [], "no more lines than there are");
+  t.strictSame(frames.flatMap(tooWide), []);
 });
 
 await t.test("it was one guest all the time", async (t) => {
@@ -182,6 +240,16 @@ await t.test("it was one guest all the time", async (t) => {
   t.strictSame(await lab.close(), []);
   t.strictSame(leftOver(lab.run), []);
 });
+
+async function ended(running: Running): Promise<string> {
+  if (await running.ended !== 0) throw new Error(`it failed: ${running.out} ${running.said.join(" ")}`);
+  return running.out;
+}
+
+/** Lines that do not fit into the terminal. */
+function tooWide(text: string): readonly string[] {
+  return text.split(/\r*\n/).filter((line) => line.length > TERMINAL.columns);
+}
 
 /** QEMU processes of this lab, by their command lines, which name its directory. */
 function qemuPids(of: Lab): string[] {
