@@ -145,30 +145,36 @@ export class ApiClient {
       const response = await this.#fetch(this.#url(["events"]), { headers: { accept: "text/event-stream" }, signal: either });
       if (!response.ok) throw await this.#refusal(response, "GET events");
       if (response.body === null || !(response.headers.get("content-type") ?? "").startsWith("text/event-stream")) throw this.#nonsense("GET events", "not a stream of events");
-      return this.#happenings(response.body, signal, watchdog);
+      // What fetch itself holds of a signal may be collected as garbage once it has answered, and then nobody hears the abort.
+      const reader = response.body.getReader();
+      const cancel = (): void => { reader.cancel().catch(() => undefined); };
+      for (const each of [signal, silence.signal]) each.addEventListener("abort", cancel, { once: true });
+      return this.#happenings(reader, signal, silence.signal, watchdog);
     } catch (thrown) {
       watchdog.stop();
       throw thrown;
     }
   }
 
-  async *#happenings(body: ReadableStream<Uint8Array>, signal: AbortSignal, watchdog: Watchdog): AsyncGenerator<Happening> {
+  async *#happenings(reader: ReadableStreamDefaultReader<Uint8Array>, signal: AbortSignal, silence: AbortSignal, watchdog: Watchdog): AsyncGenerator<Happening> {
     const decoder = new TextDecoder();
     const parser = new EventParser();
     try {
-      for await (const piece of body) {
+      for (let read = await reader.read(); !read.done; read = await reader.read()) {
         watchdog.heard();
-        for (const each of parser.push(decoder.decode(piece, { stream: true }))) {
+        for (const each of parser.push(decoder.decode(read.value, { stream: true }))) {
           const found = this.#checked("GET events", each.data, (data) => happening(each.event, data));
           if (found !== null) yield found;
         }
       }
+      silence.throwIfAborted();
       if (!signal.aborted) throw new CareofError("home-agent-unreachable", `the home agent at ${this.base.origin} ended the stream of events`, { retryable: true });
     } catch (thrown) {
       if (signal.aborted) return;
       throw thrown instanceof CareofError ? thrown : this.#unreachable(thrown);
     } finally {
       watchdog.stop();
+      reader.cancel().catch(() => undefined);
     }
   }
 

@@ -1,4 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import t from "tap";
 import { millis } from "../../model/ids.js";
@@ -213,6 +215,30 @@ t.test("watch: the state, then what happens, a JSON object a line", async (t) =>
   const seen = lines().map((line) => JSON.parse(line) as { readonly event: string; readonly data: unknown });
   t.same(seen.map((each) => each.event), ["host", "vm", "migration", "alarm", "vm"]);
   t.same(seen[3]?.data, alarm);
+});
+
+t.test("watch hears Ctrl-C, and that the home agent is silent, also when what is not used has been collected", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  let readers = 0;
+  agent.streams(() => { readers++; }).on("GET /v1/vms", { json: [web1] }).on("GET /v1/hosts", { json: [hostA] }).on("GET /v1/migrations", { json: [] });
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const terminal = new CapturedTerminal();
+  const running = careof(["watch", "--output", "json", "--api", agent.url], { terminal, limits: { silence: millis(1000) } });
+  const told = async (lines: number): Promise<void> => {
+    await terminal.until(() => terminal.stdout.split("\n").length > lines);
+    for (let i = 0; i < 5; i++) {
+      await sleep(10);
+      collect();
+    }
+  };
+  await told(2);
+  await terminal.until(() => readers === 2);
+  t.match(terminal.stderr, /has been silent for/);
+  await told(4);
+  terminal.interrupt();
+  t.equal(await Promise.race([running.then(({ code }) => code), sleep(5000, "still there")]), 0);
 });
 
 t.test("watch in a pipe: a line per change, none per refresh", async (t) => {
