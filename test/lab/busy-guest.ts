@@ -5,7 +5,7 @@ import { PLAN, type HostName } from "../../deploy/lab/plan.js";
 import type { Traffic } from "../../deploy/lab/traffic.js";
 import { Witness } from "../../deploy/lab/witness.js";
 
-const moveSchema = z.object({ result: z.string(), reason: z.string(), pauseMs: z.number().nullable(), bytes: z.number().nullable(), detail: z.string().nullable() });
+const moveSchema = z.object({ migration: z.string(), result: z.string(), reason: z.string(), totalMs: z.number().nullable(), pauseMs: z.number().nullable(), bytes: z.number().nullable(), detail: z.string().nullable() });
 
 export interface Moved {
   readonly move: z.infer<typeof moveSchema>;
