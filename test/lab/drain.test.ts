@@ -1,10 +1,12 @@
-import t from "tap";
+import t, { type Test } from "tap";
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { fleet } from "../../deploy/lab/fleet.js";
 import { Lab, whereSchema } from "../../deploy/lab/lab.js";
 import { leftOver } from "../../deploy/lab/registry.js";
-import { Sessions } from "../../deploy/lab/sessions.js";
+import { Sessions, type SessionAnswer } from "../../deploy/lab/sessions.js";
+import { Running } from "./running.js";
+import { mostAtOnce, Watched, wayOf } from "./watched.js";
 
 /** Twenty small real guests on one host, each with an open TCP session, and the host is drained. */
 
@@ -13,6 +15,10 @@ const COUNT = Number(process.env["CAREOF_FLEET"] ?? 20);
 const MEMORY = process.env["CAREOF_FLEET_MEMORY"] ?? "96M";
 /** Guests that start at a time: on two cores more of them only wait for each other. */
 const STARTING = 3;
+/** VMs that a drain moves at a time, and `migrate --all`, where nobody says otherwise. */
+const LIMIT = 2;
+/** Between two questions on every session. */
+const BETWEEN_MS = 500;
 
 const drainSchema = z.looseObject({
   host: z.string(), state: z.string(), limit: z.number(), total: z.number(), moved: z.number(), moving: z.number(), waiting: z.number(), left: z.number(),
@@ -32,6 +38,20 @@ t.teardown(async () => {
 async function onHost(host: string): Promise<readonly string[]> {
   // Not by the command, which takes as long to start as a guest takes to move.
   return hostsSchema.parse((await lab.http("GET", "/v1/hosts")).body).find((each) => each.name === host)?.vms ?? [];
+}
+
+/** Asks on every session again and again while `run` lasts. */
+async function used<T>(of: Sessions, run: () => Promise<T>): Promise<{ readonly result: T; readonly answers: readonly (readonly SessionAnswer[])[] }> {
+  const answers: (readonly SessionAnswer[])[] = [];
+  let over = false;
+  const use = async (): Promise<void> => {
+    while (!over) {
+      answers.push(await of.ask());
+      await sleep(BETWEEN_MS);
+    }
+  };
+  const [result] = await Promise.all([run().finally(() => { over = true; }), use()]);
+  return { result, answers };
 }
 
 await t.test("the guests start, a few at a time, and each has an open session", { timeout: 300_000 }, async (t) => {
@@ -57,18 +77,35 @@ await t.test("the host is drained: interrupted, gone on with, across a restart o
   if (sessions === null) throw new Error("there are no sessions");
   const before = await sessions.ask();
   const began = Date.now();
-  const lines: string[] = [];
-  const first = lab.careof(["drain", "host-a", "--output", "json"], 280_000, (line) => { lines.push(line); });
+  const { answers } = await used(sessions, () => interruptedAndGoneOnWith(t));
+  t.comment(`drained in ${String(Math.round((Date.now() - began) / 1000))} s, and asked on every session ${String(answers.length)} times meanwhile`);
+  t.strictSame(await onHost("host-a"), []);
+  t.equal((await onHost("host-b")).length, COUNT);
+
+  const after = await sessions.ask();
+  t.ok(answers.length > 3, "the sessions were used while the guests moved", { found: answers.length });
+  t.strictSame(answers.flat().filter((each) => each.error !== null), [], "and each question was answered");
+  t.strictSame(after.map((each) => each.error), guests.map(() => null), "each session answers");
+  t.strictSame(after.map((each) => each.instance), before.map((each) => each.instance), "and it is the same guest, which never started again");
+  t.strictSame(after.map((each) => (each.counter ?? 0) - answers.length - 1), before.map((each) => each.counter), "that has missed nothing");
+});
+
+async function interruptedAndGoneOnWith(t: Test): Promise<void> {
+  const watched = await Watched.start(t, lab);
+  const first = Running.piped(t, lab, ["drain", "host-a", "--output", "json"]);
   await lab.until("some VMs have moved", 120_000, async () => (await onHost("host-b")).length >= 3);
   t.match(await lab.http("POST", "/v1/migrations", JSON.stringify({ vm: guests[0]?.name, host: "host-a" })), { status: 409, body: { code: "host-draining" } }, "the host takes no VMs");
-  t.match(await lab.http("POST", "/v1/hosts/host-a/drain/interrupt", "{}"), { status: 202 });
-  const interrupted = await first;
-  t.equal(interrupted.code, 1, "not every VM is away");
-  const stopped = drainSchema.parse(JSON.parse(interrupted.stdout));
-  t.match(stopped, { state: "interrupted", limit: 2, moving: 0, left: 0, total: COUNT });
-  t.comment(JSON.stringify({ moved: stopped.moved, lines: lines.length }));
+  first.interrupt();
+  t.equal(await first.ended, 1, "not every VM is away");
+  const stopped = drainSchema.parse(JSON.parse(first.out));
+  t.match(stopped, { state: "interrupted", limit: LIMIT, moving: 0, left: 0, total: COUNT });
+  t.comment(JSON.stringify({ moved: stopped.moved, lines: first.said.length }));
   t.ok(stopped.moved >= 3 && stopped.moved < COUNT, "what moved has arrived, the rest has not begun", { found: stopped.moved });
-  t.ok(lines.some((line) => /vm\d\d → host-b .*paused/.test(line)), "progress names each move", { found: lines });
+  t.ok(first.said.some((line) => /vm\d\d → host-b .*paused/.test(line)), "progress names each move", { found: first.said });
+  t.ok(first.said.some((line) => line.startsWith("no other VM begins to move")), "Ctrl-C says what it does", { found: first.said });
+  await lab.until("watch has told it", 10_000, () => Promise.resolve(watched.drains.at(-1)?.state === "interrupted"));
+  t.equal(mostAtOnce(watched.moves), LIMIT, "as many as the limit at once, and never more");
+  t.equal(new Set(watched.moves.map((each) => each.migration)).size, stopped.moved, "nothing has begun that has not arrived");
 
   const second = lab.careof(["drain", "host-a", "--output", "json"], 280_000);
   await lab.until("more have moved", 120_000, async () => (await onHost("host-b")).length > stopped.moved);
@@ -76,18 +113,18 @@ await t.test("the host is drained: interrupted, gone on with, across a restart o
   await sleep(500);
   lab.startPart("home-agent");
   await lab.connected(["host-a", "host-b"], 30_000);
+  // Another one: what ended while there was no home agent, the first has not heard.
+  const later = await Watched.start(t, lab);
   const answer = await second;
   t.equal(answer.code, 0, `${answer.stderr} ${answer.stdout}`);
   t.match(drainSchema.parse(JSON.parse(answer.stdout)), { state: "completed", moving: 0, waiting: 0, left: 0 });
-  t.comment(`drained in ${String(Math.round((Date.now() - began) / 1000))} s`);
-  t.strictSame(await onHost("host-a"), []);
-  t.equal((await onHost("host-b")).length, COUNT);
-
-  const after = await sessions.ask();
-  t.strictSame(after.map((each) => each.error), guests.map(() => null), "each session answers");
-  t.strictSame(after.map((each) => each.instance), before.map((each) => each.instance), "and it is the same guest, which never started again");
-  t.strictSame(after.map((each) => (each.counter ?? 0) - 1), before.map((each) => each.counter), "that has missed nothing");
-});
+  await lab.until("watch has told the end", 10_000, () => Promise.resolve(later.drains.at(-1)?.state === "completed"));
+  // Without those that it has found under way: they may have ended before it was told of them.
+  const most = mostAtOnce(later.moves.filter((each) => wayOf(later.moves, each.migration)[0] === "prepare"));
+  t.ok(most > 0 && most <= LIMIT, "nor after the restart", { found: most });
+  t.strictSame([...watched.drains, ...later.drains].filter((each) => each.moving > LIMIT), []);
+  t.strictSame([await watched.end(), await later.end()], [0, 0]);
+}
 
 await t.test("the mark stays until the host is undrained; then VMs come back, all of them by one command", { timeout: 300_000 }, async (t) => {
   if (sessions === null) throw new Error("there are no sessions");
@@ -95,10 +132,13 @@ await t.test("the mark stays until the host is undrained; then VMs come back, al
   t.match(await lab.careof(["migrate", one, "host-a"]), { code: 1, stderr: /host-draining/ });
   t.match(await lab.careof(["start", "web2", "host-a"]), { code: 1, stderr: /host-draining/ });
   t.match(await lab.careof(["undrain", "host-a"]), { code: 0, stdout: "host-a takes VMs again\n" });
+  const watched = await Watched.start(t, lab);
   const moved = await lab.careof(["migrate", "--all", "--from", "host-b", "host-a", "--output", "json"], 280_000);
   t.equal(moved.code, 0, moved.stderr);
   const moves = movesSchema.parse(JSON.parse(moved.stdout));
   t.strictSame(moves.map(({ vm, from, to, result }) => ({ vm, from, to, result })), guests.map(({ name }) => ({ vm: name, from: "host-b", to: "host-a", result: "completed" })));
+  t.equal(mostAtOnce(watched.moves), LIMIT, "a few at a time");
+  t.equal(await watched.end(), 0);
   const times = moves.flatMap((each) => (each.totalMs === null ? [] : [each.totalMs])).sort((a, b) => a - b);
   t.comment(`a move takes ${String(times[Math.floor(times.length / 2)])} ms at the median, ${String(times.at(-1))} ms at most`);
   t.match(await lab.json(whereSchema, ["where", one]), { host: "host-a", state: "bound" });
