@@ -103,7 +103,14 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
     knownTunnelEnds: ends.all().get("tunnel")?.addresses ?? config.homeAgents ?? addressOf(config),
     rememberTunnelEnds: (addresses) => { ends.write("tunnel", { addresses: [...addresses] }); },
   });
-  await agent.start();
+  try {
+    await agent.start();
+  } catch (thrown) {
+    // What waits on another thread would keep the process for ever, and nobody would start it again.
+    await Promise.allSettled([agent.close(), ports.close({ keep: true })]);
+    process.off("SIGHUP", hangUp);
+    throw thrown;
+  }
   const control = await openControl(join(config.runDir, CONTROL_SOCKET), outside, log);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();

@@ -126,7 +126,7 @@ export class Lab {
     try {
       lab.startPart("home-agent");
       for (const host of HOSTS) lab.startPart(host);
-      await lab.connected(HOSTS, 20_000);
+      await lab.connected(HOSTS, 60_000);
       return lab;
     } catch (thrown) {
       await lab.close();

@@ -66,7 +66,7 @@ for (const kind of kinds) {
     });
 
     await t.test("back again while the old host still forwards: nothing of the first move touches the guest of the second", async (t) => {
-      const grace = millis(real ? 4000 : 1500);
+      const grace = millis(real ? 8000 : 1500);
       for (const back of ["moved", "started"] as const) {
         const { a, b } = await started(t);
         await begin(a, b, 2);
