@@ -1,5 +1,4 @@
 import { addressFromKey, addressKey, putAddressKey, type IpAddress, type Ipv4 } from "../model/address.js";
-import { limitAllAggregates } from "./aggregates.js";
 import { Attachments } from "./bpf/attachments.js";
 import { keyText, readAll, writeAll } from "./bpf/batches.js";
 import { decapFlags } from "./bpf/decap.js";
@@ -215,7 +214,6 @@ export class BpfHomeTunnel implements HomeTunnel {
   #attach(): void {
     const { address, uplink } = this.#options;
     routeFor([uplink]);
-    limitAllAggregates(this.#netlink);
     this.#maps.get("config").update(new Uint8Array(4), encodeConfig({
       self: address, homeAgents: [], uplink: this.#device, innerMtu: 0, gateway: address, decapFlags: this.#decapFlags, hopMac: TUNNEL_HOP.mac,
     }));

@@ -1,6 +1,5 @@
 import { ipv4, isV4, mac, type Ipv4 } from "../model/address.js";
 import { CareofError } from "../model/errors.js";
-import { limitAggregates } from "./aggregates.js";
 import { requireV4 } from "./entry-checks.js";
 import { deleteAddress, listAddresses, putAddress } from "./netlink/addresses.js";
 import { Netlink } from "./netlink/client.js";
@@ -152,7 +151,6 @@ export class LinuxVmPorts implements VmPorts {
     this.#ports.set(port.name, { port, index: link.index });
     const ours = port.kind === "tap" ? { mtu: port.mtu, queueLength: port.queueLength, alias: this.#alias() } : {};
     if (port.kind === "tap") changeLink(this.#netlink, link, ours);
-    limitAggregates(this.#netlink, [link]);
     this.#setSysctls(port.name);
     changeLink(this.#netlink, requireLink(this.#netlink, port.name), { mac: this.#options.gateway.mac, up: true });
     this.#setAddressing(link, port);

@@ -21,9 +21,6 @@ export interface Link {
   readonly dropped: number;
   /** `ifalias`: free text that says who made it. */
   readonly alias: string;
-  /** The kernel joins packets that come in to less than so many bytes; null where it does not say. Those of IPv4 have a limit of their own since Linux 6.3. */
-  readonly groMaxSize: number | null;
-  readonly groIpv4MaxSize: number | null;
 }
 
 /** What of a link shall change; the rest stays. */
@@ -33,8 +30,6 @@ export interface LinkChange {
   readonly mtu?: number;
   readonly queueLength?: number;
   readonly alias?: string;
-  readonly groMaxSize?: number;
-  readonly groIpv4MaxSize?: number;
 }
 
 export const ETHERNET = 1;
@@ -50,8 +45,6 @@ const IFLA_MTU = 4;
 const IFLA_TXQLEN = 13;
 const IFLA_IFALIAS = 20;
 const IFLA_STATS64 = 23;
-const IFLA_GRO_MAX_SIZE = 58;
-const IFLA_GRO_IPV4_MAX_SIZE = 64;
 /** In `struct rtnl_link_stats64`. */
 const TX_DROPPED = 7 * 8;
 const HEADER = 16;
@@ -79,8 +72,6 @@ export function decodeLink({ body }: Reply): Link {
     queueLength: readU32(attributes, IFLA_TXQLEN) ?? 0,
     dropped: Number(attributes.get(IFLA_STATS64)?.readBigUInt64LE(TX_DROPPED) ?? 0n),
     alias: readText(attributes, IFLA_IFALIAS) ?? "",
-    groMaxSize: readU32(attributes, IFLA_GRO_MAX_SIZE),
-    groIpv4MaxSize: readU32(attributes, IFLA_GRO_IPV4_MAX_SIZE),
   };
 }
 
@@ -112,8 +103,6 @@ export function changeLink(netlink: Netlink, link: Link, change: LinkChange): vo
   if (change.mtu !== undefined && change.mtu !== link.mtu) attributes.push(u32(IFLA_MTU, change.mtu));
   if (change.queueLength !== undefined && change.queueLength !== link.queueLength) attributes.push(u32(IFLA_TXQLEN, change.queueLength));
   if (change.alias !== undefined && change.alias !== link.alias) attributes.push(text(IFLA_IFALIAS, change.alias));
-  if (change.groMaxSize !== undefined && change.groMaxSize !== link.groMaxSize) attributes.push(u32(IFLA_GRO_MAX_SIZE, change.groMaxSize));
-  if (change.groIpv4MaxSize !== undefined && change.groIpv4MaxSize !== link.groIpv4MaxSize) attributes.push(u32(IFLA_GRO_IPV4_MAX_SIZE, change.groIpv4MaxSize));
   const turned = change.up !== undefined && change.up !== link.up;
   if (attributes.length === 0 && !turned) return;
   const body = Buffer.concat([header(link.index, change.up === true ? IFF_UP : 0, turned ? IFF_UP : 0), encodeAttributes(attributes)]);

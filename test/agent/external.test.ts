@@ -262,7 +262,7 @@ class FakeEyes implements Eyes {
   close(): void { this.heard = null; }
 
   link(name: string, index: number, carrier: boolean): void {
-    const link: Link = { name, index, carrier, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "", groMaxSize: null, groIpv4MaxSize: null };
+    const link: Link = { name, index, carrier, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" };
     this.present = [...this.present.filter((each) => each.index !== index), link];
     this.heard?.link({ kind: "there", link });
   }
@@ -279,7 +279,7 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   const pass = (at: number): unknown => wire.carry(ipAddress("10.1.0.2"), { from: ipv4("10.2.0.2"), source: ipAddress("192.0.2.1"), destination: HOME, bytes: 0, marker: drainToken(epoch(at)) });
   const make = async (): Promise<{ vms: OutsideVms; eyes: FakeEyes; tunnel: FakeHostTunnel; ports: FakeVmPorts; answer: (reason: Body<"decision">["reason"], at: number) => void }> => {
     const eyes = new FakeEyes();
-    eyes.present = [{ name: "tap-web1", index: 7, carrier: false, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "", groMaxSize: null, groIpv4MaxSize: null }];
+    eyes.present = [{ name: "tap-web1", index: 7, carrier: false, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" }];
     const ports = new FakeVmPorts();
     ports.external.add("tap-web1");
     const network = new VmNetwork({ ports, queueLength: 100, guestMtu: 1480 });
