@@ -21,6 +21,17 @@ export PATH='$PATH'
 cd '$repo' && exec $quoted
 END
 
+# The files of the modules in the order in which they can be loaded. modules.dep names what one needs behind it, the deepest last. Found out here, where processes are cheap.
+modules=/usr/lib/uml/modules/$(linux.uml --version)
+in_order() {
+  local name line file
+  for name in "$@"; do
+    line=$(grep -m 1 "/$name.ko:" "$modules/modules.dep") || { echo "boot.sh: there is no module $name" >&2; continue; }
+    for file in $(printf '%s\n' ${line/:/} | tac); do printf '%s\n' "$modules/$file"; done
+  done | awk '!seen[$0]++'
+}
+in_order veth tun ipip sch_ingress cls_bpf iptable_filter nf_conntrack xt_conntrack xt_tcpudp >"$work/modules"
+
 child=
 # What user-mode-linux starts are processes of its own group: none may outlive it.
 end() {
@@ -39,7 +50,7 @@ reader=$!
 
 # In a session of its own, so that its terminal driver leaves this one alone. TMPDIR holds its memory.
 TMPDIR=$work setsid linux.uml mem="$memory" umid="careof-$$" uml_dir="$work/" rootfstype=hostfs root=/dev/root rootflags=/ rw quiet con=null con0=fd:0,fd:1 \
-  init="$here/init.sh" CAREOF_UML_COMMAND="$work/command" </dev/null >"$work/console" 2>"$work/stderr" &
+  init="$here/init.sh" CAREOF_UML_WORK="$work" </dev/null >"$work/console" 2>"$work/stderr" &
 child=$!
 wait "$child"
 child=
