@@ -45,7 +45,7 @@ await t.test("lost, and a person decides for a source that has no guest any more
   gone(wrong);
   wrong.back("continued");
   t.same(wrong.effects, ["rule-broken"], "it did run there: a person was wrong");
-  wrong.go({ type: "report", host: B, report: { vm: VM, state: "runs", basedOn: epoch(2), locator: null, unreachable: false, evidence: "resync" }, careOfListed: true, ownerConnected: false });
+  wrong.go({ type: "report", host: B, report: { vm: VM, state: "runs", basedOn: epoch(2), locator: null, unreachable: false, evidence: "resync" }, careOfListed: true, ownerConnected: false, ownerPassesOn: false });
   t.same(wrong.where, ["bound", B, 4], "and where it runs it is bound");
 
   const changed = resolved();
