@@ -253,6 +253,7 @@ export class HostAgent {
   #refresh(period: Millis): void {
     this.#refreshTimer?.cancel();
     this.#refreshTimer = this.#options.clock.after("refresh", period, () => {
+      this.#inBackground("tidy", this.#options.network.tidy());
       for (const report of this.#reports()) {
         if (report.state === "runs" || report.state === "paused") this.#inBackground("refresh", this.#say({ ...report, evidence: "refresh" }));
       }

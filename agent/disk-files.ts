@@ -3,11 +3,11 @@ import { rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { CareofError, toCareofError } from "../model/errors.js";
 import type { Epoch } from "../model/ids.js";
-import { syncDirectory } from "../model/synced.js";
 import type { DiskImage, VmSpec } from "../proto/messages.js";
 import { disksOf, localDisks, type DiskSize } from "./hypervisor/disks.js";
 import { fileAt, sameFile } from "./hypervisor/open-files.js";
 import type { DiskFile } from "./record-shapes.js";
+import { syncDirectory } from "./synced.js";
 
 /** Room that is left to others: an image's own tables, and what the guest writes meanwhile. */
 const SPARE_BYTES = 16 * 1024 * 1024;

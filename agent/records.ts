@@ -2,7 +2,7 @@ import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { z } from "zod";
 import { CareofError, toCareofError } from "../model/errors.js";
-import { syncDirectoryNow, writeDurably } from "../model/synced.js";
+import { syncDirectoryNow, writeDurably } from "./synced.js";
 
 /** A record is a few hundred bytes, a VM's specification with long arguments some thousand. */
 const MAX_BYTES = 256 * 1024;

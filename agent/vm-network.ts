@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import type { IpAddress } from "../model/address.js";
-import { CareofError } from "../model/errors.js";
+import { CareofError, toCareofError } from "../model/errors.js";
 import type { VmId } from "../model/ids.js";
 import type { PortQueue } from "../net/tap-queue.js";
 import type { HostEntry, HostTunnel, Stamps } from "../net/tunnel.js";
@@ -45,6 +45,8 @@ export class VmNetwork {
   /** VMs that somebody else makes and moves; agent/external says what is to be done for them. */
   readonly #outside = new Map<VmId, Outside>();
   readonly #outsidePorts = new Map<VmId, VmPort>();
+  /** Names of ports that are to go, and are not known to be gone. */
+  readonly #going = new Map<string, VmId>();
   #pathMtu: number | null = null;
   #tunnel: HostTunnel | null = null;
 
@@ -84,6 +86,7 @@ export class VmNetwork {
 
   async apply(): Promise<void> {
     await this.#options.ports.set([...[...this.#attached.values()].map(({ port }) => port), ...this.#outsidePorts.values()]);
+    this.#going.clear();
     await this.#tunnel?.set([...[...this.#attached.values()].flatMap(entriesOf), ...[...this.#outside.values()].flatMap(({ entries }) => entries)]);
   }
 
@@ -91,6 +94,7 @@ export class VmNetwork {
   async attach(spec: VmSpec, stragglersFrom: readonly IpAddress[], existing: string | null = null): Promise<string> {
     if (this.#tunnel === null) throw new CareofError("no-home-agent", "this host has no tunnel yet", { retryable: true });
     const port = this.#portFor(spec, existing);
+    this.#going.delete(port.name);
     await this.#options.ports.put(port);
     const attached: Attached = { spec, port, stragglersFrom, forwardTo: null };
     this.#attached.set(spec.vm, attached);
@@ -112,10 +116,16 @@ export class VmNetwork {
     this.#change(vm, { stragglersFrom: [] });
   }
 
-  /** Idempotent. */
+  /** Idempotent. @throws CareofError `kernel-refused`: nothing is delivered here any more, and the port goes when this, `tidy` or `apply` succeeds */
   async detach(vm: VmId): Promise<void> {
     const port = this.#forget(vm);
-    if (port !== null) await this.#options.ports.drop(port);
+    if (port !== null) this.#going.set(port, vm);
+    await this.#dropGoing((owner) => owner === vm);
+  }
+
+  /** Tries again to remove the ports that could not be removed. @throws CareofError the first failure; the others were tried all the same */
+  async tidy(): Promise<void> {
+    await this.#dropGoing(() => true);
   }
 
   /** As `detach`, but the port's interface stays, and is not ours any more. Returns its name. Idempotent. */
@@ -123,6 +133,21 @@ export class VmNetwork {
     const port = this.#forget(vm);
     if (port !== null) await this.#options.ports.giveAway(port);
     return port;
+  }
+
+  async #dropGoing(whose: (owner: VmId) => boolean): Promise<void> {
+    const failures: CareofError[] = [];
+    for (const [name, owner] of [...this.#going]) {
+      // One that is wanted again meanwhile stays.
+      if (!whose(owner) || !this.#going.has(name)) continue;
+      try {
+        await this.#options.ports.drop(name);
+        this.#going.delete(name);
+      } catch (thrown) {
+        failures.push(toCareofError(thrown));
+      }
+    }
+    if (failures[0] !== undefined) throw failures[0];
   }
 
   #forget(vm: VmId): string | null {
@@ -143,19 +168,24 @@ export class VmNetwork {
   async setOutsidePort(spec: VmSpec, name: string | null, old: string | null): Promise<void> {
     const { ports, queueLength, guestMtu } = this.#options;
     this.#outsidePorts.delete(spec.vm);
-    if (old !== null) await ports.drop(old);
+    if (old !== null) this.#going.set(old, spec.vm);
+    await this.#dropGoing((owner) => owner === spec.vm);
     if (name === null) return;
     const port: VmPort = { name, kind: "external", mac: spec.mac, homeAddresses: spec.homeAddresses, queueLength, mtu: guestMtu };
+    this.#going.delete(name);
     await ports.put(port);
     this.#outsidePorts.set(spec.vm, port);
   }
 
-  /** Idempotent. */
-  dropOutside(vm: VmId): void {
+  /** Idempotent. The interface stays, and what the stack knew of it goes. @throws CareofError as `detach` */
+  async dropOutside(vm: VmId): Promise<void> {
     const outside = this.#outside.get(vm);
+    const port = this.#outsidePorts.get(vm);
     this.#outside.delete(vm);
     this.#outsidePorts.delete(vm);
     for (const home of outside?.spec.homeAddresses ?? []) this.#tunnel?.drop(home);
+    if (port !== undefined) this.#going.set(port.name, vm);
+    await this.#dropGoing((owner) => owner === vm);
   }
 
   /** @throws CareofError `no-link`, `kernel-refused` */

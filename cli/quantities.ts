@@ -10,10 +10,15 @@ export function bytes(count: number): string {
   return `${unit === 0 || value >= 99.5 ? value.toFixed(0) : value.toFixed(1)} ${units[unit] ?? ""}`;
 }
 
-/** `7.8 GiB`, `503 GiB`; powers of 1024, as memory is configured. `–` for what is not known. */
-export function memory(count: number): string {
-  const gib = count / 2 ** 30;
-  return count <= 0 ? "–" : `${gib >= 99.95 ? gib.toFixed(0) : gib.toFixed(1)} GiB`;
+/** `7.8 GiB`, `503 GiB`, `5.2/7.8 GiB` with what is left of it; powers of 1024, as memory is configured. `–` for what is not known. Less than 0 is left where more is in use than there is. */
+export function memory(count: number, left: number | null = null): string {
+  if (count <= 0) return "–";
+  return left === null ? `${gib(count)} GiB` : `${gib(left)}/${gib(count)} GiB`;
+}
+
+function gib(count: number): string {
+  const value = count / 2 ** 30;
+  return Math.abs(value) >= 99.95 ? value.toFixed(0) : value.toFixed(1);
 }
 
 /** `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`. */

@@ -46,6 +46,8 @@ export const hostReply = z.object({
   capabilities: z.looseObject({ qemuVersion: z.string(), accelerator: z.string(), dataPlane: z.string(), memoryBytes: z.number(), canLead: z.boolean() }).nullable(),
   software: z.string().nullable().optional(),
   vms: z.array(z.string()),
+  /** What a drain would still place there. */
+  memoryFreeBytes: z.number().nullable().optional(),
 });
 export type HostReply = z.infer<typeof hostReply>;
 

@@ -189,7 +189,7 @@ export class AgentSession implements HostSession {
     const { hosts, cache } = this.#context;
     const careOfListed = report.locator === null || hosts.host(this.host)?.careOf.includes(report.locator.address) === true;
     this.#hearsWhetherReachable(report);
-    return cache.dispatch(report.vm, { type: "report", host: this.host, report, careOfListed, ownerConnected: this.#ownerConnected(report.vm) });
+    return cache.dispatch(report.vm, { type: "report", host: this.host, report, careOfListed, ownerConnected: this.#ownerConnected(report.vm), ownerPassesOn: this.#ownerPassesOn(report.vm) });
   }
 
   #ownerPassesOn(vm: VmId): boolean {

@@ -65,7 +65,7 @@ export class Heartbeats implements RelayedHeartbeats {
     let { reason }: { reason: Reason } = verdict;
     if (reason === "accepted") {
       const owner = cache.state(body.vm)?.binding.owner ?? null;
-      cache.dispatch(body.vm, { type: "heartbeat", via, ownerConnected: hosts.connected(owner) }).then(
+      cache.dispatch(body.vm, { type: "heartbeat", via, ownerConnected: hosts.connected(owner), ownerPassesOn: hosts.mayPassOn(owner, clock.monotonic()) }).then(
         (decided) => { this.#count(body.vm, via, decided.reason); },
         (thrown: unknown) => { this.#options.log.error({ vm: body.vm, err: thrown }, "a heartbeat could not be judged"); },
       );

@@ -54,7 +54,8 @@ export class OperatorDesk implements Operations {
   }
 
   hosts(): readonly HostView[] {
-    const { cache, hosts } = this.#options;
+    const { cache, hosts, drains } = this.#options;
+    const free = drains.memoryFree();
     const owned = new Map<HostId, string[]>();
     for (const { binding } of cache.states()) {
       if (binding.owner === null) continue;
@@ -62,7 +63,7 @@ export class OperatorDesk implements Operations {
       if (list === undefined) owned.set(binding.owner, [binding.vm]);
       else list.push(binding.vm);
     }
-    return [...hosts.hosts].map((host) => viewHost(host.name, hosts, owned.get(host.name) ?? []));
+    return [...hosts.hosts].map((host) => viewHost(host.name, hosts, owned.get(host.name) ?? [], free.get(host.name) ?? null));
   }
 
   migrations(): readonly MigrationView[] {

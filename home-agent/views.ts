@@ -27,8 +27,8 @@ export function viewHistory(entries: readonly HistoryEntry[]): readonly HistoryV
   return entries.map((entry) => ({ ...entry, from: iso(entry.from), until: entry.until === null ? null : iso(entry.until) })).reverse();
 }
 
-/** `vms`: those in its care. */
-export function viewHost(name: HostId, hosts: Hosts, vms: readonly string[]): HostView {
+/** `vms`: those in its care. `memoryFree`: of `Drains.memoryFree`, for whoever asks for all hosts. */
+export function viewHost(name: HostId, hosts: Hosts, vms: readonly string[], memoryFree?: number | null): HostView {
   const session = hosts.session(name);
   const since = session?.since ?? hosts.goneSince(name);
   return {
@@ -40,6 +40,7 @@ export function viewHost(name: HostId, hosts: Hosts, vms: readonly string[]): Ho
     capabilities: session === null ? null : { ...session.capabilities },
     software: session?.software ?? null,
     vms: [...vms],
+    ...(memoryFree === undefined ? {} : { memoryFreeBytes: memoryFree }),
   };
 }
 

@@ -1,6 +1,5 @@
-import { readFileSync, rmSync } from "node:fs";
+import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { toCareofError } from "../model/errors.js";
-import { writeDurably } from "../model/synced.js";
 import { readSysctl, writeSysctl, type SysctlName } from "./sysctl.js";
 
 /** So much of a broken line is worth reading. */
@@ -79,10 +78,15 @@ export class BorrowedSettings {
     this.#warn(detail);
   }
 
+  /** Whole, or not at all: a crash of the process in between leaves the old file. One of the machine takes the settings along. */
   #write(settings: readonly Borrowed[]): void {
+    const next = `${this.#file}.new`;
     try {
       if (settings.length === 0) rmSync(this.#file, { force: true });
-      else writeDurably(this.#file, Buffer.from(settings.map(({ name, former, ours }) => `${name.join("/")} ${former} ${ours} .\n`).join("")));
+      else {
+        writeFileSync(next, settings.map(({ name, former, ours }) => `${name.join("/")} ${former} ${ours} .\n`).join(""), { mode: 0o600 });
+        renameSync(next, this.#file);
+      }
     } catch (thrown) {
       throw toCareofError(thrown);
     }

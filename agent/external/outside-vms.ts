@@ -107,8 +107,9 @@ export class OutsideVms {
     if (one === undefined) return;
     this.#vms.delete(vm);
     this.#letGo(one);
-    this.#options.network.dropOutside(vm);
-    this.#options.records.remove(vm);
+    const { network, records, log } = this.#options;
+    network.dropOutside(vm).catch((thrown: unknown) => { log.warn({ vm, reason: toCareofError(thrown).code, detail: toCareofError(thrown).message }, "the port of a VM that is not listed any more cannot be let go of"); });
+    records.remove(vm);
   }
 
   drained(vm: VmId, token: number): void {

@@ -62,7 +62,7 @@ export interface GuestDisks {
    * every disk is the same on both sides, or `failed`; a failure leaves the guest alone.
    */
   mirror(options: MirrorOptions): Promise<void>;
-  /** Source. */
+  /** Source. Where the hypervisor was not heard for a while, what it told of the copy meanwhile follows from this: the event `disks`, once. */
   progress(): Promise<DiskProgress>;
   /** Source, with the guest halted and `ready`: lets go of the exports with both sides the same. @throws CareofError `disk-failed`: they are not, or not for certain */
   finish(): Promise<void>;

@@ -2,7 +2,7 @@ import { open, rm, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import type { DiskImage } from "../../proto/messages.js";
-import { syncDirectory } from "../../model/synced.js";
+import { syncDirectory } from "../synced.js";
 
 const CLUSTER_BITS = 16;
 const CLUSTER = 2 ** CLUSTER_BITS;

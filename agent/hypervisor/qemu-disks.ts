@@ -18,7 +18,7 @@ const FINISH_MS = 5000;
 const DROP_MS = 10_000;
 
 const nodes = z.array(z.looseObject({ "node-name": z.string(), image: z.looseObject({ filename: z.string(), "virtual-size": z.number(), "actual-size": z.number().optional() }) }));
-const jobs = z.array(z.looseObject({ device: z.string(), len: z.number(), offset: z.number() }));
+const jobs = z.array(z.looseObject({ device: z.string(), len: z.number(), offset: z.number(), ready: z.boolean().default(false) }));
 
 export interface QemuDisksOptions {
   readonly pid: number;
@@ -33,6 +33,8 @@ export class QemuDisks implements GuestDisks {
   readonly #options: QemuDisksOptions;
   /** Copies that are not ready yet; `null` when none has been begun. */
   #copying: Set<string> | null = null;
+  /** All of them run, or have ended. */
+  #begun = false;
   #finishing = false;
   readonly #ended = new Map<string, string | null>();
   #exporting = false;
@@ -65,6 +67,7 @@ export class QemuDisks implements GuestDisks {
   async mirror({ socket, maxBandwidth }: MirrorOptions): Promise<void> {
     const names = await this.#local();
     this.#copying = new Set(names.map((name) => `${COPY}${name}`));
+    this.#begun = false;
     this.#finishing = false;
     this.#ended.clear();
     for (const name of names) {
@@ -76,11 +79,16 @@ export class QemuDisks implements GuestDisks {
         "job-id": copy, device: name, target: copy, sync: "full", "copy-mode": "write-blocking", "on-target-error": "report", ...(maxBandwidth === 0 ? {} : { speed: maxBandwidth }),
       }, CONNECT_LIMIT);
     }
+    this.#begun = true;
     if (names.length === 0) this.#options.emit({ kind: "disks", status: "ready", detail: "" });
   }
 
+  /** Also notices what was told while nobody listened: QEMU tells nothing twice, and the monitor of somebody else's process may be another client's for a while. */
   async progress(): Promise<DiskProgress> {
+    const watched = this.#begun ? [...this.#copying ?? []] : [];
     const running = await this.#jobs();
+    for (const { device, ready } of running) if (ready) this.#isReady(device);
+    for (const device of watched) if (!running.some((job) => job.device === device)) this.#hasEnded(device, "it ended while its monitor did not answer");
     return { copied: running.reduce((sum, { offset }) => sum + offset, 0), total: running.reduce((sum, { len }) => sum + len, 0) };
   }
 
@@ -118,13 +126,20 @@ export class QemuDisks implements GuestDisks {
   take({ name, data }: QmpEvent): void {
     const device = data["device"];
     if (typeof device !== "string" || !device.startsWith(COPY)) return;
-    if (name === "BLOCK_JOB_READY") {
-      if (this.#copying?.delete(device) === true && this.#copying.size === 0) this.#options.emit({ kind: "disks", status: "ready", detail: "" });
-    } else if (name === "BLOCK_JOB_COMPLETED" || name === "BLOCK_JOB_CANCELLED") {
-      const error = typeof data["error"] === "string" ? data["error"] : null;
-      this.#ended.set(device, name === "BLOCK_JOB_CANCELLED" ? "cancelled" : error);
-      if (this.#copying !== null && !this.#finishing) this.#options.emit({ kind: "disks", status: "failed", detail: error ?? "the copy ended before its time" });
-    }
+    if (name === "BLOCK_JOB_READY") this.#isReady(device);
+    else if (name === "BLOCK_JOB_CANCELLED") this.#hasEnded(device, "cancelled");
+    else if (name === "BLOCK_JOB_COMPLETED") this.#hasEnded(device, typeof data["error"] === "string" ? data["error"] : null);
+  }
+
+  #isReady(device: string): void {
+    if (this.#copying?.delete(device) === true && this.#copying.size === 0) this.#options.emit({ kind: "disks", status: "ready", detail: "" });
+  }
+
+  /** `error`: `null` where it completed. */
+  #hasEnded(device: string, error: string | null): void {
+    if (this.#ended.has(device)) return;
+    this.#ended.set(device, error);
+    if (this.#copying !== null && !this.#finishing) this.#options.emit({ kind: "disks", status: "failed", detail: error === null || error === "cancelled" ? "the copy ended before its time" : error });
   }
 
   async #local(): Promise<readonly string[]> {

@@ -2,13 +2,12 @@ import { createServer as createTcpServer, type AddressInfo, type Server as TcpSe
 import { createServer, type Server, type TLSSocket } from "node:tls";
 import { CareofError } from "../../model/errors.js";
 import { millis, type MigrationId } from "../../model/ids.js";
-import { RELAY_LIMITS } from "./relay.js";
 import { RELAY_TLS } from "./relay-connection.js";
 
 /** How long a connection may take to authenticate. */
 export const HANDSHAKE_MS = millis(3000);
 
-/** Connections that have not authenticated yet, beside as many as the moves that are expected may open at once: all of them may come from one host. */
+/** Connections that have not authenticated yet, beside as many as the moves that are expected open: all of them may come from one host, and at once. */
 export interface StrangerLimits {
   readonly perAddress: number;
   /** Of all addresses together. */
@@ -16,8 +15,6 @@ export interface StrangerLimits {
 }
 
 const STRANGERS: StrangerLimits = { perAddress: 128, all: 512 };
-/** The main one and all further channels. */
-export const CONNECTIONS_OF_A_MOVE = 1 + RELAY_LIMITS.maxChannels;
 
 export interface RelayListenerOptions {
   readonly address: string;
@@ -30,6 +27,7 @@ export interface RelayListenerOptions {
 
 interface Expected {
   readonly secret: Uint8Array;
+  readonly connections: number;
   readonly accept: (socket: TLSSocket) => void;
 }
 
@@ -45,7 +43,7 @@ export interface Place {
  * expected, so that a host to which nothing comes has no open port.
  *
  * A connection that has not authenticated is a stranger's: there are so many places for them, of which the oldest stranger gives his to the newest, so that those who connect and say nothing
- * keep no source out, whose handshake takes some round trips. There are more of them the more moves are expected, so that sources alone, however many channels they open at once, show none of their own out. (To turn the newest away
+ * keep no source out, whose handshake takes some round trips. There are as many more of them as the expected moves have connections, so that sources alone, however many they open at once, show none of their own out. (To turn the newest away
  * instead would let a silent stranger keep his place.)
  */
 export class RelayListener {
@@ -77,10 +75,13 @@ export class RelayListener {
     });
   }
 
-  /** @throws CareofError `relay-failed` when the address cannot be listened on, or the move is expected already */
-  async expect(migration: MigrationId, secret: Uint8Array, accept: (socket: TLSSocket) => void): Promise<Place> {
+  /**
+   * `connections`: so many come by this move, the main one and all further channels. It bounds what waits to be authenticated, and not who is let in.
+   * @throws CareofError `relay-failed` when the address cannot be listened on, or the move is expected already
+   */
+  async expect(migration: MigrationId, secret: Uint8Array, connections: number, accept: (socket: TLSSocket) => void): Promise<Place> {
     if (this.#expected.has(migration)) throw new CareofError("relay-failed", `${migration} is expected already`);
-    this.#expected.set(migration, { secret, accept });
+    this.#expected.set(migration, { secret, connections, accept });
     this.#listening ??= this.#listen();
     try {
       const port = await this.#listening.port;
@@ -129,7 +130,7 @@ export class RelayListener {
     // What a stranger's connection breaks by is nobody's matter; without a listener it would end the process.
     socket.on("error", () => undefined);
     const fromThere = [...this.#strangers].filter(([, stranger]) => stranger.remoteAddress === socket.remoteAddress);
-    const sources = this.#expected.size * CONNECTIONS_OF_A_MOVE;
+    const sources = [...this.#expected.values()].reduce((sum, { connections }) => sum + connections, 0);
     if (fromThere.length > this.#limits.perAddress + sources) this.#showOut(fromThere[0]);
     else if (this.#strangers.size > this.#limits.all + sources) this.#showOut([...this.#strangers][0]);
     this.#tls.emit("connection", socket);

@@ -15,6 +15,8 @@ export interface TargetRelayOptions {
   readonly migration: MigrationId;
   readonly secret: Uint8Array;
   readonly listener: RelayListener;
+  /** Further channels that the source will open beside the main stream, both kinds together. */
+  readonly channels: number;
   /** Unix socket on which the hypervisor already listens for its stream. */
   readonly socket: string;
   /** Unix socket on which its NBD server already listens, where disks are to be copied. */
@@ -72,8 +74,8 @@ class Relay implements TargetRelay {
   }
 
   async listen(): Promise<void> {
-    const { listener, migration, secret } = this.#options;
-    this.#place = await listener.expect(migration, secret, (socket) => { this.#accept(socket); });
+    const { listener, migration, secret, channels } = this.#options;
+    this.#place = await listener.expect(migration, secret, 1 + channels, (socket) => { this.#accept(socket); });
     this.address = this.#place.address;
     this.port = this.#place.port;
   }

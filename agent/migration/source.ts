@@ -147,9 +147,9 @@ function streamChanged(state: SourceState, status: StreamStatus): SourceStep {
   return step(state);
 }
 
-/** No more of the memory is sent from here. */
+/** No more of the memory is sent from here. It is said once more: who wanted to revoke it meanwhile was refused, and may have given that up. */
 function served(state: SourceState, effects: readonly SourceEffect[] = []): SourceStep {
-  if (state.phase === "serving") return changeState({ ...state, postcopy: "over" }, "released", effects);
+  if (state.phase === "serving") return changeState({ ...state, postcopy: "over" }, "released", [...effects, { kind: "report-released" }]);
   return state.phase === "releasing" && state.postcopy === "begun" ? step({ ...state, postcopy: "over" }, effects) : step(state);
 }
 

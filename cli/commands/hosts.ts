@@ -5,7 +5,7 @@ import type { HostReply } from "../replies.js";
 import { table } from "../table.js";
 
 export function hostsCommand(context: Context): Command {
-  return operatorCommand("hosts", "every host, whether it is connected, and what runs there", "  careof hosts\n  careof hosts --output json | jq -r '.[] | select(.state == \"gone\") | .name'")
+  return operatorCommand("hosts", "every host, whether it is connected, and what runs there\n\nMEMORY is what a drain would still place there, of what the host has in all.", "  careof hosts\n  careof hosts --output json | jq -r '.[] | select(.state == \"gone\") | .name'")
     .action(async (options: OperatorOptions) => {
       const hosts = await client(context, options).hosts();
       show(context, options, hosts, () => (hosts.length === 0 ? "no host is configured\n" : hostTable(hosts, context.clock.now(), context.terminal.columns)));
@@ -16,7 +16,7 @@ export function hostTable(hosts: readonly HostReply[], now: number, columns: num
   return table(
     ["HOST", "CARE-OF", "STATE", "SINCE", "QEMU", "ACCEL", "PLANE", "MEMORY", "VMS", "NAMES"],
     hosts.map((host) => [
-      host.name, host.careOf.join(","), stateOf(host), age(host.since, now), host.capabilities?.qemuVersion ?? "–", host.capabilities?.accelerator ?? "–", host.capabilities?.dataPlane ?? "–", memory(host.capabilities?.memoryBytes ?? 0),
+      host.name, host.careOf.join(","), stateOf(host), age(host.since, now), host.capabilities?.qemuVersion ?? "–", host.capabilities?.accelerator ?? "–", host.capabilities?.dataPlane ?? "–", memory(host.capabilities?.memoryBytes ?? 0, host.memoryFreeBytes ?? null),
       String(host.vms.length), host.vms.length === 0 ? "–" : host.vms.join(","),
     ]),
     columns,

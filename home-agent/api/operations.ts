@@ -49,6 +49,8 @@ export const hostView = z.object({
   }).nullable(),
   software: z.string().nullable(),
   vms: z.array(z.string()),
+  /** Bytes that a drain would still place there; `null` while that is not known. Left out where hosts are told of in events. */
+  memoryFreeBytes: z.number().nullable().optional(),
 });
 export type HostView = z.infer<typeof hostView>;
 

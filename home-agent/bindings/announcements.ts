@@ -38,7 +38,7 @@ export function onOutside(binding: Binding, event: OutsideEvent, now: Now, rules
 }
 
 /** What the home agent knows of the present owner when another host says that the VM is there. */
-interface OwnerNow {
+export interface OwnerNow {
   readonly sees: boolean;
   /** What comes for the VM goes on from there, as far as is known (Hosts.mayPassOn). */
   readonly passesOn: boolean;

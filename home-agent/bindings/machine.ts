@@ -3,7 +3,7 @@ import type { Reason } from "../../model/reasons.js";
 import type { VmReport } from "../../proto/messages.js";
 import type { Cause, HistoryChange } from "../history.js";
 import { decide, write, type Effect, type Outcome } from "../outcome.js";
-import { alarms, alarmsAt, claim, consider, onOutside, unseen, withdraw, type OutsideEvent } from "./announcements.js";
+import { alarms, alarmsAt, claim, consider, onOutside, unseen, withdraw, type OutsideEvent, type OwnerNow } from "./announcements.js";
 import { changeState, freshEpoch, type Binding, type Evidence, type Now } from "./binding.js";
 
 /** What the configuration says about one VM. */
@@ -16,8 +16,8 @@ export interface Rules {
 
 export type BindingEvent =
   | OutsideEvent
-  | { readonly type: "report"; readonly host: HostId; readonly report: VmReport; readonly careOfListed: boolean; readonly ownerConnected: boolean }
-  | { readonly type: "heartbeat"; readonly via: HostId | null; readonly ownerConnected: boolean }
+  | { readonly type: "report"; readonly host: HostId; readonly report: VmReport; readonly careOfListed: boolean; readonly ownerConnected: boolean; readonly ownerPassesOn: boolean }
+  | { readonly type: "heartbeat"; readonly via: HostId | null; readonly ownerConnected: boolean; readonly ownerPassesOn: boolean }
   /** Its own announcement was heard on the home LAN (RFC 5944 §4.6). */
   | { readonly type: "came-home" }
   | { readonly type: "deadline" }
@@ -100,9 +100,9 @@ function onReport(binding: Binding, event: BindingEvent & { type: "report" }, no
   if (binding.owner === host && binding.phase !== "none") return refresh(binding, "report", now);
   if (binding.phase === "moving" || binding.phase === "lost") return decide(binding, "not-owner");
   if (binding.phase === "none" || binding.phase === "expired") return own(binding, host, freshEpoch(binding), "registration", "registration", host, now);
-  const ownerHasIt = event.ownerConnected && binding.ownerSees;
-  if (rules.driver === "external" && (report.evidence === "running" || !ownerHasIt)) return claim(binding, host, "announcement", event.ownerConnected, now, rules);
-  return ownerHasIt ? bothClaim(binding, host) : decide(binding, "not-owner");
+  const owner = ownerNow(binding, event);
+  if (rules.driver === "external" && (report.evidence === "running" || !owner.sees)) return claim(binding, host, "announcement", owner.passesOn, now, rules);
+  return owner.sees ? bothClaim(binding, host) : decide(binding, "not-owner");
 }
 
 /** The host does not run the guest: it counts only from the owner, and only of the present epoch (RFC 5213 §5.3.5). */
@@ -127,7 +127,12 @@ function onHeartbeat(binding: Binding, event: BindingEvent & { type: "heartbeat"
   if (binding.phase === "moving" || binding.phase === "lost") return decide(beaten, "accepted");
   if (rules.driver !== "external") return decide(binding, "not-owner");
   if (binding.phase === "none" || binding.phase === "expired") return own(beaten, via, freshEpoch(binding), "heartbeat", "heartbeat", via, now);
-  return consider(beaten, via, "heartbeat", { sees: event.ownerConnected && binding.ownerSees, passesOn: event.ownerConnected }, now, rules);
+  return consider(beaten, via, "heartbeat", ownerNow(binding, event), now, rules);
+}
+
+/** Two questions, not one: the word of an owner whose connection is gone does not stand any more, while what its data plane was told does for a while. */
+function ownerNow(binding: Binding, { ownerConnected, ownerPassesOn }: { readonly ownerConnected: boolean; readonly ownerPassesOn: boolean }): OwnerNow {
+  return { sees: ownerConnected && binding.ownerSees, passesOn: ownerPassesOn };
 }
 
 /** Like an announcement at a host: for a VM that something else moves it says where the VM is. One that careof runs itself cannot be there. */

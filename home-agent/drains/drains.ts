@@ -14,7 +14,7 @@ import { viewHost } from "../views.js";
 import { askedOf, hear, newDrain, step, type Drain, type DrainEvent, type News, type Wish } from "./drain.js";
 import { summarize, viewDrain } from "./drain-views.js";
 import { durableDrain, restoreDrain } from "./durable-drain.js";
-import { sceneOf, type Scene, type SceneVm } from "./placement.js";
+import { freeOn, sceneOf, withPromised, type Scene, type SceneVm } from "./placement.js";
 
 /** While a drain runs it looks again at least so often, for what no event tells. */
 const TICK_MS = millis(1000);
@@ -145,6 +145,16 @@ export class Drains {
       this.#publishHost(host);
       return true;
     });
+  }
+
+  /** Bytes that are left for VMs on each host, as a drain counts them: less than 0 where more is there than fits; `null` where the host has not said what it has. Goes through all VMs. */
+  memoryFree(): ReadonlyMap<HostId, number | null> {
+    const scene = this.#scene();
+    const load = withPromised(scene.load, [...this.#entries.values()].flatMap(({ drain }) => askedOf(drain)), scene);
+    return new Map([...scene.hosts.keys()].map((host) => {
+      const free = freeOn(host, scene, load);
+      return [host, Number.isFinite(free) ? free : null] as const;
+    }));
   }
 
   close(): void {

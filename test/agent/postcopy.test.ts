@@ -26,6 +26,7 @@ for (const kind of kinds) {
       t.match(await b.heard("running", ({ final }) => final, 60_000), { postcopy: false });
       t.ok(await b.runs());
       await until("it has served", async () => a.migrations.reportState(VM) === "released" && !(await a.runs()));
+      await until("and says so, for whoever was refused before", () => a.told.filter(({ kind }) => kind === "released").length === 2);
       await settle(a, b, 2);
       t.same([a.entries(), a.ports.list().length, a.migrations.records().length], ["", 0, 0], "nothing is left at the source");
       await b.crash();

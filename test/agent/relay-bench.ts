@@ -8,7 +8,7 @@ import type { Test } from "tap";
 import { RelayListener } from "../../agent/migration/relay-listener.js";
 import { openSourceRelay } from "../../agent/migration/relay-source.js";
 import { openTargetRelay } from "../../agent/migration/relay-target.js";
-import type { SourceRelay, TargetRelay } from "../../agent/migration/relay.js";
+import { RELAY_LIMITS, type SourceRelay, type TargetRelay } from "../../agent/migration/relay.js";
 import { SystemClock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import { epoch, migrationId, millis, vmId } from "../../model/ids.js";
@@ -67,7 +67,7 @@ export function bench(test: Test): Bench {
       const diskSocket = join(directory, "nbd");
       if (!hypervisor.listening) await new Promise<void>((resolve) => { hypervisor.listen(incoming, resolve); });
       if (!disks.listening) await new Promise<void>((resolve) => { disks.listen(diskSocket, resolve); });
-      const target = await openTargetRelay({ migration, secret, listener, socket: incoming, ...(withDisks ? { diskSocket } : {}), clock, onIntruder: (detail) => intruders.push(detail) });
+      const target = await openTargetRelay({ migration, secret, listener, channels: RELAY_LIMITS.maxChannels, socket: incoming, ...(withDisks ? { diskSocket } : {}), clock, onIntruder: (detail) => intruders.push(detail) });
       relays.push(target);
       return target;
     },

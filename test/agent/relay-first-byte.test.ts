@@ -26,7 +26,7 @@ void t.test("the target's hypervisor is connected when there is something for it
   await new Promise<void>((resolve) => { hypervisor.listen(socket, resolve); });
   const common = { migration: migrationId(vmId("web1"), epoch(7)), secret: randomBytes(32), clock };
   const listener = new RelayListener({ address: "127.0.0.1", port: 0, onIntruder: (detail) => { test.fail(detail); } });
-  const target = await openTargetRelay({ ...common, listener, socket });
+  const target = await openTargetRelay({ ...common, listener, channels: 2, socket });
   const source = await openSourceRelay({ ...common, address: "127.0.0.1", port: target.port, socket: join(directory, "outgoing"), diskSocket: join(directory, "disks") });
   test.teardown(() => {
     for (const relay of [source, target]) relay.cut(new CareofError("shutting-down", "the test is over"));

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import t from "tap";
 import { RelayClock } from "../../agent/migration/relay-clock.js";
 import { RELAY_TLS } from "../../agent/migration/relay-connection.js";
-import { CONNECTIONS_OF_A_MOVE } from "../../agent/migration/relay-listener.js";
+import { RELAY_LIMITS } from "../../agent/migration/relay.js";
 import { CareofError } from "../../model/errors.js";
 import { epoch, migrationId, millis, vmId } from "../../model/ids.js";
 import { encodeRelay, type RelayFrame } from "../../proto/relay-framing.js";
@@ -301,7 +301,7 @@ void t.test("the clock keeps the sample that is best now", (test) => {
 void t.test("strangers who connect and say nothing do not keep the source out, and are shown out", async (test) => {
   const made = bench(test);
   const target = await made.listen();
-  const places = 8 + CONNECTIONS_OF_A_MOVE;
+  const places = 8 + 1 + RELAY_LIMITS.maxChannels;
   const strangers = Array.from({ length: places + 12 }, () => connect({ host: "127.0.0.1", port: target.port }).on("error", () => undefined));
   test.teardown(() => { for (const stranger of strangers) stranger.destroy(); });
   const gone = Promise.all(strangers.map((stranger) => new Promise((resolve) => { stranger.once("close", resolve); stranger.resume(); })));

@@ -24,8 +24,8 @@ const starting: Binding = { ...never, epoch: epoch(5), issued: epoch(6), startin
 const unanswered: Binding = { ...starting, starting: starting.starting === null ? null : { ...starting.starting, asked: false } };
 
 const report = (host: typeof A, state: VmReport["state"], basedOn: number, more: Partial<VmReport> & { readonly listed?: boolean; readonly ownerConnected?: boolean } = {}): BindingEvent =>
-  ({ type: "report", host, report: { vm: VM, state, basedOn: epoch(basedOn), locator: null, unreachable: false, evidence: "running", ...more }, careOfListed: more.listed ?? true, ownerConnected: more.ownerConnected ?? true });
-const beat = (via: typeof A | null, ownerConnected = true): BindingEvent => ({ type: "heartbeat", via, ownerConnected });
+  ({ type: "report", host, report: { vm: VM, state, basedOn: epoch(basedOn), locator: null, unreachable: false, evidence: "running", ...more }, careOfListed: more.listed ?? true, ownerConnected: more.ownerConnected ?? true, ownerPassesOn: more.ownerConnected ?? true });
+const beat = (via: typeof A | null, ownerConnected = true): BindingEvent => ({ type: "heartbeat", via, ownerConnected, ownerPassesOn: ownerConnected });
 const start = (host: typeof A, connected = true): BindingEvent => ({ type: "start", host, actor: "operator", connected });
 
 interface Row {

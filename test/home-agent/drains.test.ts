@@ -85,7 +85,9 @@ await t.test("every VM moves away, two at a time, to where there is room; the ho
   t.same([...held.keys()].sort(), ["web1", "web4"], "the largest, and the next by name");
   t.match(await bench.where("web4"), { state: "moving" });
   t.match((await bench.call("GET", "/v1/migrations")).body, [{ vm: "web1", to: "host-b" }, { vm: "web4", to: "host-c" }], "each where the most memory is left");
-  t.match((await bench.call("GET", "/v1/hosts")).body, [{ name: "host-a", draining: true }, { name: "host-b", draining: false }, { name: "host-c", draining: false }]);
+  t.match((await bench.call("GET", "/v1/hosts")).body, [
+    { name: "host-a", draining: true, memoryFreeBytes: 3.5 * GIB }, { name: "host-b", draining: false, memoryFreeBytes: GIB }, { name: "host-c", draining: false, memoryFreeBytes: 0.5 * GIB },
+  ], "what is on its way counts where it comes from and where it goes");
   await held.get("web1")?.();
   await until("the next one moves", () => held.has("web2"));
   t.match(await bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-a" }), { status: 409, body: { code: "host-draining" } });
@@ -114,6 +116,7 @@ await t.test("what fits nowhere is left with the reason, and moves when it is be
   t.match(await bench.where("web4"), { state: "bound", host: "host-a" });
   await bench.agents[2]?.disconnect();
   await until("host-c is gone", async () => ((await bench.call("GET", "/v1/hosts")).body as unknown as readonly { readonly state: string }[])[2]?.state === "gone");
+  t.match((await bench.call("GET", "/v1/hosts")).body, [{}, { memoryFreeBytes: 0.25 * GIB }, { memoryFreeBytes: null }], "the count that web4 was left by");
   await set.agents["host-c"].connect({ capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "10.0.0", accelerator: "tcg", dataPlane: "fake", localDisks: true, adopts: true, postcopy: true, memoryBytes: 4 * GIB } });
   t.match(await bench.call("POST", "/v1/hosts/host-a/drain", { to: ["host-c"] }), { status: 202, body: { limit: 1, total: 1 } }, "what is not said stays");
   t.match(await state(bench, "completed"), { vms: [{ vm: "web4", state: "moved", to: "host-c" }] });

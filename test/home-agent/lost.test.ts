@@ -45,7 +45,7 @@ await t.test("lost, and a person decides for a source that has no guest any more
   gone(wrong);
   wrong.back("continued");
   t.same(wrong.effects, ["rule-broken"], "it did run there: a person was wrong");
-  wrong.go({ type: "report", host: B, report: { vm: VM, state: "runs", basedOn: epoch(2), locator: null, unreachable: false, evidence: "resync" }, careOfListed: true, ownerConnected: false });
+  wrong.go({ type: "report", host: B, report: { vm: VM, state: "runs", basedOn: epoch(2), locator: null, unreachable: false, evidence: "resync" }, careOfListed: true, ownerConnected: false, ownerPassesOn: false });
   t.same(wrong.where, ["bound", B, 4], "and where it runs it is bound");
 
   const changed = resolved();
@@ -103,5 +103,25 @@ await t.test("a revocation is never older than what the source released under", 
   dead.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason: "target-gone", detail: "" } });
   t.same(dead.where, ["none", null, 1], "before anybody had heard that it was there");
   t.match(revoked(dead, released), { host: A, what: { ask: "revoke", epoch: 2 } });
+  t.end();
+});
+
+await t.test("a source that was still serving when it was revoked is revoked when it says that it does not any more", (t) => {
+  const givenUp = (): Script => {
+    const script = new Script();
+    script.fetching();
+    script.go({ type: "host-gone", host: B });
+    script.go({ type: "deadline" }, { now: { mono: millis(1_000_000), wall: NOW.wall } });
+    script.go({ type: "stop", force: true, ownerConnected: false }, { restart: true });
+    t.same([script.where, script.effects], [["none", null, 2], ["revoke host-a", "stopped"]], "what it answers to that is not the machine's matter");
+    return script;
+  };
+  const over = givenUp();
+  t.same([over.released(), over.effects, over.where], ["accepted", ["revoke host-a"], ["none", null, 2]]);
+
+  const elsewhere = givenUp();
+  elsewhere.go({ type: "start", host: B, actor: "operator", connected: true });
+  elsewhere.go({ type: "started", host: B, epoch: epoch(3) });
+  t.same([elsewhere.released(), elsewhere.effects, elsewhere.where], ["accepted", ["revoke host-a"], ["bound", B, 3]], "also when the VM runs again, elsewhere");
   t.end();
 });

@@ -75,7 +75,7 @@ export class TwoHosts {
 
   constructor() {
     this.a.runs = true;
-    this.dispatch({ type: "report", host: A, report: { vm: VM, state: "runs", basedOn: NEVER_BOUND, locator: null, unreachable: false, evidence: "running" }, careOfListed: true, ownerConnected: false });
+    this.dispatch({ type: "report", host: A, report: { vm: VM, state: "runs", basedOn: NEVER_BOUND, locator: null, unreachable: false, evidence: "running" }, careOfListed: true, ownerConnected: false, ownerPassesOn: false });
   }
 
   get hosts(): readonly Host[] {
@@ -324,7 +324,7 @@ export class TwoHosts {
   }
 
   #reportOf(host: Host): void {
-    if (host.runs) this.dispatch({ type: "report", host: host.name, report: { vm: VM, state: "runs", basedOn: host.epoch, locator: null, unreachable: false, evidence: "refresh" }, careOfListed: true, ownerConnected: true });
+    if (host.runs) this.dispatch({ type: "report", host: host.name, report: { vm: VM, state: "runs", basedOn: host.epoch, locator: null, unreachable: false, evidence: "refresh" }, careOfListed: true, ownerConnected: true, ownerPassesOn: true });
   }
 
   #lose(host: Host): void {

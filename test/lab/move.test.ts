@@ -180,7 +180,7 @@ await t.test("vms and hosts say where it is, in JSON and on 80 columns", async (
   ]);
   for (const each of json) t.strictSame(Object.keys(each).sort(), ["careOf", "epoch", "evidence", "homeAddresses", "host", "lastHeartbeat", "since", "state", "vm"]);
   t.match(json, [here, { vm: "web2", host: null, state: "expired" }]);
-  for (const each of hostsJson) t.strictSame(Object.keys(each).sort(), ["capabilities", "careOf", "draining", "name", "since", "software", "state", "vms"]);
+  for (const each of hostsJson) t.strictSame(Object.keys(each).sort(), ["capabilities", "careOf", "draining", "memoryFreeBytes", "name", "since", "software", "state", "vms"]);
   t.match(hostsJson, [{ name: "host-a", state: "connected", draining: false, vms: [] }, { name: "host-b", state: "connected", draining: false, vms: [VM] }, { name: ABSENT_HOST.name, state: "gone", vms: [] }]);
   for (const text of [piped, screen]) {
     t.match(text, /^VM +ADDRESS +HOST +CARE-OF +STATE +EPOCH +SINCE +HEARD\r?$/m);

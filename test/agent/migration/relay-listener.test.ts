@@ -32,7 +32,7 @@ void t.test("one listener for all moves of a host, on one port, told apart by th
       const server = createServer((socket) => { socket.on("error", () => undefined); resolve(socket); }).listen(incoming);
       cleanUp.push(() => { server.close(); });
     });
-    const target = await openTargetRelay({ migration: name, secret: key, listener, socket: incoming, clock });
+    const target = await openTargetRelay({ migration: name, secret: key, listener, channels: 0, socket: incoming, clock });
     const source = await openSourceRelay({ migration: name, secret: key, address: "127.0.0.1", port: target.port, socket: outgoing, diskSocket: `${outgoing}-disks`, clock, limits: { connectMs: millis(2000) } });
     const from = connect(outgoing).on("error", () => undefined);
     from.write(name);
@@ -53,7 +53,7 @@ void t.test("one listener for all moves of a host, on one port, told apart by th
     target.cut(new CareofError("shutting-down", "over"));
   }
   await test.rejects(new Promise((resolve, reject) => { connect(port, "127.0.0.1").once("connect", resolve).once("error", reject); }), { code: "ECONNREFUSED" }, "and nobody listens when nothing is expected");
-  const again = await openTargetRelay({ migration: first?.name ?? migrationId(vmId("web1"), epoch(7)), secret: randomBytes(32), listener, socket: join(directory, "none"), clock });
+  const again = await openTargetRelay({ migration: first?.name ?? migrationId(vmId("web1"), epoch(7)), secret: randomBytes(32), listener, channels: 0, socket: join(directory, "none"), clock });
   test.equal(again.port, port, "until something is, at once");
   again.cut(new CareofError("shutting-down", "over"));
 });
@@ -75,7 +75,7 @@ void t.test("as many channels as a move may have, of stream and disks, may come 
   await listen(join(directory, "nbd"), "disk");
   const migration = migrationId(vmId("web1"), epoch(7));
   const secret = randomBytes(32);
-  const target = await openTargetRelay({ migration, secret, listener: new RelayListener({ address: "127.0.0.1", port: 0 }), socket: join(directory, "in"), diskSocket: join(directory, "nbd"), clock });
+  const target = await openTargetRelay({ migration, secret, listener: new RelayListener({ address: "127.0.0.1", port: 0 }), channels: MAX_CHANNELS + 64, socket: join(directory, "in"), diskSocket: join(directory, "nbd"), clock });
   const source = await openSourceRelay({ migration, secret, address: "127.0.0.1", port: target.port, socket: join(directory, "out"), diskSocket: join(directory, "disks"), clock });
   cleanUp.push(() => { source.cut(new CareofError("shutting-down", "over")); target.cut(new CareofError("shutting-down", "over")); });
   let lost: string | null = null;
@@ -98,7 +98,7 @@ void t.test("many moves that come from one host at once, with all their channels
   const secret = randomBytes(32);
   const moves = Array.from({ length: 16 }, (_each, number) => migrationId(vmId(`web${String(number)}`), epoch(7)));
   const authenticated: Socket[] = [];
-  const places = await Promise.all(moves.map((migration) => listener.expect(migration, secret, (socket) => { authenticated.push(socket.on("error", () => undefined)); })));
+  const places = await Promise.all(moves.map((migration) => listener.expect(migration, secret, 1 + MAX_CHANNELS, (socket) => { authenticated.push(socket.on("error", () => undefined)); })));
   const port = places[0]?.port ?? 0;
   const sockets = Array.from({ length: moves.length * (1 + MAX_CHANNELS) }, () => connect(port, "127.0.0.1").on("error", () => undefined));
   test.teardown(() => {
@@ -117,6 +117,33 @@ void t.test("many moves that come from one host at once, with all their channels
   test.equal(await handshake(sockets[0]), "in", "the one that has waited longest is there as well");
   await until("both have been accepted", () => authenticated.length === 2);
   test.same(intruders.filter((detail) => detail.includes("gave way")), []);
+});
+
+void t.test("as many connections wait unauthenticated as the expected moves have, beside those that are anybody's", async (test) => {
+  const shownOut: string[] = [];
+  const listener = new RelayListener({ address: "127.0.0.1", port: 0, strangers: { perAddress: 3 }, onIntruder: (detail) => { if (detail.includes("gave way")) shownOut.push(detail); } });
+  const expect = (vm: string, connections: number): ReturnType<typeof listener.expect> => listener.expect(migrationId(vmId(vm), epoch(7)), randomBytes(32), connections, () => undefined);
+  const [one, other] = [await expect("web1", 1), await expect("web2", 5)];
+  const sockets: Socket[] = [];
+  const ended: number[] = [];
+  const dial = async (): Promise<void> => {
+    const number = sockets.length;
+    const socket = connect(one.port, "127.0.0.1").on("error", () => undefined).on("close", () => ended.push(number));
+    sockets.push(socket);
+    await new Promise((resolve) => { socket.once("connect", resolve); });
+  };
+  test.teardown(() => {
+    for (const socket of sockets) socket.destroy();
+    for (const place of [one, other]) place.leave();
+  });
+  for (let each = 0; each < 3 + 1 + 5; each++) await dial();
+  await dial();
+  await until("one gives way", () => ended.length === 1);
+  test.same([ended, shownOut.length], [[0], 1], "the oldest, and no more");
+  other.leave();
+  await dial();
+  await until("the places of a move that is over are nobody's", () => ended.length === 2);
+  test.equal(ended[1], 1);
 });
 
 async function freePort(): Promise<number> {

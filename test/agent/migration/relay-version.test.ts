@@ -26,7 +26,7 @@ await t.test("a source of an older careof is told which version this host speaks
   const hypervisor = createServer();
   await new Promise<void>((resolve) => { hypervisor.listen(join(directory, "in"), resolve); });
   t.teardown(() => { hypervisor.close(); });
-  const target = await openTargetRelay({ migration, secret, listener: new RelayListener({ address: "127.0.0.1", port: 0 }), socket: join(directory, "in"), clock });
+  const target = await openTargetRelay({ migration, secret, listener: new RelayListener({ address: "127.0.0.1", port: 0 }), channels: 0, socket: join(directory, "in"), clock });
   const socket = connectTls({ ...RELAY_TLS, host: "127.0.0.1", port: target.port, pskCallback: () => ({ psk: secret, identity: migration }), checkServerIdentity: () => undefined });
   const parser = new RelayParser();
   const heard: RelayFrame[] = [];
