@@ -123,7 +123,7 @@ export class AgentSession implements HostSession {
     const { hosts, clock, cache, log, events } = this.#context;
     if (was !== "registered" || !hosts.left(this, { mono: clock.monotonic(), wall: clock.now() })) return;
     log.warn({ host: this.host, code: cause.code }, "host gone");
-    events.publish({ event: "host", data: viewHost(this.host, hosts, []) });
+    events.publish({ event: "host", data: viewHost(this.host, hosts, cache.ownedBy(this.host)) });
     for (const vm of hosts.vmsOf(this.host)) {
       if (this.#moves(vm.name)) cache.insist(vm.name, { type: "host-gone", host: this.host });
     }
@@ -224,7 +224,7 @@ export class AgentSession implements HostSession {
 
   async #register(body: Body<"register">, answer: Answer): Promise<void> {
     this.#state = "registering";
-    const { hosts, metrics, log, registered } = this.#context;
+    const { hosts, cache, metrics, log, registered } = this.#context;
     try {
       this.#check(body);
       this.#locators = body.locators;
@@ -241,7 +241,7 @@ export class AgentSession implements HostSession {
       this.#context.arrived(this.host);
       metrics.connections.inc({ reason: "accepted" });
       log.info({ host: this.host, software: body.software, careOf: body.locators.map((locator) => locator.address), restartCounter: body.restartCounter, vms: body.vms.length }, "host registered");
-      this.#context.events.publish({ event: "host", data: viewHost(this.host, hosts, []) });
+      this.#context.events.publish({ event: "host", data: viewHost(this.host, hosts, cache.ownedBy(this.host)) });
       for (const update of updates.slice(BINDINGS_AT_ONCE)) this.tell({ kind: "bindingUpdate", ...update });
       this.#resume(body);
     } catch (thrown) {
