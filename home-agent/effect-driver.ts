@@ -44,6 +44,8 @@ export interface EffectDriverOptions {
   readonly mode: HomeMode;
   /** With mode `proxy-arp`. */
   readonly proxyArp: ProxyArp | null;
+  /** Hears of each change of a state, when what follows from it is done. */
+  readonly changed: (vm: VmId) => void;
 }
 
 /**
@@ -126,6 +128,7 @@ export class EffectDriver implements Rim {
       const news = book.phase(vm, after.migration);
       if (news !== null) events.publish({ event: "migration", data: news });
     }
+    this.#options.changed(vm);
   }
 
   perform(vm: VmId, state: VmState, effect: Effect): void {

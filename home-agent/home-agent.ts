@@ -3,7 +3,7 @@ import type { AddressInfo } from "node:net";
 import type { Clock } from "../model/clock.js";
 import type { Endpoint } from "../model/config.js";
 import { isV4, type Ipv4 } from "../model/address.js";
-import { millis, type HostId, type Millis } from "../model/ids.js";
+import { millis, type HostId, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { HomeLan } from "../net/home-lan.js";
 import { PathMtus, type PathWire } from "../net/path-mtu.js";
@@ -13,7 +13,7 @@ import { Alarms } from "./alarms.js";
 import type { ReloadView } from "./api/operations.js";
 import { openApi, type Api } from "./api/server.js";
 import { BindingCache } from "./bindings/binding-cache.js";
-import type { HomeAgentConfig } from "./config.js";
+import type { HomeAgentConfig, VmConfig } from "./config.js";
 import { Drains } from "./drains/drains.js";
 import { EffectDriver } from "./effect-driver.js";
 import { EventBus } from "./events.js";
@@ -28,6 +28,7 @@ import { OperatorDesk } from "./operator-desk.js";
 import { ProxyArp } from "./proxy-arp.js";
 import { Questioner, stopLimit } from "./questions.js";
 import { ReplayWindow } from "./replay.js";
+import { runningConfig } from "./running-config.js";
 import { Journal } from "./store/journal.js";
 import type { Store } from "./store/store.js";
 import { Waiters } from "./waiters.js";
@@ -59,6 +60,8 @@ export interface Listening {
 export class HomeAgent {
   readonly #options: HomeAgentOptions;
   #config: HomeAgentConfig;
+  /** Of VMs that run as they were started, and are to be otherwise from their next start on. */
+  #wanted = new Map<VmId, VmConfig>();
   readonly #paths: PathMtus;
   readonly #hosts: Hosts;
   readonly #cache: BindingCache;
@@ -103,7 +106,7 @@ export class HomeAgent {
     const questioner = new Questioner(() => ({ hosts, handover: this.#config.handover, timing: this.#config.timing }));
     const lan = options.homeLan ?? null;
     const proxyArp = lan === null ? null : new ProxyArp({ lan, clock, log, metrics, alarms, cameHome: (vm) => { this.#cache.insist(vm, { type: "came-home" }); } });
-    this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, pathMtu: config.tunnel.pathMtu, paths, mode: config.home.mode, proxyArp });
+    this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, pathMtu: config.tunnel.pathMtu, paths, mode: config.home.mode, proxyArp, changed: (vm) => { this.#ended(vm); } });
     this.#cache = new BindingCache({ store, fence, clock, rim: this.#driver, rulesOf: (vm) => this.#rulesOf(vm), careOfOf: (host) => hosts.careOf(host) });
     this.#driver.attach(this.#cache);
     this.#heartbeats = new Heartbeats({ clock, log, hosts, cache: this.#cache, metrics, window: new ReplayWindow(randomBytes(32)) });
@@ -172,11 +175,15 @@ export class HomeAgent {
   async reload(): Promise<ReloadView> {
     const before = this.#config;
     const config = this.#options.readConfig();
+    const { vms, held } = runningConfig(new Map(before.vms.map((vm) => [vm.name, vm])), config.vms, (vm) => this.#runs(vm));
     const needRestart = (["name", "stateDir", "runDir", "tunnel", "home", "listen"] as const).filter((key) => JSON.stringify(before[key]) !== JSON.stringify(config[key]));
     for (const key of needRestart) this.#options.log.warn({ key }, "a change that needs a restart was not taken over");
-    this.#config = { ...before, hosts: config.hosts, vms: config.vms, exposedKeys: config.exposedKeys, timing: config.timing, handover: config.handover, drain: config.drain };
+    for (const { vm, keys } of held) this.#options.log.warn({ vm, keys }, "a change that counts from the VM's next start: it runs as it was");
+    if (config.log.level !== before.log.level) this.#options.log.level = config.log.level;
+    this.#config = { ...before, hosts: config.hosts, vms, exposedKeys: config.exposedKeys, timing: config.timing, handover: config.handover, drain: config.drain, log: config.log };
+    this.#wanted = new Map(held.flatMap(({ vm }) => config.vms.filter((each) => each.name === vm)).map((vm) => [vm.name, vm]));
     this.#warnOfKeys();
-    this.#hosts.configure(config.hosts, config.vms);
+    this.#hosts.configure(config.hosts, vms);
     const wanted = new Set(config.vms.map((vm) => vm.name));
     for (const vm of before.vms) if (!wanted.has(vm.name)) this.#driver.forget(vm.name);
     this.#cache.restore(wanted);
@@ -184,12 +191,31 @@ export class HomeAgent {
     this.#registrar.dismissUnlisted();
     this.#usePaths();
     await this.#driver.setRoutes();
-    for (const vm of config.vms) {
+    for (const vm of vms) {
       const state = this.#cache.state(vm.name);
       if (state !== null) this.#driver.announce(state, vm);
     }
-    this.#options.log.info({ hosts: config.hosts.length, vms: config.vms.length }, "configuration taken over");
-    return { hosts: config.hosts.length, vms: config.vms.length, needRestart };
+    this.#options.log.info({ hosts: config.hosts.length, vms: vms.length }, "configuration taken over");
+    return { hosts: config.hosts.length, vms: vms.length, needRestart, nextStart: held.map(({ vm, keys }) => ({ vm, keys: [...keys] })) };
+  }
+
+  /** A guest of it is somewhere, or may be. */
+  #runs(vm: VmId): boolean {
+    const state = this.#cache.state(vm);
+    return state !== null && (state.binding.owner !== null || state.binding.starting !== null || state.migration !== null);
+  }
+
+  /** A VM that has ended is from now on what the file has wanted for a while. */
+  #ended(vm: VmId): void {
+    const wanted = this.#wanted.get(vm);
+    if (wanted === undefined || this.#runs(vm)) return;
+    this.#wanted.delete(vm);
+    this.#config = { ...this.#config, vms: this.#config.vms.map((each) => (each.name === vm ? wanted : each)) };
+    this.#hosts.configure(this.#config.hosts, this.#config.vms);
+    this.#heartbeats.configure();
+    this.#options.log.info({ vm }, "the VM's changed configuration counts from now on");
+    const state = this.#cache.state(vm);
+    if (state !== null) this.#driver.announce(state, wanted);
   }
 
   /** Clean: nothing is acknowledged that was not written, and the tunnel stays as it is. Only the first call does something. */
