@@ -153,7 +153,10 @@ export class AgentSession implements HostSession {
         this.#decide(this.#context.cache.dispatch(body.vm, { type: "leaving", host: this.host, basedOn: body.basedOn }), answer);
         break;
       case "drained":
-        this.#decide(this.#context.cache.dispatch(body.vm, { type: "drained", host: this.host, token: body.token }), answer);
+        this.#lost(body);
+        // Only the loss was to be told.
+        if (body.token === 0) answer(decision("accepted"));
+        else this.#decide(this.#context.cache.dispatch(body.vm, { type: "drained", host: this.host, token: body.token }), answer);
         break;
       case "relayedHeartbeat": {
         const reply = this.#context.heartbeats.relayed(this.host, body);
@@ -183,6 +186,14 @@ export class AgentSession implements HostSession {
         break;
       default: answer(decision("unsupported", `a home agent is not asked for ${body.kind}`));
     }
+  }
+
+  #lost({ vm, overflowed, expired }: Body<"drained">): void {
+    const { hosts, metrics, log } = this.#context;
+    if (overflowed + expired === 0 || hosts.vm(vm)?.hosts.includes(this.host) !== true) return;
+    log.warn({ vm, host: this.host, overflowed, expired }, "packets that waited for a VM were lost: they found no room (ports.queueLength of the host agent), or had waited too long");
+    metrics.heldLost.inc({ why: "overflowed" }, overflowed);
+    metrics.heldLost.inc({ why: "expired" }, expired);
   }
 
   #report(report: VmReport): ReturnType<BindingCache["dispatch"]> {

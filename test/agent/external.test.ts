@@ -258,6 +258,13 @@ class FakeEyes implements Eyes {
     return sight;
   }
   takeHeld(): readonly HeldFrame[] { return this.waiting.splice(0); }
+  /** Of the device, since it was last asked. */
+  full = 0;
+  overflowed(): number {
+    const { full } = this;
+    this.full = 0;
+    return full;
+  }
   passOn(frame: Buffer, to: string): void { this.passed.push({ frame, to }); }
   close(): void { this.heard = null; }
 
