@@ -3,7 +3,7 @@ import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type HostId, type Millis, type VmId } from "../../model/ids.js";
 import type { Locator } from "../../model/locator.js";
 import type { Link } from "../../net/netlink/links.js";
-import type { BindingUpdate, Body, VmReport } from "../../proto/messages.js";
+import type { BindingUpdate, Body, VmReport, VmSpec } from "../../proto/messages.js";
 import type { Outbox } from "../outbox.js";
 import type { OutsideRecord } from "../record-shapes.js";
 import type { Records } from "../records.js";
@@ -47,6 +47,11 @@ export interface OutsideView {
   readonly held: number;
   readonly overflowed: number;
   readonly expired: number;
+}
+
+/** Another port, or other entries and neighbours of it: what is there of the old ones goes first. */
+function isAnother(before: VmSpec, now: VmSpec): boolean {
+  return before.externalPort !== now.externalPort || before.mac !== now.mac || before.homeAddresses.join() !== now.homeAddresses.join();
 }
 
 /** The VMs of this host that somebody else makes and moves: the rim around `outside`. */
@@ -95,7 +100,7 @@ export class OutsideVms {
       return false;
     }
     const known = this.#vms.get(update.vm);
-    if (known === undefined || known.state.spec.externalPort !== update.spec.externalPort) {
+    if (known === undefined || isAnother(known.state.spec, update.spec)) {
       this.forget(update.vm);
       this.#add(update);
     }
