@@ -13,7 +13,7 @@ import { Alarms } from "./alarms.js";
 import type { ReloadView } from "./api/operations.js";
 import { openApi, type Api } from "./api/server.js";
 import { BindingCache } from "./bindings/binding-cache.js";
-import type { HomeAgentConfig, VmConfig } from "./config.js";
+import type { HomeAgentConfig } from "./config.js";
 import { Drains } from "./drains/drains.js";
 import { EffectDriver } from "./effect-driver.js";
 import { EventBus } from "./events.js";
@@ -21,6 +21,7 @@ import { ASK_AGAIN_MS, ASK_LIMIT, COPY_SLACK_MS, publicState, type MoveRules } f
 import { copyLimit, type MovePlan } from "./handover/move-plan.js";
 import { HeartbeatListener } from "./heartbeat-listener.js";
 import { Heartbeats } from "./heartbeats.js";
+import { HeldConfig } from "./held-config.js";
 import { Hosts } from "./hosts.js";
 import { Metrics } from "./metrics.js";
 import { MigrationBook } from "./migrations.js";
@@ -28,7 +29,6 @@ import { OperatorDesk } from "./operator-desk.js";
 import { ProxyArp } from "./proxy-arp.js";
 import { Questioner, stopLimit } from "./questions.js";
 import { ReplayWindow } from "./replay.js";
-import { runningConfig } from "./running-config.js";
 import { Journal } from "./store/journal.js";
 import type { Store } from "./store/store.js";
 import { Waiters } from "./waiters.js";
@@ -60,8 +60,7 @@ export interface Listening {
 export class HomeAgent {
   readonly #options: HomeAgentOptions;
   #config: HomeAgentConfig;
-  /** Of VMs that run as they were started, and are to be otherwise from their next start on. */
-  #wanted = new Map<VmId, VmConfig>();
+  readonly #held: HeldConfig;
   readonly #paths: PathMtus;
   readonly #hosts: Hosts;
   readonly #cache: BindingCache;
@@ -97,6 +96,7 @@ export class HomeAgent {
     this.#hosts = new Hosts((address) => (isV4(address) ? paths.mtu(address) : null), clock.monotonic());
     this.#hosts.configure(config.hosts, config.vms);
     const hosts = this.#hosts;
+    this.#held = new HeldConfig({ store, fence, log });
     const events = new EventBus();
     const waiters = new Waiters(clock);
     const book = new MigrationBook();
@@ -138,10 +138,12 @@ export class HomeAgent {
     this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, drains: this.#drains, events, limits: () => this.#waitingLimits(), notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null), reload: () => this.reload() });
   }
 
-  /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `cannot-listen`, and what the tunnel throws */
+  /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `config-invalid` as `runningConfig`, `cannot-listen`, and what the tunnel throws */
   async start(): Promise<Listening> {
     this.#warnOfKeys();
     this.#cache.restore(this.#config.vms.map((vm) => vm.name));
+    this.#config = { ...this.#config, vms: this.#held.restore(this.#config.vms, (vm) => this.#runs(vm)) };
+    this.#hosts.configure(this.#config.hosts, this.#config.vms);
     // Whoever began a migration before this process began asks on for its end.
     for (const { binding, migration } of this.#cache.states()) if (migration !== null) this.#book.phase(binding.vm, migration);
     await this.#driver.setRoutes();
@@ -175,13 +177,12 @@ export class HomeAgent {
   async reload(): Promise<ReloadView> {
     const before = this.#config;
     const config = this.#options.readConfig();
-    const { vms, held } = runningConfig(new Map(before.vms.map((vm) => [vm.name, vm])), config.vms, (vm) => this.#runs(vm));
+    const { vms, held } = this.#held.take(before.vms, config.vms, (vm) => this.#runs(vm));
     const needRestart = (["name", "stateDir", "runDir", "tunnel", "home", "listen"] as const).filter((key) => JSON.stringify(before[key]) !== JSON.stringify(config[key]));
     for (const key of needRestart) this.#options.log.warn({ key }, "a change that needs a restart was not taken over");
     for (const { vm, keys } of held) this.#options.log.warn({ vm, keys }, "a change that counts from the VM's next start: it runs as it was");
     if (config.log.level !== before.log.level) this.#options.log.level = config.log.level;
     this.#config = { ...before, hosts: config.hosts, vms, exposedKeys: config.exposedKeys, timing: config.timing, handover: config.handover, drain: config.drain, log: config.log };
-    this.#wanted = new Map(held.flatMap(({ vm }) => config.vms.filter((each) => each.name === vm)).map((vm) => [vm.name, vm]));
     this.#warnOfKeys();
     this.#hosts.configure(config.hosts, vms);
     const wanted = new Set(config.vms.map((vm) => vm.name));
@@ -195,6 +196,7 @@ export class HomeAgent {
       const state = this.#cache.state(vm.name);
       if (state !== null) this.#driver.announce(state, vm);
     }
+    await this.#held.written();
     this.#options.log.info({ hosts: config.hosts.length, vms: vms.length }, "configuration taken over");
     return { hosts: config.hosts.length, vms: vms.length, needRestart, nextStart: held.map(({ vm, keys }) => ({ vm, keys: [...keys] })) };
   }
@@ -207,9 +209,9 @@ export class HomeAgent {
 
   /** A VM that has ended is from now on what the file has wanted for a while. */
   #ended(vm: VmId): void {
-    const wanted = this.#wanted.get(vm);
-    if (wanted === undefined || this.#runs(vm)) return;
-    this.#wanted.delete(vm);
+    if (!this.#held.has(vm) || this.#runs(vm)) return;
+    const wanted = this.#held.ended(vm);
+    if (wanted === null) return;
     this.#config = { ...this.#config, vms: this.#config.vms.map((each) => (each.name === vm ? wanted : each)) };
     this.#hosts.configure(this.#config.hosts, this.#config.vms);
     this.#heartbeats.configure();

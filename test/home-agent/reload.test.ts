@@ -1,8 +1,11 @@
+import { join } from "node:path";
 import t from "tap";
 import type { HomeAgentConfig, VmConfig } from "../../home-agent/config.js";
+import { Journal } from "../../home-agent/store/journal.js";
 import { ipAddress, mac } from "../../model/address.js";
+import { epoch, vmId } from "../../model/ids.js";
 import { decision } from "../../proto/channel.js";
-import { Bench, CARE_OF, HOME } from "./bench.js";
+import { Bench, CARE_OF, HOME, temporary } from "./bench.js";
 import { Move } from "./scripted-agent.js";
 
 const OTHER = ipAddress("198.51.100.9");
@@ -53,6 +56,31 @@ await t.test("what a guest was started with stays under it, also where it moves 
   t.match(a.last("startVm")?.spec, { homeAddresses: [OTHER], mac: "52:54:00:00:00:77", qemu: { memoryBytes: 1 << 28 } });
   t.match([bench.entry(OTHER)?.active, bench.entry()], [CARE_OF["host-a"], undefined]);
   t.match(await bench.call("POST", "/v1/reload"), { body: { nextStart: [] } });
+});
+
+await t.test("a restart changes nothing under it either", async (t) => {
+  const directory = temporary(t);
+  const open = async (change: Readonly<Record<string, unknown>> = {}): Promise<Bench> => Bench.open(t, { directory, change, store: await Journal.open({ directory: join(directory, "state") }) });
+  const first = await open();
+  await first.withVm();
+  first.file = otherwise(first.config);
+  await first.call("POST", "/v1/reload");
+  await first.close();
+  const vms = [{ name: "web1", homeAddresses: [OTHER], mac: "52:54:00:00:00:77", keyFile: "web1.key", hosts: ["host-a", "host-b"], qemu: { memory: "256M", kernel: "/k" } }];
+  const second = await open({ vms });
+  t.match(await second.where(), { homeAddresses: [HOME], host: "host-a", state: "bound", epoch: 1 });
+  t.match([second.entry()?.active, second.entry(OTHER)], [CARE_OF["host-a"], undefined]);
+  const a = second.agent("host-a");
+  a.runs.set(vmId("web1"), epoch(1));
+  await a.connect();
+  t.match(await second.call("POST", "/v1/vms/web1/stop", {}), { status: 200, body: { homeAddresses: [OTHER] } });
+  await second.close();
+  const third = await open({ vms });
+  t.match(await third.where(), { homeAddresses: [OTHER], state: "expired" });
+  const again = third.agent("host-a");
+  await again.connect();
+  t.match(await third.call("POST", "/v1/vms/web1/start", { host: "host-a" }), { status: 200 });
+  t.match(again.last("startVm")?.spec, { homeAddresses: [OTHER], qemu: { memoryBytes: 1 << 28 } });
 });
 
 await t.test("a start that fails holds nothing up", async (t) => {
