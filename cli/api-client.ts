@@ -1,21 +1,28 @@
 import { z } from "zod";
-import { SystemClock, type Clock } from "../model/clock.js";
+import { SystemClock, type Clock, type Timer } from "../model/clock.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, type HostId, type Millis, type VmId } from "../model/ids.js";
 import { EventParser } from "./event-parser.js";
+import { patientFetch } from "./patient-fetch.js";
 import { drainReply, errorReply, givenBackReply, happening, hostReply, migrationReply, reloadReply, stayReply, vmReply, type DrainReply, type Happening, type HostReply, type MigrationReply, type StayReply, type VmReply } from "./replies.js";
+import { asksForLife } from "./sign-of-life.js";
 
 export interface ApiLimits {
   /** For an ordinary answer. */
   readonly answer: Millis;
-  /** Starting a guest takes longer. */
-  readonly start: Millis;
+  /** While an answer is waited for that takes as long as a guest does (start, stop), the home agent must say so often that it is there. */
+  readonly sign: Millis;
   /** A stream of events that is silent for so long is dead: the home agent writes a comment every 10 s. */
   readonly silence: Millis;
   readonly bodyBytes: number;
 }
 
-export const API_LIMITS: ApiLimits = { answer: millis(15_000), start: millis(90_000), silence: millis(25_000), bodyBytes: 256 * 1024 * 1024 };
+export const API_LIMITS: ApiLimits = { answer: millis(15_000), sign: millis(15_000), silence: millis(25_000), bodyBytes: 256 * 1024 * 1024 };
+
+/** No answer takes longer, whatever is configured at the home agent (`timing`: an hour at most). */
+const LONGEST_ANSWER = millis(3_700_000);
+
+const JSON_BODY = { "content-type": "application/json" };
 
 /** Failures that say nothing of what was asked for: nobody answered, or nonsense. What else fails is a refusal, and changed nothing. */
 export const NO_ANSWER: ReadonlySet<string> = new Set(["home-agent-unreachable", "timed-out", "bad-reply", "left"]);
@@ -36,7 +43,8 @@ interface Ask<T> {
   readonly path: readonly string[];
   readonly body?: unknown;
   readonly reply: z.ZodType<T>;
-  readonly limit?: Millis;
+  /** How long it takes is the home agent's to say: it answers when that is over. */
+  readonly long?: true;
 }
 
 /**
@@ -91,23 +99,23 @@ export class ApiClient {
   }
 
   async start(vm: VmId, host: HostId): Promise<VmReply> {
-    return this.#ask({ method: "POST", path: ["vms", vm, "start"], body: { host }, reply: vmReply, limit: this.#limits.start });
+    return this.#ask({ method: "POST", path: ["vms", vm, "start"], body: { host }, reply: vmReply, long: true });
   }
 
   async adopt(vm: VmId, host: HostId): Promise<VmReply> {
-    return this.#ask({ method: "POST", path: ["vms", vm, "adopt"], body: { host }, reply: vmReply, limit: this.#limits.start });
+    return this.#ask({ method: "POST", path: ["vms", vm, "adopt"], body: { host }, reply: vmReply, long: true });
   }
 
   async release(vm: VmId): Promise<z.infer<typeof givenBackReply>> {
-    return this.#ask({ method: "POST", path: ["vms", vm, "release"], body: {}, reply: givenBackReply, limit: this.#limits.start });
+    return this.#ask({ method: "POST", path: ["vms", vm, "release"], body: {}, reply: givenBackReply, long: true });
   }
 
   async stop(vm: VmId, force: boolean): Promise<VmReply> {
-    return this.#ask({ method: "POST", path: ["vms", vm, "stop"], body: { force }, reply: vmReply, limit: this.#limits.start });
+    return this.#ask({ method: "POST", path: ["vms", vm, "stop"], body: { force }, reply: vmReply, long: true });
   }
 
   async resolve(vm: VmId, host: HostId): Promise<VmReply> {
-    return this.#ask({ method: "POST", path: ["vms", vm, "resolve"], body: { host }, reply: vmReply, limit: this.#limits.start });
+    return this.#ask({ method: "POST", path: ["vms", vm, "resolve"], body: { host }, reply: vmReply, long: true });
   }
 
   async drain(host: HostId): Promise<DrainReply> {
@@ -193,19 +201,39 @@ export class ApiClient {
   }
 
   async #ask<T>(ask: Ask<T>): Promise<T> {
-    const { method = "GET", body, limit = this.#limits.answer } = ask;
+    const { method = "GET", body, long = false } = ask;
     const what = `${method} ${ask.path.join("/")}`;
     const patience = new AbortController();
-    const timer = this.#clock.after("answer", limit, () => {
-      patience.abort(new CareofError("timed-out", `the home agent at ${this.base.origin} did not answer ${what} within ${String(limit / 1000)} s`, { retryable: true }));
-    });
+    const { signal } = patience;
+    const timers = long ? [this.#until(LONGEST_ANSWER, what, patience), this.#untilSilent(patience)] : [this.#until(this.#limits.answer, what, patience)];
+    const words = { method, signal, headers: body === undefined ? {} : JSON_BODY, body: body === undefined ? null : JSON.stringify(body) };
     try {
-      const response = await this.#fetch(this.#url(ask.path), {
-        method, signal: patience.signal,
-        ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
-      });
+      const response = await (long ? this.#reach(patientFetch(this.#url(ask.path), words)) : this.#fetch(this.#url(ask.path), words));
       if (!response.ok) throw await this.#refusal(response, what);
       return this.#checked(what, await this.#text(response, what), (value) => ask.reply.parse(value));
+    } catch (thrown) {
+      throw signal.aborted && signal.reason instanceof CareofError ? signal.reason : thrown;
+    } finally {
+      for (const timer of timers) timer.cancel();
+    }
+  }
+
+  #until(limit: Millis, what: string, patience: AbortController): Timer {
+    return this.#clock.after("answer", limit, () => {
+      patience.abort(new CareofError("timed-out", `the home agent at ${this.base.origin} did not answer ${what} within ${String(limit / 1000)} s`, { retryable: true }));
+    });
+  }
+
+  #untilSilent(patience: AbortController): Timer {
+    return asksForLife(this.#clock, this.#limits.sign, () => this.#signOfLife(), (thrown) => { patience.abort(toCareofError(thrown)); });
+  }
+
+  async #signOfLife(): Promise<void> {
+    const what = "GET healthz";
+    const patience = new AbortController();
+    const timer = this.#until(this.#limits.answer, what, patience);
+    try {
+      await this.#text(await this.#fetch(new URL("healthz", this.base), { signal: patience.signal }), what);
     } finally {
       timer.cancel();
     }
@@ -216,8 +244,12 @@ export class ApiClient {
   }
 
   async #fetch(url: URL, options: RequestInit): Promise<Response> {
+    return this.#reach(fetch(url, { redirect: "error", ...options }));
+  }
+
+  async #reach(response: Promise<Response>): Promise<Response> {
     try {
-      return await fetch(url, { redirect: "error", ...options });
+      return await response;
     } catch (thrown) {
       throw thrown instanceof CareofError ? thrown : this.#unreachable(thrown);
     }

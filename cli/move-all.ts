@@ -3,6 +3,7 @@ import { CareofError, toCareofError } from "../model/errors.js";
 import { vmId, type HostId, type VmId } from "../model/ids.js";
 import { NO_ANSWER, type ApiClient } from "./api-client.js";
 import { onInterrupts } from "./interrupts.js";
+import { begunMove, lostSight } from "./lost-sight.js";
 import { follow } from "./migration-follower.js";
 import { MovesProgress } from "./moves-progress.js";
 import type { MigrationReply, VmReply } from "./replies.js";
@@ -99,7 +100,7 @@ class MoveAll {
     if (this.#stopped !== null) return { vm, from, outcome: "refused", error: this.#stopped };
     let begun: MigrationReply;
     try {
-      begun = await this.#begin(vm);
+      begun = await begunMove(this.#options.api, vm, this.#options.to, () => this.#options.begin(vm));
     } catch (thrown) {
       const error = toCareofError(thrown);
       // It came there by somebody else's doing since the list was made.
@@ -110,22 +111,8 @@ class MoveAll {
     return this.#follow(vm, from, begun);
   }
 
-  /** When no answer came, the move may have begun all the same. */
-  async #begin(vm: VmId): Promise<MigrationReply> {
-    const { api, begin, to } = this.#options;
-    try {
-      return await begin(vm);
-    } catch (thrown) {
-      const error = toCareofError(thrown);
-      if (!NO_ANSWER.has(error.code)) throw error;
-      const found = await api.migrations().then((all) => all.find((each) => each.vm === vm && each.to === to && each.result === null), () => undefined);
-      if (found === undefined) throw error;
-      return found;
-    }
-  }
-
   async #follow(vm: VmId, from: string | null, begun: MigrationReply): Promise<Moved> {
-    const { api, clock, to } = this.#options;
+    const { api, clock } = this.#options;
     const { migration } = begun;
     let last = begun;
     this.#underWay.add(migration);
@@ -146,12 +133,8 @@ class MoveAll {
     } catch (thrown) {
       const error = toCareofError(thrown);
       this.#progress.say(`${migration}: ${plain(error.message)}`);
-      // A home agent that was restarted meanwhile knows no moves that ended before; but where the VM is.
-      if (error.code === "unknown-migration") {
-        const now = await api.vm(vm).catch(() => null);
-        if (now?.host === to && now.state === "bound") return { vm, from, outcome: "ended", view: { ...last, result: "completed", reason: null, detail: error.message } };
-      } else this.#stopped ??= error;
-      return { vm, from, outcome: "unknown", view: last, error };
+      if (error.code !== "unknown-migration") this.#stopped ??= error;
+      return { vm, from, ...await lostSight(api, vm, last, error) };
     } finally {
       this.#underWay.delete(migration);
     }

@@ -111,7 +111,7 @@ export type AlarmReply = z.infer<typeof alarmReply>;
 
 export const givenBackReply = z.object({ vm: z.string(), host: z.string().nullable(), detail: z.string() });
 
-export const reloadReply = z.object({ hosts: z.number(), vms: z.number(), needRestart: z.array(z.string()) });
+export const reloadReply = z.object({ hosts: z.number(), vms: z.number(), needRestart: z.array(z.string()), nextStart: z.array(z.object({ vm: z.string(), keys: z.array(z.string()) })).default([]) });
 
 export const errorReply = z.object({ code: z.string().min(1), message: z.string(), retryable: z.boolean() });
 

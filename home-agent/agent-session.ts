@@ -123,7 +123,7 @@ export class AgentSession implements HostSession {
     const { hosts, clock, cache, log, events } = this.#context;
     if (was !== "registered" || !hosts.left(this, { mono: clock.monotonic(), wall: clock.now() })) return;
     log.warn({ host: this.host, code: cause.code }, "host gone");
-    events.publish({ event: "host", data: viewHost(this.host, hosts, []) });
+    events.publish({ event: "host", data: viewHost(this.host, hosts, cache.ownedBy(this.host)) });
     for (const vm of hosts.vmsOf(this.host)) {
       if (this.#moves(vm.name)) cache.insist(vm.name, { type: "host-gone", host: this.host });
     }
@@ -153,7 +153,10 @@ export class AgentSession implements HostSession {
         this.#decide(this.#context.cache.dispatch(body.vm, { type: "leaving", host: this.host, basedOn: body.basedOn }), answer);
         break;
       case "drained":
-        this.#decide(this.#context.cache.dispatch(body.vm, { type: "drained", host: this.host, token: body.token }), answer);
+        this.#lost(body);
+        // Only the loss was to be told.
+        if (body.token === 0) answer(decision("accepted"));
+        else this.#decide(this.#context.cache.dispatch(body.vm, { type: "drained", host: this.host, token: body.token }), answer);
         break;
       case "relayedHeartbeat": {
         const reply = this.#context.heartbeats.relayed(this.host, body);
@@ -183,6 +186,14 @@ export class AgentSession implements HostSession {
         break;
       default: answer(decision("unsupported", `a home agent is not asked for ${body.kind}`));
     }
+  }
+
+  #lost({ vm, overflowed, expired }: Body<"drained">): void {
+    const { hosts, metrics, log } = this.#context;
+    if (overflowed + expired === 0 || hosts.vm(vm)?.hosts.includes(this.host) !== true) return;
+    log.warn({ vm, host: this.host, overflowed, expired }, "packets that waited for a VM were lost: they found no room (ports.queueLength of the host agent), or had waited too long");
+    metrics.heldLost.inc({ why: "overflowed" }, overflowed);
+    metrics.heldLost.inc({ why: "expired" }, expired);
   }
 
   #report(report: VmReport): ReturnType<BindingCache["dispatch"]> {
@@ -224,7 +235,7 @@ export class AgentSession implements HostSession {
 
   async #register(body: Body<"register">, answer: Answer): Promise<void> {
     this.#state = "registering";
-    const { hosts, metrics, log, registered } = this.#context;
+    const { hosts, cache, metrics, log, registered } = this.#context;
     try {
       this.#check(body);
       this.#locators = body.locators;
@@ -241,7 +252,7 @@ export class AgentSession implements HostSession {
       this.#context.arrived(this.host);
       metrics.connections.inc({ reason: "accepted" });
       log.info({ host: this.host, software: body.software, careOf: body.locators.map((locator) => locator.address), restartCounter: body.restartCounter, vms: body.vms.length }, "host registered");
-      this.#context.events.publish({ event: "host", data: viewHost(this.host, hosts, []) });
+      this.#context.events.publish({ event: "host", data: viewHost(this.host, hosts, cache.ownedBy(this.host)) });
       for (const update of updates.slice(BINDINGS_AT_ONCE)) this.tell({ kind: "bindingUpdate", ...update });
       this.#resume(body);
     } catch (thrown) {

@@ -44,6 +44,8 @@ export interface EffectDriverOptions {
   readonly mode: HomeMode;
   /** With mode `proxy-arp`. */
   readonly proxyArp: ProxyArp | null;
+  /** Hears of each change of a state, when what follows from it is done. */
+  readonly changed: (vm: VmId) => void;
 }
 
 /**
@@ -116,7 +118,7 @@ export class EffectDriver implements Rim {
     const old = before.binding;
     const { claimed, drain } = binding.outside;
     // It holds back what comes by the direct path until it hears that nothing is left on the old one; this must not wait for the disk.
-    if (claimed !== null && claimed !== old.outside.claimed && drain === null) hosts.session(claimed)?.tell({ kind: "drained", vm, token: 0 });
+    if (claimed !== null && claimed !== old.outside.claimed && drain === null) hosts.session(claimed)?.tell({ kind: "drained", vm, token: 0, overflowed: 0, expired: 0 });
     if (old.owner !== binding.owner || old.epoch !== binding.epoch || old.phase !== binding.phase) {
       this.announce(after, config);
       events.publish({ event: "vm", data: viewVm(after, config, hosts) });
@@ -126,6 +128,7 @@ export class EffectDriver implements Rim {
       const news = book.phase(vm, after.migration);
       if (news !== null) events.publish({ event: "migration", data: news });
     }
+    this.#options.changed(vm);
   }
 
   perform(vm: VmId, state: VmState, effect: Effect): void {
@@ -151,7 +154,7 @@ export class EffectDriver implements Rim {
         break;
       }
       case "drained":
-        hosts.session(effect.host)?.tell({ kind: "drained", vm, token: effect.token });
+        hosts.session(effect.host)?.tell({ kind: "drained", vm, token: effect.token, overflowed: 0, expired: 0 });
         break;
       case "alarm": alarms.raise(effect.alarm, vm, effect.hosts, effect.detail, clock.now());
     }

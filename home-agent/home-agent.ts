@@ -3,7 +3,7 @@ import type { AddressInfo } from "node:net";
 import type { Clock } from "../model/clock.js";
 import type { Endpoint } from "../model/config.js";
 import { isV4, type Ipv4 } from "../model/address.js";
-import { millis, type HostId, type Millis } from "../model/ids.js";
+import { millis, type HostId, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { HomeLan } from "../net/home-lan.js";
 import { PathMtus, type PathWire } from "../net/path-mtu.js";
@@ -21,6 +21,7 @@ import { ASK_AGAIN_MS, ASK_LIMIT, COPY_SLACK_MS, publicState, type MoveRules } f
 import { copyLimit, type MovePlan } from "./handover/move-plan.js";
 import { HeartbeatListener } from "./heartbeat-listener.js";
 import { Heartbeats } from "./heartbeats.js";
+import { HeldConfig } from "./held-config.js";
 import { Hosts } from "./hosts.js";
 import { Metrics } from "./metrics.js";
 import { MigrationBook } from "./migrations.js";
@@ -59,6 +60,7 @@ export interface Listening {
 export class HomeAgent {
   readonly #options: HomeAgentOptions;
   #config: HomeAgentConfig;
+  readonly #held: HeldConfig;
   readonly #paths: PathMtus;
   readonly #hosts: Hosts;
   readonly #cache: BindingCache;
@@ -94,6 +96,7 @@ export class HomeAgent {
     this.#hosts = new Hosts((address) => (isV4(address) ? paths.mtu(address) : null), clock.monotonic());
     this.#hosts.configure(config.hosts, config.vms);
     const hosts = this.#hosts;
+    this.#held = new HeldConfig({ store, fence, log });
     const events = new EventBus();
     const waiters = new Waiters(clock);
     const book = new MigrationBook();
@@ -103,7 +106,7 @@ export class HomeAgent {
     const questioner = new Questioner(() => ({ hosts, handover: this.#config.handover, timing: this.#config.timing }));
     const lan = options.homeLan ?? null;
     const proxyArp = lan === null ? null : new ProxyArp({ lan, clock, log, metrics, alarms, cameHome: (vm) => { this.#cache.insist(vm, { type: "came-home" }); } });
-    this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, pathMtu: config.tunnel.pathMtu, paths, mode: config.home.mode, proxyArp });
+    this.#driver = new EffectDriver({ clock, log, tunnel, hosts, questioner, waiters, book, events, metrics, alarms, pathMtu: config.tunnel.pathMtu, paths, mode: config.home.mode, proxyArp, changed: (vm) => { this.#ended(vm); } });
     this.#cache = new BindingCache({ store, fence, clock, rim: this.#driver, rulesOf: (vm) => this.#rulesOf(vm), careOfOf: (host) => hosts.careOf(host) });
     this.#driver.attach(this.#cache);
     this.#heartbeats = new Heartbeats({ clock, log, hosts, cache: this.#cache, metrics, window: new ReplayWindow(randomBytes(32)) });
@@ -135,10 +138,12 @@ export class HomeAgent {
     this.#desk = new OperatorDesk({ hosts, cache: this.#cache, waiters, book, drains: this.#drains, events, limits: () => this.#waitingLimits(), notReady: () => (this.#listening === null ? "it has not started, or is stopping" : null), reload: () => this.reload() });
   }
 
-  /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `cannot-listen`, and what the tunnel throws */
+  /** Bindings into the tunnel first, then the doors open. @throws CareofError `store-corrupt`, `config-invalid` as `runningConfig`, `cannot-listen`, and what the tunnel throws */
   async start(): Promise<Listening> {
     this.#warnOfKeys();
     this.#cache.restore(this.#config.vms.map((vm) => vm.name));
+    this.#config = { ...this.#config, vms: this.#held.restore(this.#config.vms, (vm) => this.#runs(vm)) };
+    this.#hosts.configure(this.#config.hosts, this.#config.vms);
     // Whoever began a migration before this process began asks on for its end.
     for (const { binding, migration } of this.#cache.states()) if (migration !== null) this.#book.phase(binding.vm, migration);
     await this.#driver.setRoutes();
@@ -172,11 +177,14 @@ export class HomeAgent {
   async reload(): Promise<ReloadView> {
     const before = this.#config;
     const config = this.#options.readConfig();
+    const { vms, held } = this.#held.take(before.vms, config.vms, (vm) => this.#runs(vm));
     const needRestart = (["name", "stateDir", "runDir", "tunnel", "home", "listen"] as const).filter((key) => JSON.stringify(before[key]) !== JSON.stringify(config[key]));
     for (const key of needRestart) this.#options.log.warn({ key }, "a change that needs a restart was not taken over");
-    this.#config = { ...before, hosts: config.hosts, vms: config.vms, exposedKeys: config.exposedKeys, timing: config.timing, handover: config.handover, drain: config.drain };
+    for (const { vm, keys } of held) this.#options.log.warn({ vm, keys }, "a change that counts from the VM's next start: it runs as it was");
+    if (config.log.level !== before.log.level) this.#options.log.level = config.log.level;
+    this.#config = { ...before, hosts: config.hosts, vms, exposedKeys: config.exposedKeys, timing: config.timing, handover: config.handover, drain: config.drain, log: config.log };
     this.#warnOfKeys();
-    this.#hosts.configure(config.hosts, config.vms);
+    this.#hosts.configure(config.hosts, vms);
     const wanted = new Set(config.vms.map((vm) => vm.name));
     for (const vm of before.vms) if (!wanted.has(vm.name)) this.#driver.forget(vm.name);
     this.#cache.restore(wanted);
@@ -184,12 +192,32 @@ export class HomeAgent {
     this.#registrar.dismissUnlisted();
     this.#usePaths();
     await this.#driver.setRoutes();
-    for (const vm of config.vms) {
+    for (const vm of vms) {
       const state = this.#cache.state(vm.name);
       if (state !== null) this.#driver.announce(state, vm);
     }
-    this.#options.log.info({ hosts: config.hosts.length, vms: config.vms.length }, "configuration taken over");
-    return { hosts: config.hosts.length, vms: config.vms.length, needRestart };
+    await this.#held.written();
+    this.#options.log.info({ hosts: config.hosts.length, vms: vms.length }, "configuration taken over");
+    return { hosts: config.hosts.length, vms: vms.length, needRestart, nextStart: held.map(({ vm, keys }) => ({ vm, keys: [...keys] })) };
+  }
+
+  /** A guest of it is somewhere, or may be. */
+  #runs(vm: VmId): boolean {
+    const state = this.#cache.state(vm);
+    return state !== null && (state.binding.owner !== null || state.binding.starting !== null || state.migration !== null);
+  }
+
+  /** A VM that has ended is from now on what the file has wanted for a while. */
+  #ended(vm: VmId): void {
+    if (!this.#held.has(vm) || this.#runs(vm)) return;
+    const wanted = this.#held.ended(vm);
+    if (wanted === null) return;
+    this.#config = { ...this.#config, vms: this.#config.vms.map((each) => (each.name === vm ? wanted : each)) };
+    this.#hosts.configure(this.#config.hosts, this.#config.vms);
+    this.#heartbeats.configure();
+    this.#options.log.info({ vm }, "the VM's changed configuration counts from now on");
+    const state = this.#cache.state(vm);
+    if (state !== null) this.#driver.announce(state, wanted);
   }
 
   /** Clean: nothing is acknowledged that was not written, and the tunnel stays as it is. Only the first call does something. */

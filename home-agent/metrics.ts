@@ -20,6 +20,7 @@ export class Metrics {
   readonly pause = new Histogram({ name: "careof_pause_seconds", help: "Hypervisor's STOP to RESUME", buckets: GAP_BUCKETS, registers: [this.registry] });
   readonly gapDown = new Histogram({ name: "careof_gap_down_seconds", help: "Time in which the guest ran and could not receive", buckets: GAP_BUCKETS, registers: [this.registry] });
   readonly overflowed = new Counter({ name: "careof_handover_overflowed_packets_total", help: "Packets that found the queue of a VM's new port full while the VM stood", registers: [this.registry] });
+  readonly heldLost = new Counter({ name: "careof_external_lost_packets_total", help: "Packets that waited at a host for a VM that something else moves, and are lost: they found no room (overflowed), or had waited too long (expired)", labelNames: ["why"], registers: [this.registry] });
   readonly gapUp = new Histogram({ name: "careof_gap_up_seconds", help: "Time in which the guest ran and could not be heard", buckets: GAP_BUCKETS, registers: [this.registry] });
 
   /** The functions are called when somebody reads the metrics. */

@@ -191,7 +191,8 @@ export interface BodyByKind {
   readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string };
   readonly announcement: { readonly vm: VmId; readonly basedOn: Epoch; readonly locator: Locator; readonly what: Sighting; readonly at: Millis };
   readonly leaving: { readonly vm: VmId; readonly basedOn: Epoch; readonly to: HostId | null };
-  readonly drained: { readonly vm: VmId; readonly token: number };
+  /** `overflowed`, `expired`: packets that were lost while they waited for the VM, since the last time. With token 0 that is all it says. */
+  readonly drained: { readonly vm: VmId; readonly token: number; readonly overflowed: number; readonly expired: number };
   readonly registered: {
     readonly decision: Decision;
     readonly restartCounter: number;

@@ -1,17 +1,14 @@
 import { isV4, macBytes, type Mac } from "../../model/address.js";
 import type { Clock } from "../../model/clock.js";
 import { toCareofError } from "../../model/errors.js";
-import { millis } from "../../model/ids.js";
 import type { Logger } from "../../model/log.js";
 import { isMarker } from "../../net/marker.js";
 import type { HostEntry } from "../../net/tunnel.js";
 import type { VmNetwork } from "../vm-network.js";
 import type { Eyes } from "./eyes.js";
-import { Held } from "./held.js";
+import { Held, HELD_LONGEST } from "./held.js";
 import { deliveryOf, type OutsideVm } from "./outside-vm.js";
 
-/** A packet that has waited longer for its VM is of no use to anybody. */
-const HELD_LONGEST = millis(5000);
 const ETHERNET_SOURCE = 6;
 const ETHERNET = 14;
 /** Before a switch what waits is sent, and what has come meanwhile, and so on; of somebody who sends faster than that there is no end. */

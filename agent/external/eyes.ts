@@ -3,7 +3,7 @@ import { toCareofError, type CareofError } from "../../model/errors.js";
 import { HoldDevice, StragglerSocket, type HeldFrame } from "../../net/hold.js";
 import { Netlink } from "../../net/netlink/client.js";
 import { LinkMonitor, type LinkEvent } from "../../net/netlink/link-monitor.js";
-import { listLinks, type Link } from "../../net/netlink/links.js";
+import { findLink, listLinks, type Link } from "../../net/netlink/links.js";
 import { PortSight, type Seen } from "../../net/port-sight.js";
 import { Readiness } from "../../net/readiness.js";
 import type { VmSpec } from "../../proto/messages.js";
@@ -32,6 +32,8 @@ export interface Eyes {
   look(port: number, spec: VmSpec, seen: (what: Seen) => void): Sight;
   /** Everything that waits in the hold, oldest first. */
   takeHeld(): readonly HeldFrame[];
+  /** Packets that found the hold full, since this was last asked. All VMs share it. */
+  overflowed(): number;
   /** A held packet goes on to another host. @throws CareofError `kernel-refused` */
   passOn(frame: Buffer, to: Ipv4): void;
   close(): void;
@@ -48,6 +50,7 @@ export class LinuxEyes implements Eyes {
   #heard: Heard | null = null;
   #readiness: Readiness | null = null;
   #device: HoldDevice | null = null;
+  #dropped = 0;
 
   constructor(options: { readonly careOf: Ipv4; readonly queueLength: number }) {
     this.#careOf = options.careOf;
@@ -89,6 +92,12 @@ export class LinuxEyes implements Eyes {
 
   takeHeld(): readonly HeldFrame[] {
     return this.#device?.read() ?? [];
+  }
+
+  overflowed(): number {
+    const before = this.#dropped;
+    this.#dropped = findLink(this.#netlink, this.hold)?.dropped ?? before;
+    return this.#dropped - before;
   }
 
   passOn(frame: Buffer, to: Ipv4): void {

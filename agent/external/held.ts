@@ -1,4 +1,7 @@
-import type { Millis } from "../../model/ids.js";
+import { millis, type Millis } from "../../model/ids.js";
+
+/** A packet that has waited longer for its VM is of no use to anybody. */
+export const HELD_LONGEST = millis(5000);
 
 interface Waiting {
   readonly frame: Buffer;
@@ -28,6 +31,11 @@ export class Held {
     this.#expire(now);
     if (this.#waiting.length >= this.#limit) this.overflowed++;
     else this.#waiting.push({ frame, straggler, at: now });
+  }
+
+  /** What has waited too long is dropped, also where nothing comes and nobody asks any more. */
+  tidy(now: Millis): void {
+    this.#expire(now);
   }
 
   /** Stragglers before what came directly, since they were sent before; `which` takes the one kind alone. */

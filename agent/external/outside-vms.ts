@@ -3,12 +3,13 @@ import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type HostId, type Millis, type VmId } from "../../model/ids.js";
 import type { Locator } from "../../model/locator.js";
 import type { Link } from "../../net/netlink/links.js";
-import type { BindingUpdate, Body, VmReport } from "../../proto/messages.js";
+import type { BindingUpdate, Body, VmReport, VmSpec } from "../../proto/messages.js";
 import type { Outbox } from "../outbox.js";
 import type { OutsideRecord } from "../record-shapes.js";
 import type { Records } from "../records.js";
 import { DataPath, type DataPathOptions } from "./data-path.js";
 import type { Eyes, Sight } from "./eyes.js";
+import { Losses } from "./losses.js";
 import { MarkerWatch } from "./marker-watch.js";
 import { awaits, begins, deadlineOf, looks, newcomer, noticed, outside, type OutsideEffect, type OutsideEvent, type OutsideVm, type Port } from "./outside-vm.js";
 import { fits } from "./pattern.js";
@@ -27,6 +28,7 @@ export interface OutsideVmsOptions extends DataPathOptions {
 interface One {
   state: OutsideVm;
   readonly path: DataPath;
+  readonly losses: Losses;
   sight: { readonly port: number; readonly eye: Sight } | null;
   /** The port that the stack knows. */
   port: Port | null;
@@ -45,6 +47,11 @@ export interface OutsideView {
   readonly held: number;
   readonly overflowed: number;
   readonly expired: number;
+}
+
+/** Another port, or other entries and neighbours of it: what is there of the old ones goes first. */
+function isAnother(before: VmSpec, now: VmSpec): boolean {
+  return before.externalPort !== now.externalPort || before.mac !== now.mac || before.homeAddresses.join() !== now.homeAddresses.join();
 }
 
 /** The VMs of this host that somebody else makes and moves: the rim around `outside`. */
@@ -93,7 +100,7 @@ export class OutsideVms {
       return false;
     }
     const known = this.#vms.get(update.vm);
-    if (known === undefined || known.state.spec.externalPort !== update.spec.externalPort) {
+    if (known === undefined || isAnother(known.state.spec, update.spec)) {
       this.forget(update.vm);
       this.#add(update);
     }
@@ -151,7 +158,8 @@ export class OutsideVms {
       this.#links = new Map(eyes.links().map((link) => [link.index, link]));
     }
     const state = { ...newcomer(update), port: this.#portOf(update.spec.externalPort) };
-    this.#vms.set(update.vm, { state, path: new DataPath(this.#options, state), sight: null, port: null, recorded: "", timer: null, settle: null });
+    const path = new DataPath(this.#options, state);
+    this.#vms.set(update.vm, { state, path, losses: new Losses(update.vm, path.held, this.#options), sight: null, port: null, recorded: "", timer: null, settle: null });
   }
 
   #require(vm: VmId): One {
@@ -170,6 +178,7 @@ export class OutsideVms {
     one.timer?.cancel();
     this.#markers.set(one.state.spec.vm, null);
     one.settle?.cancel();
+    one.losses.close();
     one.sight?.eye.close();
     one.sight = null;
   }
@@ -258,7 +267,7 @@ export class OutsideVms {
       case "unseen":
         outbox.put({ key: `${vm}/unseen`, topic: `vm/${vm}/gone`, body: { kind: "vmReport", vm, state: "absent", basedOn: effect.basedOn, locator: null, evidence: "port-gone", unreachable: false }, answered: () => undefined });
         break;
-      case "drained": tell({ kind: "drained", vm, token: effect.token });
+      case "drained": tell({ kind: "drained", vm, token: effect.token, overflowed: 0, expired: 0 });
     }
   }
 
@@ -266,7 +275,9 @@ export class OutsideVms {
   #takeHeld(): boolean {
     const held = this.#options.eyes.takeHeld();
     for (const { home, straggler, frame } of held) {
-      [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home))?.path.take(frame, straggler);
+      const one = [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home));
+      one?.path.take(frame, straggler);
+      one?.losses.watch();
     }
     return held.length > 0;
   }
@@ -311,6 +322,7 @@ export class OutsideVms {
     if (this.#vms.get(vm) !== one) return;
     const { network, records, log } = this.#options;
     const { spec, epoch, owner, peers, port } = one.state;
+    one.losses.tell();
     const up = port?.carrier === true ? port : null;
     if (up?.index !== one.port?.index || up?.name !== one.port?.name) {
       const old = one.port;

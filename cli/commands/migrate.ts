@@ -3,6 +3,7 @@ import { toCareofError, type CareofError } from "../../model/errors.js";
 import { millis, type HostId, type VmId } from "../../model/ids.js";
 import { NO_ANSWER, type ApiClient } from "../api-client.js";
 import { client, hostArgument, operatorCommand, show, vmArgument, type Context, type OperatorOptions } from "../context.js";
+import { begunMove, lostSight, type Sighted } from "../lost-sight.js";
 import { moveAll, type Moved } from "../move-all.js";
 import { follow } from "../migration-follower.js";
 import { MigrationProgress } from "../migration-progress.js";
@@ -43,22 +44,7 @@ export function migrateCommand(context: Context): Command {
         await every(context, api, hostArgument(first ?? ""), options);
         return;
       }
-      const [vm, host] = [first, second];
-      let begun: MigrationReply;
-      try {
-        begun = await api.migrate(vm, host, moveWishes(options));
-      } catch (thrown) {
-        const error = toCareofError(thrown);
-        if (options.output === "json" && !NO_ANSWER.has(error.code)) context.terminal.out(`${JSON.stringify(refused(vm, host, error))}\n`);
-        throw error;
-      }
-      if (!options.wait) {
-        show(context, options, contract(begun), () => `${plain(`${begun.migration}: ${begun.vm} moves from ${begun.from} to ${begun.to}`)}; follow it with \`careof watch\`\n`);
-        return;
-      }
-      const ended = begun.result === null ? await watched(context, api, begun) : begun;
-      context.exitCode = ended.result === "completed" ? 0 : 1;
-      show(context, options, contract(ended), () => outcome(ended));
+      await one(context, api, first, second, options);
     });
 }
 
@@ -70,6 +56,31 @@ function misuse(vm: VmId | undefined, host: HostId | undefined, { all, from, lim
   if (all && host !== undefined) return "with --all only the host is named, to which they move";
   if (all && from !== undefined && vm === vmArgument(from)) return "--from names the host to which they would move";
   return all && !wait ? "--all needs this command until the end: --no-wait does not go with it; `careof drain` does" : null;
+}
+
+async function one(context: Context, api: ApiClient, vm: VmId, host: HostId, options: MigrateOptions): Promise<void> {
+  let begun: MigrationReply;
+  try {
+    begun = await begunMove(api, vm, host, () => api.migrate(vm, host, moveWishes(options)));
+  } catch (thrown) {
+    const error = toCareofError(thrown);
+    throw unended(context, options, host, NO_ANSWER.has(error.code) ? { vm, from: null, outcome: "unknown", view: null, error } : { vm, from: null, outcome: "refused", error });
+  }
+  if (!options.wait) {
+    show(context, options, contract(begun), () => `${plain(`${begun.migration}: ${begun.vm} moves from ${begun.from} to ${begun.to}`)}; follow it with \`careof watch\`\n`);
+    return;
+  }
+  const end: Sighted = begun.result === null ? await watched(context, api, vm, begun) : { outcome: "ended", view: begun };
+  if (end.outcome === "unknown") throw unended(context, options, host, { vm, from: begun.from, ...end });
+  const { view } = end;
+  context.exitCode = view.result === "completed" ? 0 : 1;
+  show(context, options, contract(view), () => outcome(view));
+}
+
+/** Of a move that has no end here, a program is told all the same: one that may have begun is not one that failed. People read it on standard error. Returns what is to be thrown. */
+function unended(context: Context, options: MigrateOptions, host: HostId, moved: Moved & { readonly outcome: "refused" | "unknown" }): CareofError {
+  if (options.output === "json") context.terminal.out(`${JSON.stringify(result(moved, host))}\n`);
+  return moved.error;
 }
 
 async function every(context: Context, api: ApiClient, to: HostId, options: MigrateOptions): Promise<void> {
@@ -116,10 +127,11 @@ function result(moved: Moved, to: HostId): Record<string, unknown> {
   }
 }
 
-async function watched(context: Context, api: ApiClient, begun: MigrationReply): Promise<MigrationReply> {
+async function watched(context: Context, api: ApiClient, vm: VmId, begun: MigrationReply): Promise<Sighted> {
   const progress = new MigrationProgress(context.terminal, () => context.clock.monotonic());
   const over = new AbortController();
   let cancelling: Promise<void> | null = null;
+  let last = begun;
   const release = context.terminal.onInterrupt(() => {
     if (cancelling !== null) {
       over.abort();
@@ -133,11 +145,17 @@ async function watched(context: Context, api: ApiClient, begun: MigrationReply):
   });
   try {
     progress.show(begun);
-    return await follow({
+    const view = await follow({
       api, clock: context.clock, migration: begun.migration, signal: over.signal,
-      onChange: (view) => { progress.show(view); },
+      onChange: (each) => {
+        last = each;
+        progress.show(each);
+      },
       onLost: (error) => { progress.say(`${plain(error.message)}; the move goes on, trying again`); },
     });
+    return { outcome: "ended", view };
+  } catch (thrown) {
+    return await lostSight(api, vm, last, toCareofError(thrown));
   } finally {
     progress.clear();
     release();

@@ -6,6 +6,7 @@ export function reloadCommand(context: Context): Command {
     .action(async (options: OperatorOptions) => {
       const taken = await client(context, options).reload();
       const restart = taken.needRestart.length === 0 ? "" : `changes of ${taken.needRestart.join(", ")} need a restart of the home agent\n`;
-      show(context, options, taken, () => `the home agent has taken its configuration: ${String(taken.hosts)} hosts, ${String(taken.vms)} VMs\n${restart}`);
+      const later = taken.nextStart.map(({ vm, keys }) => `${vm}: changes of ${keys.join(", ")} count from its next start\n`).join("");
+      show(context, options, taken, () => `the home agent has taken its configuration: ${String(taken.hosts)} hosts, ${String(taken.vms)} VMs\n${restart}${later}`);
     });
 }

@@ -95,6 +95,8 @@ export const reloadView = z.object({
   vms: z.number(),
   /** Keys of the file whose change takes a restart. */
   needRestart: z.array(z.string()),
+  /** VMs that run, and keys of theirs whose change counts from their next start. */
+  nextStart: z.array(z.object({ vm: z.string(), keys: z.array(z.string()) })),
 });
 export type ReloadView = z.infer<typeof reloadView>;
 

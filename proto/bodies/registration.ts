@@ -118,7 +118,7 @@ export const announcement = message<BodyByKind["announcement"], v1.Announcement.
   at: instant,
 });
 export const leaving = message<BodyByKind["leaving"], v1.Leaving.$Properties>({ vm, basedOn: epochField, to: orEmpty(host) });
-export const drained = message<BodyByKind["drained"], v1.Drained.$Properties>({ vm, token: uint32 });
+export const drained = message<BodyByKind["drained"], v1.Drained.$Properties>({ vm, token: uint32, overflowed: uint32, expired: uint32 });
 
 export const registered = message<BodyByKind["registered"], v1.Registered.$Properties>({
   decision,

@@ -258,6 +258,13 @@ class FakeEyes implements Eyes {
     return sight;
   }
   takeHeld(): readonly HeldFrame[] { return this.waiting.splice(0); }
+  /** Of the device, since it was last asked. */
+  full = 0;
+  overflowed(): number {
+    const { full } = this;
+    this.full = 0;
+    return full;
+  }
   passOn(frame: Buffer, to: string): void { this.passed.push({ frame, to }); }
   close(): void { this.heard = null; }
 
@@ -379,6 +386,12 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   t.match(second.vms.views(), [{ vm: VM, owner: "host-a", epoch: 4, phase: "away" }], "its port is down at the restart");
   second.eyes.link("tap-web1", 7, true);
   t.match(said.at(-1), { kind: "announcement", what: "port", basedOn: 4 });
+  const other = ipAddress("198.51.100.9");
+  second.vms.binding(update(A, 4, { spec: { ...update(A, 4).spec, homeAddresses: [other] } }), false);
+  t.same(second.tunnel.entries().map(({ home }) => home), [other], "another address takes the place of the one before");
+  clock.advance(50);
+  await new Promise(setImmediate);
+  t.match(second.ports.list(), [{ name: "tap-web1", homeAddresses: [other] }]);
   second.vms.forget(VM);
   t.same(second.tunnel.entries(), []);
   second.vms.close();

@@ -65,7 +65,7 @@ const refuse = (): never => {
 export const noParts: Parts = { homeAgent: refuse, agent: refuse, heartbeat: refuse, demo: refuse, doctor: refuse };
 
 /** Short enough for a test that waits for them. */
-export const shortLimits: Partial<ApiLimits> = { answer: millis(300), start: millis(400), silence: millis(400) };
+export const shortLimits: Partial<ApiLimits> = { answer: millis(300), sign: millis(100), silence: millis(400) };
 
 export interface RunOptions {
   readonly terminal?: CapturedTerminal;

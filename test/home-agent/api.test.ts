@@ -2,7 +2,7 @@ import { Agent, request } from "node:http";
 import { connect } from "node:net";
 import t, { type Test } from "tap";
 import type { DrainView } from "../../home-agent/api/drain-operations.js";
-import type { ApiEvent, HostView, MigrationView, Operations, VmView } from "../../home-agent/api/operations.js";
+import type { ApiEvent, HostView, MigrationView, Operations, ReloadView, VmView } from "../../home-agent/api/operations.js";
 import { ROUTES } from "../../home-agent/api/routes.js";
 import { openApi, type Api, type ApiLimits } from "../../home-agent/api/server.js";
 import { SystemClock } from "../../model/clock.js";
@@ -65,7 +65,7 @@ class Scripted implements Operations {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
   };
-  reload = async (): Promise<{ hosts: number; vms: number; needRestart: string[] }> => await this.#did("reload", [], { hosts: 1, vms: 1, needRestart: [] });
+  reload = async (): Promise<ReloadView> => await this.#did("reload", [], { hosts: 1, vms: 1, needRestart: [], nextStart: [] });
   notReady = (): string | null => this.why;
 
   async #did<T>(what: string, call: unknown[], answer: T): Promise<T> {

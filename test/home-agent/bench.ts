@@ -12,6 +12,7 @@ import { MemoryStore } from "../../home-agent/store/memory-store.js";
 import type { Store } from "../../home-agent/store/store.js";
 import { ipAddress, ipv4 } from "../../model/address.js";
 import { SystemClock } from "../../model/clock.js";
+import type { Logger } from "../../model/log.js";
 import type { HomeLan } from "../../net/home-lan.js";
 import type { HomeEntry } from "../../net/tunnel.js";
 import { FakePathWire } from "../../net/path-mtu-fake.js";
@@ -58,6 +59,7 @@ export class Bench {
   readonly store: Store;
   readonly paths: FakePathWire;
   readonly homeAgent: HomeAgent;
+  readonly log: Logger;
   readonly at: Listening;
   readonly agents: ScriptedAgent[] = [];
   /** Every marker that was sent: to whom, which token, and whom the tunnel pointed to. */
@@ -65,13 +67,14 @@ export class Bench {
   /** What a reload finds in the file. */
   file: HomeAgentConfig;
 
-  private constructor(parts: { tunnel: FakeHomeTunnel; paths: FakePathWire; config: HomeAgentConfig; store: Store; homeAgent: HomeAgent; at: Listening; markers: Bench["markers"] }) {
+  private constructor(parts: { tunnel: FakeHomeTunnel; paths: FakePathWire; config: HomeAgentConfig; store: Store; homeAgent: HomeAgent; log: Logger; at: Listening; markers: Bench["markers"] }) {
     this.tunnel = parts.tunnel;
     this.paths = parts.paths;
     this.config = parts.config;
     this.file = parts.config;
     this.store = parts.store;
     this.homeAgent = parts.homeAgent;
+    this.log = parts.log;
     this.at = parts.at;
     this.markers = parts.markers;
   }
@@ -90,9 +93,10 @@ export class Bench {
     };
     const store = options.store ?? new MemoryStore();
     let bench: Bench | null = null;
-    const homeAgent = await HomeAgent.open({ config, readConfig: () => bench?.file ?? config, clock, log: pino({ level: process.env["CAREOF_TEST_LOG"] ?? "silent" }), tunnel, pathWire: paths, homeLan: options.homeLan ?? null, store, version: "test" });
+    const log = pino({ level: process.env["CAREOF_TEST_LOG"] ?? "silent" });
+    const homeAgent = await HomeAgent.open({ config, readConfig: () => bench?.file ?? config, clock, log, tunnel, pathWire: paths, homeLan: options.homeLan ?? null, store, version: "test" });
     const at = await homeAgent.start();
-    bench = new Bench({ tunnel, paths, config, store, homeAgent, at, markers });
+    bench = new Bench({ tunnel, paths, config, store, homeAgent, log, at, markers });
     const opened = bench;
     t.teardown(() => opened.close());
     return opened;

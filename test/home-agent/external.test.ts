@@ -297,8 +297,13 @@ await t.test("two hosts, the whole home agent: the switch waits for no disk, the
   t.equal(pointed, CARE_OF["host-b"], "re-pointed before it was written");
   t.match(bench.markers[0], { careOf: CARE_OF["host-a"], active: CARE_OF["host-b"] }, "a marker behind the last packet to the old host");
   t.equal(b.count("drained"), 0);
-  a.tell({ kind: "drained", vm: VM, token: bench.markers[0]?.token ?? 0 });
+  a.tell({ kind: "drained", vm: VM, token: bench.markers[0]?.token ?? 0, overflowed: 0, expired: 0 });
   t.match(await b.until("drained"), { token: bench.markers[0]?.token });
+  const lost = async (): Promise<readonly string[]> => (await (await fetch(`http://127.0.0.1:${String(bench.at.api.port)}/metrics`)).text()).split("\n").filter((line) => line.startsWith("careof_external_lost_packets_total"));
+  t.match(await a.ask({ kind: "drained", vm: VM, token: 0, overflowed: 3, expired: 4 }, "decision"), { reason: "accepted" }, "what waited and was lost");
+  t.match(await bench.agent("host-c").connect(), { decision: { reason: "accepted" } });
+  await bench.agents.at(-1)?.ask({ kind: "drained", vm: VM, token: 0, overflowed: 100, expired: 100 }, "decision");
+  t.same(await lost(), ['careof_external_lost_packets_total{why="overflowed"} 3', 'careof_external_lost_packets_total{why="expired"} 4'], "of a host that the VM lists, and of no other");
   const sent = bench.markers.length;
   await until("no more markers", () => bench.markers.length - sent <= 1);
   t.match(await a.until("bindingUpdate", (update) => update.vm === VM && update.epoch === 2), { owner: "host-b", forwardTo: { address: CARE_OF["host-b"] } });

@@ -148,7 +148,7 @@ await t.test("a changed configuration is taken over, a broken one is not", async
   const base = readHomeAgentConfig(configFile(directory));
   const added = { ...base, vms: base.vms.map((vm) => (vm.name === "web1" ? { ...vm, hosts: [...vm.hosts, hostId("host-c")] } : vm)).filter((vm) => vm.name !== "ext1") };
   bench.file = added;
-  t.same(await bench.call("POST", "/v1/reload"), { status: 200, body: { hosts: base.hosts.length, vms: added.vms.length, needRestart: [] } });
+  t.same(await bench.call("POST", "/v1/reload"), { status: 200, body: { hosts: base.hosts.length, vms: added.vms.length, needRestart: [], nextStart: [] } });
   t.equal((await bench.call("GET", "/v1/vms/ext1")).status, 404);
   t.match(await bench.where(), { state: "bound", host: "host-a", epoch: 1 });
   t.ok(a.connected, "connections stay");

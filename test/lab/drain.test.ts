@@ -1,5 +1,7 @@
 import t, { type Test } from "tap";
+import { readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { parse, stringify } from "yaml";
 import { z } from "zod";
 import { fleet } from "../../deploy/lab/fleet.js";
 import { Lab, whereSchema } from "../../deploy/lab/lab.js";
@@ -26,6 +28,8 @@ const drainSchema = z.looseObject({
 });
 const movesSchema = z.array(z.looseObject({ vm: z.string(), from: z.string().nullable(), to: z.string(), result: z.string(), pauseMs: z.number().nullable(), totalMs: z.number().nullable() }));
 const hostsSchema = z.array(z.looseObject({ name: z.string(), draining: z.boolean(), vms: z.array(z.string()) }));
+
+const yamlSchema = z.record(z.string(), z.unknown());
 
 const guests = fleet(COUNT, MEMORY);
 const lab = await Lab.start({ fleet: guests });
@@ -143,6 +147,29 @@ await t.test("the mark stays until the host is undrained; then VMs come back, al
   t.comment(`a move takes ${String(times[Math.floor(times.length / 2)])} ms at the median, ${String(times.at(-1))} ms at most`);
   t.match(await lab.json(whereSchema, ["where", one]), { host: "host-a", state: "bound" });
   t.strictSame((await sessions.ask()).map((each) => each.error), guests.map(() => null), "each session answers again");
+});
+
+await t.test("a drain to a chosen host: a VM for which it has not enough memory stays where it is, and goes when it has", { timeout: 120_000 }, async (t) => {
+  const one = guests[0]?.name ?? "";
+  const written = readFileSync(lab.files.homeAgent, "utf8");
+  const reload = async (change: object): Promise<void> => {
+    writeFileSync(lab.files.homeAgent, stringify({ ...yamlSchema.parse(parse(written)), ...change }));
+    t.equal((await lab.http("POST", "/v1/reload", "{}")).status, 200);
+  };
+  t.match(await lab.http("POST", "/v1/migrations", JSON.stringify({ vm: one, host: "host-b", wait: true })), { status: 202, body: { result: "completed" } });
+  // More than any host has.
+  await reload({ drain: { reserve: "1000000G" } });
+  const full = await lab.careof(["drain", "host-b", "--to", "host-a", "--output", "json"]);
+  t.equal(full.code, 1, full.stderr);
+  t.match(JSON.parse(full.stdout), { state: "incomplete", to: ["host-a"], moved: 0, left: 1, vms: [{ vm: one, state: "left", to: null, reason: "not-enough-memory" }] });
+  t.strictSame(await onHost("host-b"), [one]);
+  await reload({});
+  const fits = await lab.careof(["drain", "host-b", "--to", "host-a", "--output", "json"]);
+  t.equal(fits.code, 0, fits.stderr);
+  t.match(JSON.parse(fits.stdout), { state: "completed", to: ["host-a"], moved: 1, left: 0 });
+  t.equal((await onHost("host-a")).length, COUNT);
+  t.match(await lab.http("POST", "/v1/hosts/host-b/undrain", "{}"), { status: 200 });
+  t.strictSame((await sessions?.ask())?.map((each) => each.error), guests.map(() => null), "each session answers still");
 });
 
 await t.test("nothing is left", async (t) => {

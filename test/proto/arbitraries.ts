@@ -105,7 +105,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
   bindingUpdate: bindings,
   announcement: record({ vm: vms, basedOn: epochs, locator: locators, what: fc.constantFrom("rarp", "gratuitous-arp", "packet", "port", "arrive"), at: stamps }),
   leaving: record({ vm: vms, basedOn: epochs, to: fc.option(hosts) }),
-  drained: record({ vm: vms, token: uint32 }),
+  drained: record({ vm: vms, token: uint32, overflowed: uint32, expired: uint32 }),
   startVm: record({ spec: specs, epoch: epochs, adopt: fc.option(record({ control: paths, port: fc.stringMatching(/^[a-z][a-z0-9@-]{0,14}$/) })) }),
   stopVm: record({ vm: vms, epoch: epochs, force: fc.boolean(), patienceMs: durations, giveBack: fc.boolean() }),
   prepare: record({
