@@ -167,7 +167,7 @@ export class HostAgent {
     const { spec, epoch } = resident;
     if (this.#closed || migrations.ownsDeathOf(spec.vm)) return;
     log.error({ vm: spec.vm, epoch, reason: "guest-gone", detail }, "a guest's process ended");
-    guests.bury(spec, epoch);
+    guests.buryInTime(spec, epoch);
     this.#inBackground("detach", network.detach(spec.vm));
     this.#report({ vm: spec.vm, state: "absent", basedOn: epoch, locator: null, evidence: "guest-gone", unreachable: false });
   }

@@ -223,9 +223,9 @@ export class Arrival {
       if (guests.get(spec.vm) === undefined) guests.bury(spec, epoch);
       this.#settled();
     } else if (body.final) {
-      clock.after("stragglers", STRAGGLERS_MS, () => { if (guests.get(spec.vm)?.epoch === epoch) network.settle(spec.vm); });
       this.#heard = true;
       this.#mayEnd();
+      clock.after("stragglers", STRAGGLERS_MS, () => { if (guests.get(spec.vm)?.epoch === epoch) network.settle(spec.vm); });
     }
   }
 

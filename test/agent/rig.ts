@@ -14,7 +14,7 @@ import { VmNetwork } from "../../agent/vm-network.js";
 import { ipv4, mac, type Ipv4 } from "../../model/address.js";
 import { SystemClock, type Clock } from "../../model/clock.js";
 import { toCareofError } from "../../model/errors.js";
-import { epoch, hostId, migrationId, millis, vmId, type HostId } from "../../model/ids.js";
+import { epoch, hostId, migrationId, millis, NEVER_BOUND, vmId, type HostId } from "../../model/ids.js";
 import { ipInIp } from "../../model/locator.js";
 import { createLogger } from "../../model/log.js";
 import { FakeHostTunnel } from "../../net/tunnel-fake.js";
@@ -59,6 +59,8 @@ export class Host {
   guests!: Guests;
   migrations!: Migrations;
   outbox!: Outbox;
+  /** What the home agent's decisions say. */
+  epochAtHome = NEVER_BOUND;
   /** While false nothing reaches the home agent. */
   reachable = true;
   onTold: (body: Body) => void = () => undefined;
@@ -89,13 +91,18 @@ export class Host {
     for (const resident of gone) if (!this.migrations.has(resident.spec.vm)) this.#died(resident, "gone");
   }
 
-  /** From now on no record of a VM can be written, as on a disk that fails; until `findRecords`. */
-  loseRecords(): void {
-    renameSync(join(this.directory, "vms"), join(this.directory, "lost"));
+  /** From now on no record of a VM (of a migration) can be written or removed, as on a disk that fails; until `findRecords`. */
+  loseRecords(of: "vms" | "migrations" = "vms"): void {
+    renameSync(join(this.directory, of), join(this.directory, `lost-${of}`));
   }
 
-  findRecords(): void {
-    renameSync(join(this.directory, "lost"), join(this.directory, "vms"));
+  findRecords(of: "vms" | "migrations" = "vms"): void {
+    renameSync(join(this.directory, `lost-${of}`), join(this.directory, of));
+  }
+
+  /** What the disk has of the VM. */
+  recorded(): { readonly state: string; readonly epoch: number } | null {
+    return new Records(join(this.directory, "vms"), vmRecord).all().get(VM) ?? null;
   }
 
   /** The agent's process dies; guests live on. */
@@ -134,7 +141,7 @@ export class Host {
   async #ask(body: Body): Promise<Body<"decision">> {
     if (!this.reachable) throw toCareofError("unreachable");
     this.#tell(body);
-    return Promise.resolve(decision("accepted"));
+    return Promise.resolve(decision("accepted", "", this.epochAtHome));
   }
 
   #tell(body: Body): void {
@@ -143,7 +150,10 @@ export class Host {
   }
 
   #died(resident: Resident, detail: string): void {
-    if (!this.migrations.ownsDeathOf(resident.spec.vm)) this.deaths.push(detail);
+    const { spec, epoch: under } = resident;
+    if (this.migrations.ownsDeathOf(spec.vm)) return;
+    this.deaths.push(detail);
+    this.guests.buryInTime(spec, under);
   }
 }
 
