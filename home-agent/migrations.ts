@@ -10,7 +10,7 @@ import { iso } from "./views.js";
 /** Finished migrations that are remembered, for `GET /v1/migrations`. */
 const REMEMBERED = 200;
 
-const UNFINISHED = { result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, progress: null, detail: null } as const;
+const UNFINISHED = { result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, hold: null, progress: null, detail: null } as const;
 
 /** The migrations of this process's time. What lasts is in the history. */
 export class MigrationBook {

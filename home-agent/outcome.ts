@@ -1,5 +1,6 @@
 import type { Epoch, HostId, MigrationId, Millis } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
+import type { HoldOutcome } from "../proto/messages.js";
 import type { HistoryChange } from "./history.js";
 
 /** What the machines ask of the outside. Everything else (routes, markers, updates to hosts) follows from the state itself. */
@@ -43,6 +44,8 @@ export interface MigrationResult {
   readonly bytes: number | null;
   /** Packets for the VM that found the queue of its new port full while it stood, and are lost. */
   readonly overflowed: number | null;
+  /** Whether all that was on its way to the old host had come before the guest stopped there (`led`), or why nobody knows; `null`: the guest was not stopped, or the home agent has not heard of it. */
+  readonly hold: HoldOutcome | null;
 }
 
 /**

@@ -65,7 +65,8 @@ function onLeadReady(state: Moving, now: Now): Outcome<VmState> {
 }
 
 function onSwitchOver(state: Moving, body: Body<"switchOver">, now: Now): Outcome<VmState> {
-  const seen = stamped(state, body.stopAt, body.markerAt, null);
+  const stopped = stamped(state, body.stopAt, body.markerAt, null);
+  const seen: Moving = { ...stopped, migration: { ...stopped.migration, hold: body.hold } };
   const { phase } = state.migration;
   if (phase !== "copy" && phase !== "lead") return decide<VmState>(seen, "accepted");
   return decide<VmState>(enter(seen, "stop", now, { pointed: "target", lead: phase === "lead" }), "accepted");

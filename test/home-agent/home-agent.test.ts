@@ -35,7 +35,7 @@ await t.test("start, migrate, back: one owner per epoch, the tunnel follows, the
     await move.running(false, { pauseMs: 14 });
     await source.until("revoke", (body) => body.epoch === reserved && body.forwardTo?.address === CARE_OF[to]);
     await move.running(true, { firstDeliverableAt: 4990, uplinkOpenAt: 5003, pauseMs: 14 });
-    t.match((await result).body, { migration: move.migration, vm: "web1", from, to, result: "completed", reason: "accepted", pauseMs: 14, gapDownMs: 2, gapUpMs: 3, bytes: 82_000_000 });
+    t.match((await result).body, { migration: move.migration, vm: "web1", from, to, result: "completed", reason: "accepted", pauseMs: 14, gapDownMs: 2, gapUpMs: 3, bytes: 82_000_000, hold: "led" });
     t.ok(bench.markers.length <= sent + 2, "no markers after the switch-over");
     t.match(bench.entry(), { active: CARE_OF[to] });
     await until("the old host loses the right to send", () => bench.entry()?.accept.length === 1);
@@ -47,6 +47,7 @@ await t.test("start, migrate, back: one owner per epoch, the tunnel follows, the
   ]);
   const metrics = await (await fetch(`http://127.0.0.1:${String(bench.at.api.port)}/metrics`)).text();
   t.match(metrics, /careof_migrations_total\{result="completed",reason="accepted"\} 2/);
+  t.match(metrics, /careof_handover_holds_total\{hold="led"\} 2/);
   t.match(metrics, /careof_bindings\{state="bound"\} 1/);
   t.match(metrics, /careof_gap_down_seconds_count 2/);
   t.match((await bench.call("POST", "/v1/vms/web1/stop", {})).body, { state: "expired", host: null, epoch: 3 });
@@ -70,7 +71,8 @@ await t.test("without a lead the home agent re-points at the switch-over; what w
   t.ok(bench.markers.length >= 2);
   await move.running(false);
   t.equal((await move.released(null)).reason, "accepted", "Released may come last");
-  t.match((await result).body, { result: "completed", pauseMs: null, gapDownMs: null, gapUpMs: null, progress: { transferred: 5, passes: 2 } });
+  t.match((await result).body, { result: "completed", pauseMs: null, gapDownMs: null, gapUpMs: null, progress: { transferred: 5, passes: 2 }, hold: "no-gate" }, "and why nothing was led over is said");
+  t.match(await (await fetch(`http://127.0.0.1:${String(bench.at.api.port)}/metrics`)).text(), /careof_handover_holds_total\{hold="no-gate"\} 1/);
 });
 
 await t.test("an up marker that passed the check is told to the target", async (t) => {

@@ -224,7 +224,7 @@ await t.test("operators wait so long, so many", async (t) => {
   t.match(await waiters.ended("stop", VM, limit, () => t.fail("began") as never), { reason: "too-many" });
   const result = waiters.finished(MOVE, limit);
   const late = t.rejects(waiters.finished(migrationId(VM, epoch(9)), limit), { code: "timed-out", retryable: true });
-  waiters.finish({ migration: MOVE, from: A, to: B, result: "failed", reason: "target-gone", detail: "", totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null });
+  waiters.finish({ migration: MOVE, from: A, to: B, result: "failed", reason: "target-gone", detail: "", totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, hold: null });
   t.match(await result, { result: "failed" });
   await clock.advanceAsync(1000);
   await late;
