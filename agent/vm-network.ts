@@ -150,12 +150,14 @@ export class VmNetwork {
     this.#outsidePorts.set(spec.vm, port);
   }
 
-  /** Idempotent. */
-  dropOutside(vm: VmId): void {
-    const outside = this.#outside.get(vm);
+  /** Idempotent. What another VM has by now (the same one under a new name, say) is left to it. */
+  async dropOutside(vm: VmId): Promise<void> {
+    const [outside, port] = [this.#outside.get(vm), this.#outsidePorts.get(vm)];
     this.#outside.delete(vm);
     this.#outsidePorts.delete(vm);
-    for (const home of outside?.spec.homeAddresses ?? []) this.#tunnel?.drop(home);
+    const others = [...this.#attached.values(), ...this.#outside.values()];
+    for (const home of outside?.spec.homeAddresses ?? []) if (!others.some(({ spec }) => spec.homeAddresses.includes(home))) this.#tunnel?.drop(home);
+    if (port !== undefined && ![...this.#outsidePorts.values()].some(({ name }) => name === port.name)) await this.#options.ports.drop(port.name);
   }
 
   /** @throws CareofError `no-link`, `kernel-refused` */

@@ -11,7 +11,7 @@ import type { HomeMode, VmConfig } from "./config.js";
 import type { EventBus } from "./events.js";
 import { markersOf, watchesUplink, type VmEvent, type VmState } from "./handover/migration.js";
 import type { Hosts } from "./hosts.js";
-import { updateFor } from "./messages.js";
+import { removalOf, updateFor } from "./messages.js";
 import type { Metrics } from "./metrics.js";
 import type { MigrationBook } from "./migrations.js";
 import type { Effect, Question } from "./outcome.js";
@@ -181,6 +181,14 @@ export class EffectDriver implements Rim {
       const session = hosts.session(host);
       if (session !== null) session.tell({ kind: "bindingUpdate", ...updateFor(state, vm, host, hosts, clock.monotonic()) });
     }
+  }
+
+  /** To the connected hosts of `before` that are not listed for the VM any more. One that is not connected hears of it when it registers. */
+  announceRemoval({ name, driver, hosts: listed }: VmConfig): void {
+    const { hosts } = this.#options;
+    if (driver !== "external") return;
+    const still = hosts.vm(name)?.hosts ?? [];
+    for (const host of listed) if (!still.includes(host)) hosts.session(host)?.tell({ kind: "bindingUpdate", ...removalOf(name) });
   }
 
   close(): void {

@@ -150,6 +150,8 @@ export interface BodyByKind {
     readonly software: string;
     readonly vms: readonly VmReport[];
     readonly migrations: readonly MigrationRecord[];
+    /** VMs that something else moves, of which the host keeps something. */
+    readonly known: readonly VmId[];
   };
   readonly vmReport: VmReport;
   readonly relayedHeartbeat: { readonly envelope: Uint8Array; readonly port: number; readonly address: IpAddress };

@@ -78,7 +78,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
       ownsTap: fc.boolean(), ownsStream: fc.boolean(), canLead: fc.boolean(), canHoldTarget: fc.boolean(), qemuVersion: text,
       accelerator: fc.constantFrom("kvm", "tcg", "none"), dataPlane: text, memoryBytes: counts, localDisks: fc.boolean(), adopts: fc.boolean(), postcopy: fc.boolean(),
     }),
-    software: text, vms: fc.array(reports, { maxLength: 3 }), migrations: fc.array(records, { maxLength: 3 }),
+    software: text, vms: fc.array(reports, { maxLength: 3 }), migrations: fc.array(records, { maxLength: 3 }), known: fc.array(vms, { maxLength: 3 }),
   }),
   vmReport: reports,
   relayedHeartbeat: record({ envelope: envelopes, port: ports, address: addresses }),
