@@ -186,7 +186,7 @@ export class Migrations {
       return "not-moving";
     }
     guests.forbid(vm, epoch);
-    const event: Body<"targetEnded"> = { kind: "targetEnded", migration, result: "target-never-ran", reason, detail: "unknown here" };
+    const event: Body<"targetEnded"> = { kind: "targetEnded", migration, result: "target-never-ran", reason, detail: "unknown here", undelivered: null };
     outbox.put({ key: `${migration}/ended`, topic: migration, body: event, answered: () => undefined });
     return "accepted";
   }

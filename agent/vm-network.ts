@@ -199,6 +199,12 @@ export class VmNetwork {
     return attached === undefined ? 0 : this.#options.ports.overflowed(attached.port.name);
   }
 
+  /** Packets that the data plane has handed to the VM's port, since it has one here; 0 for a VM without a port here. */
+  delivered(vm: VmId): number {
+    const homes = this.#attached.get(vm)?.spec.homeAddresses ?? [];
+    return homes.reduce((sum, home) => sum + (this.#tunnel?.counters(home).downPackets ?? 0), 0);
+  }
+
   /** What waits for the guest in front of its port, of which process `reader` is the guest. `null`: it has no port here. @throws CareofError `no-reader`, `kernel-refused` */
   queue(vm: VmId, reader: number): PortQueue | null {
     const attached = this.#attached.get(vm);

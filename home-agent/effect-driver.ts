@@ -1,7 +1,7 @@
 import type { Clock } from "../model/clock.js";
 import { toCareofError, type CareofError } from "../model/errors.js";
 import { isV4, type IpAddress } from "../model/address.js";
-import { millis, type HostId, type VmId } from "../model/ids.js";
+import { millis, type HostId, type MigrationId, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { PathMtus } from "../net/path-mtu.js";
 import type { HomeEntry, HomeTunnel } from "../net/tunnel.js";
@@ -144,6 +144,7 @@ export class EffectDriver implements Rim {
         const { result } = effect;
         log.info({ vm, ...result }, `migration ${result.result}`);
         if ((result.overflowed ?? 0) > 0) log.warn({ vm, migration: result.migration, overflowed: result.overflowed }, "packets were lost: the queue of the VM's port was full (ports.queueLength of the host agent: rate × pause)");
+        this.#warnOfUndelivered(vm, result.migration, result.undelivered);
         questioner.forget(result.migration);
         metrics.migration(result);
         events.publish({ event: "migration", data: book.finished(vm, result, clock.now()) });
@@ -153,6 +154,14 @@ export class EffectDriver implements Rim {
       case "drained":
         hosts.session(effect.host)?.tell({ kind: "drained", vm, token: effect.token });
         break;
+      case "counted": {
+        const view = book.counted(effect.migration, effect.undelivered);
+        if (view === null) break;
+        this.#warnOfUndelivered(vm, effect.migration, effect.undelivered);
+        metrics.undelivered.inc(effect.undelivered);
+        events.publish({ event: "migration", data: view });
+        break;
+      }
       case "alarm": alarms.raise(effect.alarm, vm, effect.hosts, effect.detail, clock.now());
     }
   }
@@ -195,6 +204,10 @@ export class EffectDriver implements Rim {
     this.#closed = true;
     this.#signals.close();
     this.#options.proxyArp?.close();
+  }
+
+  #warnOfUndelivered(vm: VmId, migration: MigrationId, undelivered: number | null): void {
+    if ((undelivered ?? 0) > 0) this.#options.log.warn({ vm, migration, undelivered }, "packets were lost: they waited at the target when the move was given up");
   }
 
   #route(state: VmState, vm: VmConfig): void {

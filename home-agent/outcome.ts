@@ -11,6 +11,8 @@ export type Effect =
   /** To the new host of a VM that somebody else moved: nothing is on the old path any more. */
   | { readonly do: "drained"; readonly host: HostId; readonly token: number }
   | { readonly do: "finished"; readonly result: MigrationResult }
+  /** After the end of a move that was given up, since the source goes on first: what waited at the target and is lost. */
+  | { readonly do: "counted"; readonly migration: MigrationId; readonly undelivered: number }
   | { readonly do: "alarm"; readonly alarm: AlarmKind; readonly hosts: readonly HostId[]; readonly detail: string };
 
 export type AlarmKind = "both-claim" | "lost" | "start-pending" | "guest-died" | "rule-broken";
@@ -46,6 +48,8 @@ export interface MigrationResult {
   readonly overflowed: number | null;
   /** Whether all that was on its way to the old host had come before the guest stopped there (`led`), or why nobody knows; `null`: the guest was not stopped, or the home agent has not heard of it. */
   readonly hold: HoldOutcome | null;
+  /** Packets that waited at the new port when the move was given up, and are lost; `null`: not known, or not yet (`counted`). */
+  readonly undelivered: number | null;
 }
 
 /**

@@ -190,7 +190,7 @@ export interface BodyByKind {
     readonly postcopy: boolean;
   };
   readonly sourceEnded: { readonly migration: MigrationId; readonly result: "source-runs" | "source-released" | "source-gone"; readonly reason: Reason; readonly detail: string };
-  readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string };
+  readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string; readonly undelivered: number | null };
   readonly announcement: { readonly vm: VmId; readonly basedOn: Epoch; readonly locator: Locator; readonly what: Sighting; readonly at: Millis };
   readonly leaving: { readonly vm: VmId; readonly basedOn: Epoch; readonly to: HostId | null };
   readonly drained: { readonly vm: VmId; readonly token: number };

@@ -76,6 +76,8 @@ export interface Migration {
   readonly tries: number;
   /** How the source's gate was opened; `null`: not said, or not known any more. */
   readonly hold: HoldOutcome | null;
+  /** Packets that were lost with the port of a target which never ran; `null`: it has not said so. */
+  readonly undelivered: number | null;
   readonly stopAt: Millis | null;
   readonly markerAt: Millis | null;
   readonly bytes: number | null;

@@ -203,6 +203,23 @@ for (const kind of kinds) {
       t.same([a.ports.list().length, a.entries(), await both(a, b)], [0, "", "b"]);
     });
 
+    await t.test("given up after the lead: what waited at the target is lost, and counted", async (t) => {
+      const { a, b } = await started(t);
+      for (const [number, packets] of [[2, 7], [4, 0]] as const) {
+        const { migration } = await begin(a, b, number, real ? { maxBandwidth: 1_000_000 } : { lead: true, holdMaxMs: millis(3000) });
+        b.comes(packets);
+        a.migrations.abort({ kind: "abort", migration, vm: VM, reason: "cancelled-by-operator" });
+        const ended = await b.heard("targetEnded", (body) => body.migration === migration);
+        t.same([ended.result, ended.undelivered], ["target-never-ran", packets], "of this move alone");
+        await until("settled", () => !b.migrations.has(VM) && !a.migrations.has(VM));
+      }
+      const { migration } = await begin(a, b, 6, real ? { maxBandwidth: 1_000_000 } : { lead: true, holdMaxMs: millis(3000) });
+      b.comes(3);
+      await b.crash();
+      await b.boot();
+      t.equal((await b.heard("targetEnded", (body) => body.migration === migration)).undelivered, null, "what nobody knows any more is not called nothing");
+    });
+
     const cuts: readonly (readonly [string, (a: Host, b: Host) => Promise<void>, string])[] = [
       ["the target's process dies while copying", async (_a, b) => { await killGuest(b); }, "a"],
       ["the source's process dies while copying", async (a) => { await a.guests.get(VM)?.guest?.destroy(); }, ""],

@@ -17,6 +17,7 @@ import { toCareofError } from "../../model/errors.js";
 import { epoch, hostId, migrationId, millis, NEVER_BOUND, vmId, type HostId } from "../../model/ids.js";
 import { ipInIp } from "../../model/locator.js";
 import { createLogger } from "../../model/log.js";
+import { FakeWire } from "../../net/tunnel-fake-wire.js";
 import { FakeHostTunnel } from "../../net/tunnel-fake.js";
 import { FakeVmPorts } from "../../net/vm-port-fake.js";
 import { decision } from "../../proto/channel.js";
@@ -51,6 +52,8 @@ export class Host {
   readonly directory: string;
   readonly driver: HypervisorDriver;
   readonly ports = new FakeVmPorts();
+  /** Towards this host. */
+  readonly wire = new FakeWire();
   readonly told: Body[] = [];
   readonly relays = new RelayListener({ address: "127.0.0.1", port: 0 });
   readonly deaths: string[] = [];
@@ -86,7 +89,7 @@ export class Host {
     const begin = await this.migrations.recover();
     await this.driver.cleanUp([...this.guests.all().map(({ guest }) => guest?.identity), ...this.migrations.adopted()].filter((identity) => identity !== undefined));
     await this.network.apply();
-    await this.network.useTunnel(new FakeHostTunnel({ careOf: this.careOf, homeAgents: [HOME_AGENT], clock }));
+    await this.network.useTunnel(new FakeHostTunnel({ careOf: this.careOf, homeAgents: [HOME_AGENT], clock, wire: this.wire }));
     begin();
     for (const resident of gone) if (!this.migrations.has(resident.spec.vm)) this.#died(resident, "gone");
   }
@@ -127,6 +130,11 @@ export class Host {
       if (clock.monotonic() > end) throw new Error(`${this.name} did not say ${kind} but ${this.told.map((body) => body.kind).join()}`);
       await sleep(2);
     }
+  }
+
+  /** Packets of a correspondent's come by the tunnel. */
+  comes(packets: number): void {
+    for (let i = 0; i < packets; i++) this.wire.carry(this.careOf, { from: HOME_AGENT, source: ipv4("192.0.2.200"), destination: HOME, bytes: 100, marker: 0 });
   }
 
   async runs(): Promise<boolean> {

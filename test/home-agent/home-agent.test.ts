@@ -107,6 +107,31 @@ await t.test("cancelled: the source goes on under n+2, the target gives its plac
   t.match(await bench.call("DELETE", "/v1/migrations/web1@2"), { status: 409, body: { code: "not-moving" } });
 });
 
+await t.test("what waited at a target that gives up is in the result where it is known by then, and in the metrics once", async (t) => {
+  const bench = await Bench.open(t);
+  const { a, b } = await bench.withVm();
+  const lost = async (): Promise<string> => /careof_handover_undelivered_packets_total (\d+)/.exec(await (await fetch(`http://127.0.0.1:${String(bench.at.api.port)}/metrics`)).text())?.[1] ?? "none";
+  const first = bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", wait: true });
+  const early = new Move(a, b, "web1", 2);
+  await a.until("migrate");
+  await early.leadReady();
+  await early.targetEnded("target-never-ran", "relay-failed", 5);
+  await early.sourceEnded("source-runs", "relay-failed");
+  t.match((await first).body, { result: "failed", undelivered: 5, overflowed: null });
+  t.equal(await lost(), "5");
+
+  const second = bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", wait: true });
+  const late = new Move(a, b, "web1", 4);
+  await a.until("migrate", (body) => body.epoch === 4);
+  await late.leadReady();
+  await bench.call("DELETE", "/v1/migrations/web1@4");
+  await late.sourceEnded("source-runs", "cancelled-by-operator");
+  t.match((await second).body, { result: "cancelled", undelivered: null }, "not known yet, and not called nothing");
+  for (let said = 0; said < 2; said++) t.equal((await late.targetEnded("target-never-ran", "cancelled-by-operator", 3)).reason, "accepted");
+  t.match((await bench.call("GET", "/v1/migrations/web1@4")).body, { result: "cancelled", undelivered: 3 });
+  t.equal(await lost(), "8", "a word that is said twice counts once");
+});
+
 await t.test("the target fails, before and after RELEASE", async (t) => {
   const bench = await Bench.open(t);
   const { a, b } = await bench.withVm();

@@ -203,8 +203,8 @@ export class Move {
     return this.#source.ask({ kind: "sourceEnded", migration: this.migration, result, reason, detail }, "decision");
   }
 
-  async targetEnded(result: Body<"targetEnded">["result"], reason: Body<"targetEnded">["reason"] = "relay-failed"): Promise<Body<"decision">> {
-    return this.#target.ask({ kind: "targetEnded", migration: this.migration, result, reason, detail: "" }, "decision");
+  async targetEnded(result: Body<"targetEnded">["result"], reason: Body<"targetEnded">["reason"] = "relay-failed", undelivered: number | null = null): Promise<Body<"decision">> {
+    return this.#target.ask({ kind: "targetEnded", migration: this.migration, result, reason, detail: "", undelivered }, "decision");
   }
 }
 

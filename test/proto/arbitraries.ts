@@ -97,7 +97,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
     pauseErrorMs: stamps, final: fc.boolean(), overflowed: counts, postcopy: fc.boolean(),
   }),
   sourceEnded: record({ migration: migrations, result: fc.constantFrom("source-runs", "source-released", "source-gone"), reason: reasons, detail: text }),
-  targetEnded: record({ migration: migrations, result: fc.constantFrom("target-runs", "target-never-ran", "target-died"), reason: reasons, detail: text }),
+  targetEnded: record({ migration: migrations, result: fc.constantFrom("target-runs", "target-never-ran", "target-died"), reason: reasons, detail: text, undelivered: fc.option(counts) }),
   registered: record({
     decision: decisions, restartCounter: counts, tunnelAddresses: fc.array(addresses, { maxLength: 3 }), keepAliveMs: durations, lifetimeMs: durations,
     bindings: fc.array(bindings, { maxLength: 3 }), heartbeatPort: ports,
