@@ -98,10 +98,10 @@ export class HostAgent {
 
   /** The session asks for this at each registration. */
   async registration(): Promise<Body<"register">> {
-    const { host, careOf, pathMtu, restartCounter, driver, migrations, memoryBytes } = this.#options;
+    const { host, careOf, pathMtu, restartCounter, driver, migrations, memoryBytes, outside } = this.#options;
     const facts = await driver.facts();
     return {
-      kind: "register", version: PROTOCOL_VERSION, host, instance: this.#instance, restartCounter, software: `careof/${careofVersion()}`, locators: [ipInIp(careOf, pathMtu)], vms: this.#reports(), migrations: migrations.records(),
+      kind: "register", version: PROTOCOL_VERSION, host, instance: this.#instance, restartCounter, software: `careof/${careofVersion()}`, locators: [ipInIp(careOf, pathMtu)], vms: this.#reports(), migrations: migrations.records(), known: outside.known(),
       capabilities: {
         ownsTap: facts.ownsTap, ownsStream: facts.ownsStream, canLead: facts.canLead, canHoldTarget: facts.canHoldTarget, qemuVersion: facts.version, accelerator: facts.accelerator,
         dataPlane: this.#options.network.tunnel?.driver ?? "none", memoryBytes, localDisks: true, adopts: true, postcopy: true,
@@ -167,7 +167,7 @@ export class HostAgent {
     const { spec, epoch } = resident;
     if (this.#closed || migrations.ownsDeathOf(spec.vm)) return;
     log.error({ vm: spec.vm, epoch, reason: "guest-gone", detail }, "a guest's process ended");
-    guests.bury(spec, epoch);
+    guests.buryInTime(spec, epoch);
     this.#inBackground("detach", network.detach(spec.vm));
     this.#report({ vm: spec.vm, state: "absent", basedOn: epoch, locator: null, evidence: "guest-gone", unreachable: false });
   }

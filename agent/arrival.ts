@@ -1,6 +1,6 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { CareofError } from "../model/errors.js";
+import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, type Epoch } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
 import type { Body, VmReport } from "../proto/messages.js";
@@ -40,6 +40,9 @@ export class Arrival {
   #file: MigrationFile;
   #relayPort = 0;
   #overflowedBefore = 0;
+  /** `null`: prepared by an earlier life of the agent, or not that far. */
+  #deliveredBefore: number | null = null;
+  #undelivered: number | null = null;
   /** The home agent has the last word of this migration. */
   #heard = false;
   /** The guest is one of this host's, */
@@ -60,6 +63,7 @@ export class Arrival {
       recordArrived: () => { this.#write({ fetching: false }); },
       stamps: () => network.stamps(vm),
       overflowed: () => network.overflowed(vm) - this.#overflowedBefore,
+      undelivered: () => this.#undelivered,
       sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
       report: (report) => { this.#report(report); },
       runs: (arrived) => {
@@ -70,6 +74,7 @@ export class Arrival {
         this.#mayEnd();
       },
       undo: async () => {
+        this.#countUndelivered();
         // A file that cannot be removed keeps nothing of the network, and the other way round. The whole is tried again.
         try {
           await network.detach(vm);
@@ -160,6 +165,7 @@ export class Arrival {
     const port = await network.attach(body.spec, [body.sourceLocator.address]);
     network.clearStamps(vm);
     this.#overflowedBefore = network.overflowed(vm);
+    this.#deliveredBefore = network.delivered(vm);
     if (body.disks.length > 0) await this.#makeDisks(body);
     const guest = await driver.incoming(guestSpec(body.spec, body.epoch, port));
     owned({ guest });
@@ -176,6 +182,20 @@ export class Arrival {
     });
     this.#relayPort = relay.port;
     owned({ relay });
+  }
+
+  /** I7: what waits in the port of a guest that never ran goes with the port, and is counted. A guest that stands has taken none of it. Before `detach`, which forgets the figures; never throws. */
+  #countUndelivered(): void {
+    const { network, log } = this.#context;
+    const { migration, spec, state } = this.#file;
+    if (this.#undelivered !== null || this.#deliveredBefore === null || state !== "prepared") return;
+    try {
+      this.#undelivered = Math.max(0, network.delivered(spec.vm) - this.#deliveredBefore);
+    } catch (thrown) {
+      log.warn({ migration, vm: spec.vm, reason: toCareofError(thrown).code, detail: toCareofError(thrown).message }, "it is not known what waited in the port");
+      return;
+    }
+    if (this.#undelivered > 0) log.warn({ migration, vm: spec.vm, undelivered: this.#undelivered }, "packets that waited in the port are lost: the move was given up");
   }
 
   async #removeFiles(): Promise<void> {
@@ -223,9 +243,9 @@ export class Arrival {
       if (guests.get(spec.vm) === undefined) guests.bury(spec, epoch);
       this.#settled();
     } else if (body.final) {
-      clock.after("stragglers", STRAGGLERS_MS, () => { if (guests.get(spec.vm)?.epoch === epoch) network.settle(spec.vm); });
       this.#heard = true;
       this.#mayEnd();
+      clock.after("stragglers", STRAGGLERS_MS, () => { if (guests.get(spec.vm)?.epoch === epoch) network.settle(spec.vm); });
     }
   }
 

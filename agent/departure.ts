@@ -23,6 +23,8 @@ import type { DiskFile, MigrationFile } from "./record-shapes.js";
 import type { Records } from "./records.js";
 import type { VmNetwork } from "./vm-network.js";
 
+const DISMANTLE_AGAIN = millis(5000);
+
 export interface MigrationContext {
   readonly runDir: string;
   readonly guests: Guests;
@@ -167,13 +169,22 @@ export class Departure {
     if (body.epoch < this.#file.epoch) return "stale-epoch";
     const decision = this.#run.take({ kind: "revoke" });
     if (decision !== "accepted") return decision;
-    const { clock, network } = this.#context;
-    if (body.forwardTo !== null) network.forward(body.vm, body.forwardTo.address);
-    this.#grace?.cancel();
-    this.#grace = clock.after("revoked", body.graceMs, () => {
-      this.dismantle().catch((thrown: unknown) => { this.#context.log.error({ vm: body.vm, err: thrown }, "what a VM left here could not be removed"); });
-    });
+    if (body.forwardTo !== null) this.#context.network.forward(body.vm, body.forwardTo.address);
+    this.#dismantleAfter(body.graceMs);
     return decision;
+  }
+
+  /** Until it is done: as long as something of it is here, the VM cannot be started here again. */
+  #dismantleAfter(delay: Millis): void {
+    const { clock, log } = this.#context;
+    this.#grace?.cancel();
+    this.#grace = clock.after("revoked", delay, () => {
+      this.dismantle().catch((thrown: unknown) => {
+        const error = toCareofError(thrown);
+        log.error({ vm: this.#file.spec.vm, reason: error.code, err: error }, "what a VM left here could not be removed: it is tried again");
+        this.#dismantleAfter(DISMANTLE_AGAIN);
+      });
+    });
   }
 
   /** Everything of this migration's guest goes now; nothing of one that was started here since. */

@@ -12,6 +12,7 @@ import type { VmNetwork } from "./vm-network.js";
 const ADOPT_TRIES = 5;
 const ADOPT_PAUSE = millis(300);
 const END_AGAIN = millis(1000);
+const BURY_AGAIN = millis(1000);
 
 /**
  * A guest that this host is the owner of, or was until it released it:
@@ -189,20 +190,32 @@ export class Guests {
     if (resident?.guest === guest) this.#write(resident, guest.identity);
   }
 
-  /** The home agent calls this host the owner under that epoch. */
+  /** The home agent calls this host the owner under that epoch. On disk before it counts: who calls again after a failure is not taken for one who says nothing new. @throws CareofError `record-write-failed` */
   rebase(vm: VmId, epoch: Epoch): void {
     const resident = this.#residents.get(vm);
     if (resident?.state !== "runs" || resident.guest === null || epoch <= resident.epoch) return;
+    this.#write({ ...resident, epoch }, resident.guest.identity);
     resident.epoch = epoch;
-    this.#write(resident, resident.guest.identity);
   }
 
-  /** The guest is not this host's any more (its process is gone): a tombstone stays, the network is the caller's. */
+  /** The guest is not this host's any more (its process is gone): a tombstone stays, the network is the caller's. @throws CareofError `record-write-failed`: it is forgotten all the same, and the tombstone wanted still */
   bury(spec: VmSpec, epoch: Epoch): void {
     const last = Math.max(epoch, this.lastEpoch(spec.vm)) as Epoch;
     this.#residents.delete(spec.vm);
     this.#epochs.set(spec.vm, last);
     this.#options.records.write(spec.vm, { state: "ended", epoch: last, spec, identity: null, adopted: null });
+  }
+
+  /** As `bury`, and what the disk does not take now it is given again: until it has it, another life of this agent would say once more that the guest is gone. */
+  buryInTime(spec: VmSpec, epoch: Epoch): void {
+    try {
+      this.bury(spec, epoch);
+    } catch (thrown) {
+      const { clock, log } = this.#options;
+      const error = toCareofError(thrown);
+      log.error({ vm: spec.vm, epoch, reason: error.code, err: error }, "the tombstone of a guest could not be written: it is tried again");
+      clock.after("bury", BURY_AGAIN, () => { if (!this.#residents.has(spec.vm)) this.buryInTime(spec, epoch); });
+    }
   }
 
   /** A start or an arrival under an epoch up to this one is refused from now on. */

@@ -186,7 +186,7 @@ export class Migrations {
       return "not-moving";
     }
     guests.forbid(vm, epoch);
-    const event: Body<"targetEnded"> = { kind: "targetEnded", migration, result: "target-never-ran", reason, detail: "unknown here" };
+    const event: Body<"targetEnded"> = { kind: "targetEnded", migration, result: "target-never-ran", reason, detail: "unknown here", undelivered: null };
     outbox.put({ key: `${migration}/ended`, topic: migration, body: event, answered: () => undefined });
     return "accepted";
   }
@@ -205,8 +205,9 @@ export class Migrations {
   #settled(vm: VmId, moving: Departure | Arrival): void {
     moving.close();
     if (this.#open.get(vm) !== moving) return;
-    this.#open.delete(vm);
+    // A record that stays is one that is still open: it would be taken up by the agent's next life.
     this.#options.records.remove(vm);
+    this.#open.delete(vm);
     this.#options.outbox.drop(moving.file.migration);
   }
 }

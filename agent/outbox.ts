@@ -15,7 +15,7 @@ export interface OutboxEvent {
   /** Events of one topic (a migration, a VM) are said in order; topics do not wait for each other. */
   readonly topic: string;
   readonly body: Body;
-  /** The home agent's word, which is final. */
+  /** The home agent's word, which is final. Called again with it when it has thrown (a disk that is full, say): what it does may be done twice. */
   readonly answered: (decision: Body<"decision">) => void;
 }
 
@@ -27,7 +27,7 @@ export interface Asker {
 
 /**
  * Holds events until the home agent has decided on them. `flush` after every registration; it is also tried at once and again every second. An event is
- * dropped by a decision (accepted or not: the home agent has understood it), not by a broken connection.
+ * dropped by a decision (accepted or not: the home agent has understood it) that has been acted upon, not by a broken connection.
  */
 export class Outbox {
   readonly #queues = new Map<string, OutboxEvent[]>();
@@ -84,14 +84,35 @@ export class Outbox {
       this.#later(event, decision.reason);
       return;
     }
+    // A denial of a VM that nobody had thought to be here is not worth a word.
+    const level = decision.reason === "not-owner" ? "debug" : "warn";
+    if (decision.reason !== "accepted") this.#log[level]({ event: event.key, reason: decision.reason, detail: decision.detail }, "the home agent did not accept an event");
+    this.#act(event, decision, 1);
+  }
+
+  /** The home agent has decided, so it is not asked again; what follows from it is tried until it is done, and the topic's next events wait for that. */
+  #act(event: OutboxEvent, decision: Body<"decision">, tries: number): void {
+    try {
+      event.answered(decision);
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      // As long as the disk is full each second has one of these.
+      this.#log[tries === 1 ? "error" : "debug"]({ event: event.key, reason: error.code, tries, err: error }, "what the home agent has decided cannot be acted upon: it is tried again");
+      this.#clock.after("outbox", AGAIN, () => {
+        if (this.#queues.get(event.topic)?.includes(event) === true) this.#act(event, decision, tries + 1);
+        else this.#done(event);
+      });
+      return;
+    }
+    if (tries > 1) this.#log.info({ event: event.key, tries }, "what the home agent has decided is done");
+    this.#done(event);
+  }
+
+  #done(event: OutboxEvent): void {
     this.#busy.delete(event.topic);
     const queue = (this.#queues.get(event.topic) ?? []).filter((other) => other !== event);
     if (queue.length === 0) this.#queues.delete(event.topic);
     else this.#queues.set(event.topic, queue);
-    // A denial of a VM that nobody had thought to be here is not worth a word.
-    const level = decision.reason === "not-owner" ? "debug" : "warn";
-    if (decision.reason !== "accepted") this.#log[level]({ event: event.key, reason: decision.reason, detail: decision.detail }, "the home agent did not accept an event");
-    event.answered(decision);
     this.#next(event.topic);
   }
 

@@ -177,14 +177,14 @@ export class VmNetwork {
     this.#outsidePorts.set(spec.vm, port);
   }
 
-  /** Idempotent. The interface stays, and what the stack knew of it goes. @throws CareofError as `detach` */
+  /** Idempotent. The interface stays, and what the stack knew of it goes. What another VM has by now (the same one under a new name, say) is left to it. @throws CareofError as `detach` */
   async dropOutside(vm: VmId): Promise<void> {
-    const outside = this.#outside.get(vm);
-    const port = this.#outsidePorts.get(vm);
+    const [outside, port] = [this.#outside.get(vm), this.#outsidePorts.get(vm)];
     this.#outside.delete(vm);
     this.#outsidePorts.delete(vm);
-    for (const home of outside?.spec.homeAddresses ?? []) this.#tunnel?.drop(home);
-    if (port !== undefined) this.#going.set(port.name, vm);
+    const others = [...this.#attached.values(), ...this.#outside.values()];
+    for (const home of outside?.spec.homeAddresses ?? []) if (!others.some(({ spec }) => spec.homeAddresses.includes(home))) this.#tunnel?.drop(home);
+    if (port !== undefined && ![...this.#outsidePorts.values()].some(({ name }) => name === port.name)) this.#going.set(port.name, vm);
     await this.#dropGoing((owner) => owner === vm);
   }
 
@@ -225,6 +225,12 @@ export class VmNetwork {
   overflowed(vm: VmId): number {
     const attached = this.#attached.get(vm);
     return attached === undefined ? 0 : this.#options.ports.overflowed(attached.port.name);
+  }
+
+  /** Packets that the data plane has handed to the VM's port, since it has one here; 0 for a VM without a port here. */
+  delivered(vm: VmId): number {
+    const homes = this.#attached.get(vm)?.spec.homeAddresses ?? [];
+    return homes.reduce((sum, home) => sum + (this.#tunnel?.counters(home).downPackets ?? 0), 0);
   }
 
   /** What waits for the guest in front of its port, of which process `reader` is the guest. `null`: it has no port here. @throws CareofError `no-reader`, `kernel-refused` */

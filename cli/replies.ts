@@ -66,6 +66,8 @@ export const migrationReply = z.object({
   gapUpMs: measured,
   bytes: measured,
   overflowed: measured.optional(),
+  hold: z.string().nullable().optional(),
+  undelivered: measured.optional(),
   progress: z.object({
     transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number(),
     dirtyBytesPerSecond: z.number().default(0), throttlePercent: z.number().default(0),

@@ -11,7 +11,7 @@ import type { EventBus } from "./events.js";
 import type { HostLife } from "./host-life.js";
 import type { Hosts, HostSession } from "./hosts.js";
 import type { RelayedHeartbeats } from "./heartbeats.js";
-import { updateFor } from "./messages.js";
+import { removalOf, updateFor } from "./messages.js";
 import type { Metrics } from "./metrics.js";
 import type { MigrationBook } from "./migrations.js";
 import { viewHost, viewVm } from "./views.js";
@@ -244,7 +244,7 @@ export class AgentSession implements HostSession {
       this.#life = { instance: body.instance, restartCounter: body.restartCounter };
       await Promise.all(body.vms.map((report) => this.#report(report)));
       if (this.#channel.ended) return;
-      const updates = this.#updates();
+      const updates = this.#updates(body.known);
       answer({ kind: "registered", decision: { reason: "accepted", epoch: decision("accepted").epoch, detail: "" }, ...this.#context.home(), bindings: updates.slice(0, BINDINGS_AT_ONCE) });
       this.#state = "registered";
       registered(this);
@@ -282,12 +282,14 @@ export class AgentSession implements HostSession {
     return (this.#context.cache.state(vm)?.migration ?? null) !== null;
   }
 
-  #updates(): readonly ReturnType<typeof updateFor>[] {
+  /** `known`: VMs of which the host keeps something. What it is to let go of comes first: an address or a port may be another VM's now. */
+  #updates(known: readonly VmId[]): readonly ReturnType<typeof updateFor>[] {
     const { hosts, cache, clock } = this.#context;
-    return [...hosts.vmsOf(this.host)].flatMap((vm) => {
+    const removed = known.filter((vm) => hosts.vm(vm)?.hosts.includes(this.host) !== true).map((vm) => removalOf(vm));
+    return [...removed, ...[...hosts.vmsOf(this.host)].flatMap((vm) => {
       const state = cache.state(vm.name);
       return state === null ? [] : [updateFor(state, vm, this.host, hosts, clock.monotonic())];
-    });
+    })];
   }
 
   /** What the host remembers of migrations, settled here or not. */

@@ -1,7 +1,7 @@
 import type { Clock } from "../model/clock.js";
 import { toCareofError, type CareofError } from "../model/errors.js";
 import { isV4, type IpAddress } from "../model/address.js";
-import { millis, type HostId, type VmId } from "../model/ids.js";
+import { millis, type HostId, type MigrationId, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { PathMtus } from "../net/path-mtu.js";
 import type { HomeEntry, HomeTunnel } from "../net/tunnel.js";
@@ -11,7 +11,7 @@ import type { HomeMode, VmConfig } from "./config.js";
 import type { EventBus } from "./events.js";
 import { markersOf, watchesUplink, type VmEvent, type VmState } from "./handover/migration.js";
 import type { Hosts } from "./hosts.js";
-import { updateFor } from "./messages.js";
+import { removalOf, updateFor } from "./messages.js";
 import type { Metrics } from "./metrics.js";
 import type { MigrationBook } from "./migrations.js";
 import type { Effect, Question } from "./outcome.js";
@@ -147,6 +147,7 @@ export class EffectDriver implements Rim {
         const { result } = effect;
         log.info({ vm, ...result }, `migration ${result.result}`);
         if ((result.overflowed ?? 0) > 0) log.warn({ vm, migration: result.migration, overflowed: result.overflowed }, "packets were lost: the queue of the VM's port was full (ports.queueLength of the host agent: rate × pause)");
+        this.#warnOfUndelivered(vm, result.migration, result.undelivered);
         questioner.forget(result.migration);
         metrics.migration(result);
         events.publish({ event: "migration", data: book.finished(vm, result, clock.now()) });
@@ -156,6 +157,14 @@ export class EffectDriver implements Rim {
       case "drained":
         hosts.session(effect.host)?.tell({ kind: "drained", vm, token: effect.token, overflowed: 0, expired: 0 });
         break;
+      case "counted": {
+        const view = book.counted(effect.migration, effect.undelivered);
+        if (view === null) break;
+        this.#warnOfUndelivered(vm, effect.migration, effect.undelivered);
+        metrics.undelivered.inc(effect.undelivered);
+        events.publish({ event: "migration", data: view });
+        break;
+      }
       case "alarm": alarms.raise(effect.alarm, vm, effect.hosts, effect.detail, clock.now());
     }
   }
@@ -186,10 +195,22 @@ export class EffectDriver implements Rim {
     }
   }
 
+  /** To the connected hosts of `before` that are not listed for the VM any more. One that is not connected hears of it when it registers. */
+  announceRemoval({ name, driver, hosts: listed }: VmConfig): void {
+    const { hosts } = this.#options;
+    if (driver !== "external") return;
+    const still = hosts.vm(name)?.hosts ?? [];
+    for (const host of listed) if (!still.includes(host)) hosts.session(host)?.tell({ kind: "bindingUpdate", ...removalOf(name) });
+  }
+
   close(): void {
     this.#closed = true;
     this.#signals.close();
     this.#options.proxyArp?.close();
+  }
+
+  #warnOfUndelivered(vm: VmId, migration: MigrationId, undelivered: number | null): void {
+    if ((undelivered ?? 0) > 0) this.#options.log.warn({ vm, migration, undelivered }, "packets were lost: they waited at the target when the move was given up");
   }
 
   #route(state: VmState, vm: VmConfig): void {

@@ -3,6 +3,7 @@ import type { AddressInfo } from "node:net";
 import type { Clock } from "../model/clock.js";
 import type { Endpoint } from "../model/config.js";
 import { isV4, type Ipv4 } from "../model/address.js";
+import { CareofError } from "../model/errors.js";
 import { millis, type HostId, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { HomeLan } from "../net/home-lan.js";
@@ -172,11 +173,12 @@ export class HomeAgent {
 
   /**
    * Takes over hosts, VMs and times of the changed configuration; connections and traffic of what stays are not touched.
-   * @throws CareofError `config-…`, having changed nothing
+   * @throws CareofError `config-…`, `already-moving`, having changed nothing
    */
   async reload(): Promise<ReloadView> {
     const before = this.#config;
     const config = this.#options.readConfig();
+    this.#requireMoves(config);
     const { vms, held } = this.#held.take(before.vms, config.vms, (vm) => this.#runs(vm));
     const needRestart = (["name", "stateDir", "runDir", "tunnel", "home", "listen"] as const).filter((key) => JSON.stringify(before[key]) !== JSON.stringify(config[key]));
     for (const key of needRestart) this.#options.log.warn({ key }, "a change that needs a restart was not taken over");
@@ -189,6 +191,8 @@ export class HomeAgent {
     for (const vm of before.vms) if (!wanted.has(vm.name)) this.#driver.forget(vm.name);
     this.#cache.restore(wanted);
     this.#heartbeats.configure();
+    // Before the updates of what is new: an address or a port may be another VM's now. And before the connection of a host that is not listed at all is closed.
+    for (const vm of before.vms) this.#driver.announceRemoval(vm);
     this.#registrar.dismissUnlisted();
     this.#usePaths();
     await this.#driver.setRoutes();
@@ -256,6 +260,21 @@ export class HomeAgent {
   #pathChanged(to: Ipv4, mtu: number): void {
     this.#options.log.warn({ careOf: to, pathMtu: mtu }, "the path to a host carries packets of another size");
     for (const { name } of this.#hosts.hosts) if (this.#hosts.careOf(name) === to) this.#driver.rerouteHost(name);
+  }
+
+  /**
+   * What a host says of a move is said until it is decided, and "there is no such VM" is a decision: without the VM or one of its two hosts the RELEASE would be lost, and with it who may run
+   * the guest. A VM that is lost waits for a person, who may do without it. @throws CareofError `already-moving`
+   */
+  #requireMoves({ vms, hosts }: HomeAgentConfig): void {
+    for (const { binding: { vm: name }, migration } of this.#cache.states()) {
+      if (migration === null || migration.phase === "lost") continue;
+      const { id, from, to } = migration;
+      const listed = vms.find((vm) => vm.name === name)?.hosts;
+      const missing = listed === undefined ? name : [from, to].find((host) => !listed.includes(host) || !hosts.some((each) => each.name === host));
+      if (missing === undefined) continue;
+      throw new CareofError("already-moving", `${name} moves from ${from} to ${to} (${id}): a configuration ${missing === name ? "without it" : `that does not list ${missing} for it`} can be taken over when that is over`, { retryable: true });
+    }
   }
 
   #warnOfKeys(): void {

@@ -1,4 +1,5 @@
-import { millis, type HostId } from "../model/ids.js";
+import { mac } from "../model/address.js";
+import { millis, NEVER_BOUND, type HostId, type VmId } from "../model/ids.js";
 import type { Locator } from "../model/locator.js";
 import { CareofError } from "../model/errors.js";
 import { MAX_CARE_OF } from "../net/entry-checks.js";
@@ -7,6 +8,8 @@ import type { VmConfig, HandoverConfig } from "./config.js";
 import { publicState, type VmState } from "./handover/migration.js";
 import type { MovePlan } from "./handover/move-plan.js";
 import type { Hosts } from "./hosts.js";
+
+const NO_MAC = mac("02:00:00:00:00:00");
 
 /** What a host is told of a VM's configuration. Its heartbeat key is not among it. */
 export function specFor(vm: VmConfig, host: HostId): VmSpec {
@@ -28,6 +31,14 @@ export function updateFor(state: VmState, vm: VmConfig, host: HostId, hosts: Hos
     forwardMs: millis(forwardTo === null || grace === undefined ? 0 : Math.max(0, grace.until - monotonic)),
     spec: specFor(vm, host),
     peers: vm.driver === "external" ? peersOf(vm, host, hosts) : [],
+  };
+}
+
+/** To a host that is not listed (any more) for a VM that something else moves: it lets go of everything that it keeps for it, and looks at nothing else in this. */
+export function removalOf(vm: VmId): BindingUpdate {
+  return {
+    vm, epoch: NEVER_BOUND, state: "expired", owner: null, forwardTo: null, forwardMs: millis(0), peers: [],
+    spec: { vm, homeAddresses: [], mac: NO_MAC, driver: "external", qemu: null, externalPort: "", listsHost: false },
   };
 }
 

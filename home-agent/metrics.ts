@@ -21,6 +21,8 @@ export class Metrics {
   readonly gapDown = new Histogram({ name: "careof_gap_down_seconds", help: "Time in which the guest ran and could not receive", buckets: GAP_BUCKETS, registers: [this.registry] });
   readonly overflowed = new Counter({ name: "careof_handover_overflowed_packets_total", help: "Packets that found the queue of a VM's new port full while the VM stood", registers: [this.registry] });
   readonly heldLost = new Counter({ name: "careof_external_lost_packets_total", help: "Packets that waited at a host for a VM that something else moves, and are lost: they found no room (overflowed), or had waited too long (expired)", labelNames: ["why"], registers: [this.registry] });
+  readonly undelivered = new Counter({ name: "careof_handover_undelivered_packets_total", help: "Packets that waited at a VM's new port when its move was given up, and are lost", registers: [this.registry] });
+  readonly holds = new Counter({ name: "careof_handover_holds_total", help: "Completed migrations, by how the source's gate was opened: led, hold-expired, no-gate, stopped-early, unknown", labelNames: ["hold"], registers: [this.registry] });
   readonly gapUp = new Histogram({ name: "careof_gap_up_seconds", help: "Time in which the guest ran and could not be heard", buckets: GAP_BUCKETS, registers: [this.registry] });
 
   /** The functions are called when somebody reads the metrics. */
@@ -41,6 +43,8 @@ export class Metrics {
   migration(result: MigrationResult): void {
     this.migrations.inc({ result: result.result, reason: result.reason });
     this.overflowed.inc(result.overflowed ?? 0);
+    this.undelivered.inc(result.undelivered ?? 0);
+    if (result.result === "completed") this.holds.inc({ hold: result.hold ?? "unknown" });
     if (result.pauseMs !== null) this.pause.observe(result.pauseMs / 1000);
     if (result.gapDownMs !== null) this.gapDown.observe(result.gapDownMs / 1000);
     if (result.gapUpMs !== null) this.gapUp.observe(result.gapUpMs / 1000);

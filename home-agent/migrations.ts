@@ -10,7 +10,7 @@ import { iso } from "./views.js";
 /** Finished migrations that are remembered, for `GET /v1/migrations`. */
 const REMEMBERED = 200;
 
-const UNFINISHED = { result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, progress: null, detail: null } as const;
+const UNFINISHED = { result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, hold: null, undelivered: null, progress: null, detail: null } as const;
 
 /** The migrations of this process's time. What lasts is in the history. */
 export class MigrationBook {
@@ -42,6 +42,12 @@ export class MigrationBook {
     // Only a copy that took too long ended for what was wrong with it; else a host's own words say why.
     const words = [said, result.reason === "timed-out" ? (before?.detail ?? "") : ""].filter((each) => each !== "");
     return this.#set(migration, { ...fresh, ...before, ...result, detail: words.length === 0 ? null : words.join("; "), phase: result.result === "lost" ? "lost" : "done" });
+  }
+
+  /** What the target has counted after the end. `null`: that is known already, or the migration is not. */
+  counted(migration: MigrationId, undelivered: number): MigrationView | null {
+    const known = this.#views.get(migration);
+    return known === undefined || known.undelivered !== null ? null : this.#set(migration, { ...known, undelivered });
   }
 
   get(migration: MigrationId): MigrationView | null {

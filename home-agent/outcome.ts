@@ -1,5 +1,6 @@
 import type { Epoch, HostId, MigrationId, Millis } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
+import type { HoldOutcome } from "../proto/messages.js";
 import type { HistoryChange } from "./history.js";
 
 /** What the machines ask of the outside. Everything else (routes, markers, updates to hosts) follows from the state itself. */
@@ -10,6 +11,8 @@ export type Effect =
   /** To the new host of a VM that somebody else moved: nothing is on the old path any more. */
   | { readonly do: "drained"; readonly host: HostId; readonly token: number }
   | { readonly do: "finished"; readonly result: MigrationResult }
+  /** After the end of a move that was given up, since the source goes on first: what waited at the target and is lost. */
+  | { readonly do: "counted"; readonly migration: MigrationId; readonly undelivered: number }
   | { readonly do: "alarm"; readonly alarm: AlarmKind; readonly hosts: readonly HostId[]; readonly detail: string };
 
 export type AlarmKind = "both-claim" | "lost" | "start-pending" | "guest-died" | "rule-broken";
@@ -43,6 +46,10 @@ export interface MigrationResult {
   readonly bytes: number | null;
   /** Packets for the VM that found the queue of its new port full while it stood, and are lost. */
   readonly overflowed: number | null;
+  /** Whether all that was on its way to the old host had come before the guest stopped there (`led`), or why nobody knows; `null`: the guest was not stopped, or the home agent has not heard of it. */
+  readonly hold: HoldOutcome | null;
+  /** Packets that waited at the new port when the move was given up, and are lost; `null`: not known, or not yet (`counted`). */
+  readonly undelivered: number | null;
 }
 
 /**

@@ -150,6 +150,8 @@ export interface BodyByKind {
     readonly software: string;
     readonly vms: readonly VmReport[];
     readonly migrations: readonly MigrationRecord[];
+    /** VMs that something else moves, of which the host keeps something. */
+    readonly known: readonly VmId[];
   };
   readonly vmReport: VmReport;
   readonly relayedHeartbeat: { readonly envelope: Uint8Array; readonly port: number; readonly address: IpAddress };
@@ -188,7 +190,7 @@ export interface BodyByKind {
     readonly postcopy: boolean;
   };
   readonly sourceEnded: { readonly migration: MigrationId; readonly result: "source-runs" | "source-released" | "source-gone"; readonly reason: Reason; readonly detail: string };
-  readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string };
+  readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string; readonly undelivered: number | null };
   readonly announcement: { readonly vm: VmId; readonly basedOn: Epoch; readonly locator: Locator; readonly what: Sighting; readonly at: Millis };
   readonly leaving: { readonly vm: VmId; readonly basedOn: Epoch; readonly to: HostId | null };
   /** `overflowed`, `expired`: packets that were lost while they waited for the VM, since the last time. With token 0 that is all it says. */

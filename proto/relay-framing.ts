@@ -1,7 +1,7 @@
 import { CareofError, toCareofError } from "../model/errors.js";
 import type { Epoch, MigrationId, Millis } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
-import { detail, epochField, instant, message, migration, reason, uint32, uint53, word, type Field } from "./fields.js";
+import { detail, epochField, instant, message, migration, reason, uint32, word, type Field } from "./fields.js";
 import { careof } from "./gen/careof.js";
 import v1 = careof.v1;
 
@@ -20,7 +20,6 @@ export interface RelayHello { readonly version: number; readonly migration: Migr
 export interface RelayPing { readonly sentAt: Millis }
 export interface RelayPong { readonly sentAt: Millis; readonly answeredAt: Millis }
 export interface RelayRelease { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis }
-export interface RelayDrained { readonly packets: number }
 export interface RelayDisks { readonly disks: number }
 export interface RelayClose { readonly reason: Reason; readonly detail: string }
 
@@ -30,7 +29,6 @@ export type RelayFrame =
   | ({ readonly type: "ping" } & RelayPing)
   | ({ readonly type: "pong" } & RelayPong)
   | ({ readonly type: "release" } & RelayRelease)
-  | ({ readonly type: "drained" } & RelayDrained)
   | ({ readonly type: "close" } & RelayClose)
   | ({ readonly type: "endDisks" } & RelayDisks)
   | ({ readonly type: "disksEnded" } & RelayDisks);
@@ -51,7 +49,6 @@ type ControlFrame = Exclude<RelayFrame, { readonly type: "data" }>;
  *    3    ping     0 to 4096    RelayPing, answered at once by
  *    4    pong     0 to 4096    RelayPong
  *    5    release  0 to 4096    RelayRelease, after the source's last byte of any channel (by postcopy: of all but memory); main only
- *    6    drained  0 to 4096    RelayDrained
  *    7    close    0 to 4096    RelayClose, the last frame; of a further channel: its hypervisor has ended this direction
  *    8    endDisks   0 to 4096  RelayDisks, by the source: end the exports; main only
  *    9    disksEnded 0 to 4096  RelayDisks, the answer; main only
@@ -100,7 +97,6 @@ const CONTROL: { readonly [F in ControlFrame as F["type"]]: Control<F> } = {
   ping: control(3, "ping", message<RelayPing, v1.RelayPing.$Properties>({ sentAt: instant }), v1.RelayPing),
   pong: control(4, "pong", message<RelayPong, v1.RelayPong.$Properties>({ sentAt: instant, answeredAt: instant }), v1.RelayPong),
   release: control(5, "release", message<RelayRelease, v1.RelayRelease.$Properties>({ migration, epoch: epochField, stopAt: instant }), v1.RelayRelease),
-  drained: control(6, "drained", message<RelayDrained, v1.RelayDrained.$Properties>({ packets: uint53 }), v1.RelayDrained),
   close: control(7, "close", message<RelayClose, v1.RelayClose.$Properties>({ reason, detail: shortDetail }), v1.RelayClose),
   endDisks: control(8, "endDisks", message<RelayDisks, v1.RelayDisks.$Properties>({ disks: uint32 }), v1.RelayDisks),
   disksEnded: control(9, "disksEnded", message<RelayDisks, v1.RelayDisks.$Properties>({ disks: uint32 }), v1.RelayDisks),
@@ -128,7 +124,6 @@ function encodeControl(frame: ControlFrame): Uint8Array[] {
     case "ping": return CONTROL.ping.write(frame);
     case "pong": return CONTROL.pong.write(frame);
     case "release": return CONTROL.release.write(frame);
-    case "drained": return CONTROL.drained.write(frame);
     case "close": return CONTROL.close.write(frame);
     case "endDisks": return CONTROL.endDisks.write(frame);
     case "disksEnded": return CONTROL.disksEnded.write(frame);

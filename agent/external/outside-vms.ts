@@ -93,11 +93,17 @@ export class OutsideVms {
     }));
   }
 
-  /** True when the VM is one of these. `registration`: it is the home agent's answer to one. */
+  /** Of which something is kept here, whether they are here or not. */
+  known(): readonly VmId[] {
+    return [...this.#vms.keys()];
+  }
+
+  /** True when the VM is one of these, or was until now. `registration`: it is the home agent's answer to one. */
   binding(update: BindingUpdate, registration: boolean): boolean {
     if (update.spec.driver !== "external" || !update.spec.listsHost) {
+      if (this.has(update.vm)) this.#options.log.info({ vm: update.vm, driver: update.spec.driver, listed: update.spec.listsHost }, "a VM that others move is none of this host's any more");
       this.forget(update.vm);
-      return false;
+      return update.spec.driver === "external";
     }
     const known = this.#vms.get(update.vm);
     if (known === undefined || isAnother(known.state.spec, update.spec)) {
@@ -115,8 +121,17 @@ export class OutsideVms {
     this.#vms.delete(vm);
     this.#letGo(one);
     const { network, records, log } = this.#options;
-    network.dropOutside(vm).catch((thrown: unknown) => { log.warn({ vm, reason: toCareofError(thrown).code, detail: toCareofError(thrown).message }, "the port of a VM that is not listed any more cannot be let go of"); });
-    records.remove(vm);
+    const failed = (thrown: unknown): void => {
+      const error = toCareofError(thrown);
+      log.error({ vm, reason: error.code, err: error }, "not everything that was kept for a VM could be removed");
+    };
+    network.dropOutside(vm).catch(failed);
+    try {
+      // One that stays is taken up by the agent's next life, which hears again that it is not listed.
+      records.remove(vm);
+    } catch (thrown) {
+      failed(thrown);
+    }
   }
 
   drained(vm: VmId, token: number): void {

@@ -220,8 +220,6 @@ class Relay implements TargetRelay {
         this.#release = { migration: frame.migration, epoch: frame.epoch, stopAt: frame.stopAt };
         this.#settleRelease();
         return;
-      case "drained":
-        return;
       case "endDisks":
         this.#disks(frame.disks);
         return;

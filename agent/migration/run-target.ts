@@ -34,6 +34,8 @@ export interface TargetRim {
   stamps(): Stamps | null;
   /** Packets that found the queue of the VM's port full since `prepare`. */
   overflowed(): number;
+  /** Of a guest that never ran, after `undo`: packets that had come to its port since `prepare`, and are lost with it. `null`: not known. */
+  undelivered(): number | null;
   sendUpMarker(token: number): void;
   report(body: Body<"running"> | Body<"targetEnded">): void;
   /** The guest runs here. Called again after it has thrown. @throws CareofError when the disk does not take it */
@@ -183,7 +185,7 @@ export class TargetRun {
       case "report-ended": {
         const { plan, reason, detail } = this.#state;
         this.#lastPackets?.close();
-        this.#rim.report({ kind: "targetEnded", migration: plan.migration, result: effect.result, reason, detail });
+        this.#rim.report({ kind: "targetEnded", migration: plan.migration, result: effect.result, reason, detail, undelivered: effect.result === "target-never-ran" ? this.#rim.undelivered() : null });
         return;
       }
       case "timer": { this.#timer(effect.name, effect.delay, () => { this.take({ kind: "timer", name: effect.name }); }); return; }

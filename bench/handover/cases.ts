@@ -14,6 +14,8 @@ export interface HandoverCase {
   readonly bulkMbit: number;
   /** Beside the same migration without any change of network, in turns. */
   readonly control: boolean;
+  /** False: the guest is stopped without the gate. */
+  readonly lead?: boolean;
 }
 
 const far: WireDelay = { thereUs: 20_000, backUs: 20_000 };

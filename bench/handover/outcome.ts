@@ -5,7 +5,7 @@ import type { HandoverCase } from "./cases.js";
 
 /** One move: what careof says of it, and what the correspondent counted from 2 s before to 2 s after it. */
 export interface Counted {
-  readonly move: Pick<Move, "result" | "pauseMs" | "gapDownMs" | "gapUpMs" | "overflowed">;
+  readonly move: Pick<Move, "result" | "pauseMs" | "gapDownMs" | "gapUpMs" | "overflowed" | "hold">;
   readonly window: CountedWindow;
 }
 

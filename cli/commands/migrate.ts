@@ -164,8 +164,8 @@ async function watched(context: Context, api: ApiClient, vm: VmId, begun: Migrat
 
 /** What scripts rely on, in this order. */
 function contract(view: MigrationReply): Record<string, unknown> {
-  const { migration, vm, from, to, result, reason, totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail, overflowed } = view;
-  return { migration, vm, from, to, result, reason: reason ?? (result === "completed" ? "accepted" : reason), totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail, overflowed: overflowed ?? null };
+  const { migration, vm, from, to, result, reason, totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail, overflowed, hold, undelivered } = view;
+  return { migration, vm, from, to, result, reason: reason ?? (result === "completed" ? "accepted" : reason), totalMs, pauseMs, gapDownMs, gapUpMs, bytes: copied, detail, overflowed: overflowed ?? null, hold: hold ?? null, undelivered: undelivered ?? null };
 }
 
 function refused(vm: VmId, host: HostId, error: CareofError): Record<string, unknown> {
@@ -174,12 +174,22 @@ function refused(vm: VmId, host: HostId, error: CareofError): Record<string, unk
 
 /** Of a migration that there was none of. */
 function unmeasured(vm: VmId, from: string | null, to: HostId): Record<string, unknown> {
-  return { migration: null, vm, from, to, result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, detail: null, overflowed: null };
+  return { migration: null, vm, from, to, result: null, reason: null, totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, detail: null, overflowed: null, hold: null, undelivered: null };
 }
 
 /** A queue that was too short is the operator's to lengthen. */
 function lost(packets: number): string {
   return packets === 0 ? "" : `; ${String(packets)} packets were LOST: the queue of its port was full (ports.queueLength)`;
+}
+
+/** Between the lead and the end of a move that is given up, packets go to the target. */
+function undelivered({ undelivered: packets = null, to }: MigrationReply): string {
+  return packets === null || packets === 0 ? "" : `; ${String(packets)} packets that waited for it at ${to} were LOST`;
+}
+
+/** Then what was on its way when the guest stopped is passed on, and what was in its port's queue is lost. */
+function notLed(hold: string | null): string {
+  return hold === null || hold === "led" ? "" : `; packets may have been lost at the switch (${hold})`;
 }
 
 function outcome(view: MigrationReply): string {
@@ -188,14 +198,14 @@ function outcome(view: MigrationReply): string {
   const more = view.detail === null || view.detail === "" ? "" : `${plain(view.detail)}\n`;
   switch (view.result) {
     case "completed":
-      return plain(`${view.vm} moved from ${view.from} to ${view.to}${took}: paused ${measured(view.pauseMs)}, gap down ${measured(view.gapDownMs)}, up ${measured(view.gapUpMs)}${view.bytes === null ? "" : `, ${bytes(view.bytes)}`}${lost(view.overflowed ?? 0)}`) + `\n${more}`;
+      return plain(`${view.vm} moved from ${view.from} to ${view.to}${took}: paused ${measured(view.pauseMs)}, gap down ${measured(view.gapDownMs)}, up ${measured(view.gapUpMs)}${view.bytes === null ? "" : `, ${bytes(view.bytes)}`}${lost(view.overflowed ?? 0)}${notLed(view.hold ?? null)}`) + `\n${more}`;
     case "lost":
       if (view.reason === "postcopy-broken") return plain(`${view.vm} is dead${why}: it had gone to ${view.to} ahead of its memory, and the rest of that cannot come any more; \`careof start ${view.vm} HOST\` starts it from its disks`) + `\n${more}`;
       return plain(`${view.vm} is LOST${why}: look on ${view.from} and ${view.to} where it is, then \`careof resolve ${view.vm} HOST\``) + `\n${more}`;
     case "cancelled":
-      return plain(`${view.vm} was not moved: cancelled${took}; it runs on ${view.from}`) + "\n";
+      return plain(`${view.vm} was not moved: cancelled${took}; it runs on ${view.from}${undelivered(view)}`) + "\n";
     case "failed":
     case null:
-      return plain(`${view.vm} was not moved${why}; \`careof where ${view.vm}\` says where it runs`) + `\n${more}`;
+      return plain(`${view.vm} was not moved${why}; \`careof where ${view.vm}\` says where it runs${undelivered(view)}`) + `\n${more}`;
   }
 }

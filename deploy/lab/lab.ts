@@ -48,6 +48,8 @@ export const moveSchema = z.object({
   bytes: z.number().nullable(),
   /** Packets that found the queue of the guest's port full. */
   overflowed: z.number().nullable(),
+  /** How the source's gate was opened. */
+  hold: z.string().nullable(),
 });
 
 export type Move = z.infer<typeof moveSchema>;

@@ -71,6 +71,10 @@ export const migrationView = z.object({
   bytes: measured,
   /** Packets that found the queue of the new port full while the VM stood, and are lost. */
   overflowed: measured,
+  /** `led`: nothing was on its way to the old host when the VM stopped there. Else why that is not so: `no-gate`, `hold-expired`, `stopped-early`. */
+  hold: z.enum(["led", "hold-expired", "no-gate", "stopped-early"]).nullable(),
+  /** Packets that waited at the new port when the move was given up, and are lost. The target says so, as a rule after the end. */
+  undelivered: measured,
   progress: z.object({
     transferred: z.number(), remaining: z.number(), total: z.number(), passes: z.number(), bytesPerSecond: z.number(), dirtyBytesPerSecond: z.number(),
     /** How long the guest would stand if it were stopped now. */

@@ -121,7 +121,7 @@ function onMigrate(state: VmState, event: VmEvent & { type: "migrate" }, now: No
     id: migrationId(binding.vm, epoch), from: binding.owner, to: host, epoch, actor: event.actor, startedAt: now.wall, targetLife: event.targetLife, phase: "prepare",
     plan, released: false, postcopy: false, forced: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
     startedMono: now.mono, pointed: "source", lead: rules.handover.lead && event.sourceCanLead, token: leadToken(epoch),
-    sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
+    sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, hold: null, undelivered: null, stopAt: null, markerAt: null, bytes: null, running: null,
   };
   return write<VmState>({ ...state, binding: moving, migration: opened }, [], [ask(host, { ask: "prepare" })]);
 }

@@ -109,7 +109,7 @@ export function restore(vm: VmId, value: unknown, now: Now): VmState {
     released: open.released, postcopy: open.postcopy, forced: false, neverRan: open.neverRan, resumeEpoch: open.resumeEpoch,
     reason: open.reason !== null && isReason(open.reason) ? open.reason : null, detail: "", cancelled: open.cancelled,
     startedMono: null, pointed: (open.released && open.resumeEpoch === null) || open.settling || open.fetching ? "target" : "source", lead: false, token: leadToken(open.epoch),
-    sourceGone: awaited, targetGone: awaited, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
+    sourceGone: awaited, targetGone: awaited, phaseAt: now.mono, tries: 0, hold: null, undelivered: null, stopAt: null, markerAt: null, bytes: null, running: null,
   };
   return { binding, migration, givenBack };
 }

@@ -86,7 +86,7 @@ const NOTHING_LEFT_TO_COPY: MovePlan = { maxBandwidth: 0, downtimeLimitMs: milli
 function again({ id, from, to, epoch, actor, startedAt }: GivenBack, now: Now): Migration {
   return {
     id, from, to, epoch, actor, startedAt, plan: NOTHING_LEFT_TO_COPY, targetLife: null, phase: "released", released: true, postcopy: false, forced: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
-    startedMono: null, pointed: "target", lead: false, token: 0, sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, stopAt: null, markerAt: null, bytes: null, running: null,
+    startedMono: null, pointed: "target", lead: false, token: 0, sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, hold: null, undelivered: null, stopAt: null, markerAt: null, bytes: null, running: null,
   };
 }
 

@@ -1,6 +1,6 @@
 import type { Epoch, HostId, MigrationId, Millis } from "../../model/ids.js";
 import type { Reason } from "../../model/reasons.js";
-import type { Body, MigrationRecord, VmState as ReportedState } from "../../proto/messages.js";
+import type { Body, HoldOutcome, MigrationRecord, VmState as ReportedState } from "../../proto/messages.js";
 import type { Binding, BindingPhase } from "../bindings/binding.js";
 import type { BindingEvent, Rules } from "../bindings/machine.js";
 import type { HandoverConfig } from "../config.js";
@@ -74,6 +74,10 @@ export interface Migration {
   readonly phaseAt: Millis;
   /** Repetitions of a question that was not answered. */
   readonly tries: number;
+  /** How the source's gate was opened; `null`: not said, or not known any more. */
+  readonly hold: HoldOutcome | null;
+  /** Packets that were lost with the port of a target which never ran; `null`: it has not said so. */
+  readonly undelivered: number | null;
   readonly stopAt: Millis | null;
   readonly markerAt: Millis | null;
   readonly bytes: number | null;

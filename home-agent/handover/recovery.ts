@@ -49,10 +49,10 @@ function sourceBack(state: Moving, record: Recorded, reported: HostBack["reporte
 function targetBack(state: Moving, record: Recorded, { reported, life }: HostBack, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration } = state;
   const said = (result: "target-runs" | "target-never-ran"): Outcome<VmState> =>
-    onSaid(state, state, migration.to, { kind: "targetEnded", migration: migration.id, result, reason: "target-gone", detail: "" }, now, rules);
+    onSaid(state, state, migration.to, { kind: "targetEnded", migration: migration.id, result, reason: "target-gone", detail: "", undelivered: null }, now, rules);
   if (migration.phase === "settle" || migration.phase === "reclaim" || migration.phase === "prepare") return decide<VmState>(state, "accepted");
   // What is on its disk is spoken for by its own machine.
-  if (migration.phase === "postcopy") return record === "continued" || reported === "runs" ? decide<VmState>(state, "accepted") : onSaid(state, state, migration.to, { kind: "targetEnded", migration: migration.id, result: "target-died", reason: "target-gone", detail: "it has no guest any more" }, now, rules);
+  if (migration.phase === "postcopy") return record === "continued" || reported === "runs" ? decide<VmState>(state, "accepted") : onSaid(state, state, migration.to, { kind: "targetEnded", migration: migration.id, result: "target-died", reason: "target-gone", detail: "it has no guest any more", undelivered: null }, now, rules);
   if (record === "continued" || reported === "runs") return said("target-runs");
   if (record === "prepared") return decide<VmState>(state, "accepted", "", migration.phase === "aborting" && migration.sourceGone !== null ? [askAbort(migration, migration.to, migration.reason ?? "source-gone")] : []);
   if (record === null && !keptItsState(migration.targetLife, life)) return unproven(state, now);

@@ -2,7 +2,7 @@ import { parseMigrationId, type HostId, type MigrationId } from "../../model/ids
 import type { Reason } from "../../model/reasons.js";
 import type { Body } from "../../proto/messages.js";
 import { changeState, freshEpoch, type Now } from "../bindings/binding.js";
-import { decide, write, type Outcome } from "../outcome.js";
+import { decide, write, type Effect, type Outcome } from "../outcome.js";
 import { afterRelease, broken, onLateTarget } from "./given-back.js";
 import { beforeRelease, type Migration, type MoveRules, type VmEvent, type VmState } from "./migration.js";
 import { ask, askAbort, askResume } from "./questions.js";
@@ -29,9 +29,18 @@ export function onSaid(state: VmState, moving: Moving | null, host: HostId, body
 function onLate(state: VmState, host: HostId, body: Said, now: Now, rules: MoveRules): Outcome<VmState> {
   if (!isPast(state, body.migration) || body.kind === "leadReady" || body.kind === "switchOver") return decide(state, "not-moving");
   const target = body.kind === "running" ? "runs" : body.kind !== "targetEnded" || body.result === "target-died" ? null : body.result === "target-runs" ? "runs" : "never-ran";
-  if (target !== null) return onLateTarget(state, host, body.migration, target) ?? decide(state, "accepted");
+  if (target !== null) {
+    const late = onLateTarget(state, host, body.migration, target) ?? decide(state, "accepted");
+    return { ...late, effects: [...late.effects, ...countedLate(state, host, body)] };
+  }
   const released = body.kind === "released" || (body.kind === "sourceEnded" && body.result === "source-released");
   return released ? onLateRelease(state, host, body.migration, now, rules) : decide(state, "accepted");
+}
+
+/** What waited at the target of a move that was given back; it alone can say so. */
+function countedLate({ givenBack }: VmState, host: HostId, body: Said): readonly Effect[] {
+  if (body.kind !== "targetEnded" || body.undelivered === null || !givenBack.some(({ id, to }) => id === body.migration && to === host)) return [];
+  return [{ do: "counted", migration: body.migration, undelivered: body.undelivered }];
 }
 
 export function onLateRelease(state: VmState, host: HostId, migration: MigrationId, now: Now, rules: MoveRules): Outcome<VmState> {
@@ -65,7 +74,8 @@ function onLeadReady(state: Moving, now: Now): Outcome<VmState> {
 }
 
 function onSwitchOver(state: Moving, body: Body<"switchOver">, now: Now): Outcome<VmState> {
-  const seen = stamped(state, body.stopAt, body.markerAt, null);
+  const stopped = stamped(state, body.stopAt, body.markerAt, null);
+  const seen: Moving = { ...stopped, migration: { ...stopped.migration, hold: body.hold } };
   const { phase } = state.migration;
   if (phase !== "copy" && phase !== "lead") return decide<VmState>(seen, "accepted");
   return decide<VmState>(enter(seen, "stop", now, { pointed: "target", lead: phase === "lead" }), "accepted");
@@ -158,7 +168,7 @@ function onTargetEnded(state: Moving, body: Body<"targetEnded">, now: Now, rules
   if (migration.neverRan) return decide<VmState>(state, "accepted");
   const reason = failure(body.reason);
   const known = reasoned(state, reason, body.detail);
-  const proven: Moving = { ...known, migration: { ...known.migration, neverRan: true } };
+  const proven: Moving = { ...known, migration: { ...known.migration, neverRan: true, undelivered: body.undelivered } };
   switch (migration.phase) {
     case "prepare": return giveBack(proven, now, rules, reason);
     case "copy":

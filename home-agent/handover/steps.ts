@@ -71,7 +71,7 @@ export function finished(migration: Migration, result: MigrationOutcome, reason:
   const total = migration.startedMono === null ? null : millis(now.mono - migration.startedMono);
   const gaps = result === "completed" ? gapsOf(migration) : { pauseMs: null, gapDownMs: null, gapUpMs: null };
   const detail = result === "completed" ? howItWent(migration) : result === "failed" || reason === "postcopy-broken" ? migration.detail : "";
-  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, detail, totalMs: total, ...gaps, bytes: migration.bytes, overflowed: migration.running?.overflowed ?? null };
+  const report: MigrationResult = { migration: migration.id, from: migration.from, to: migration.to, result, reason, detail, totalMs: total, ...gaps, bytes: migration.bytes, overflowed: migration.running?.overflowed ?? null, hold: migration.hold, undelivered: migration.undelivered };
   return { do: "finished", result: report };
 }
 

@@ -130,6 +130,7 @@ export const targetEnded = message<BodyByKind["targetEnded"], v1.TargetEnded.$Pr
   }),
   reason,
   detail,
+  undelivered: optional(uint53),
 });
 
 export const abort = message<BodyByKind["abort"], v1.Abort.$Properties>({ migration, vm, reason });

@@ -72,6 +72,7 @@ export const register = message<BodyByKind["register"], v1.Register.$Properties>
   software: text(256),
   vms: list(vmReport, MANY),
   migrations: list(migrationRecord, MANY),
+  known: list(vm, MANY),
 });
 
 export const diskFormat = word("raw", "qcow2");

@@ -140,6 +140,86 @@ for (const kind of kinds) {
       a.findRecords();
     });
 
+    // Each word that the home agent answers is followed by a write; none of them may end the agent, and each is made up for.
+    await t.test("a disk that is full when the home agent answers: the source runs on, then its guest dies", async (t) => {
+      const { a, b } = await started(t);
+      const giveUp = async (number: number): Promise<void> => {
+        a.migrations.abort({ kind: "abort", migration: migrationId(VM, epoch(number)), vm: VM, reason: "cancelled-by-operator" });
+        await a.heard("sourceEnded", ({ migration }) => migration === migrationId(VM, epoch(number)));
+      };
+      const slow = real ? { maxBandwidth: 1_000_000 } : { lead: true, holdMaxMs: millis(3000) };
+      a.epochAtHome = epoch(3);
+      await begin(a, b, 2, slow);
+      a.loseRecords();
+      await giveUp(2);
+      await sleep(1200);
+      t.ok(a.migrations.has(VM), "the migration's record stays, since it alone knows of the new epoch");
+      t.equal(await both(a, b), "a");
+      a.findRecords();
+      await until("made up for", () => !a.migrations.has(VM));
+      t.same([a.recorded()?.state, a.recorded()?.epoch], ["owner", 3]);
+
+      await until("the target is done", () => !b.migrations.has(VM));
+      await begin(a, b, 4, slow);
+      a.loseRecords("migrations");
+      await giveUp(4);
+      await sleep(1200);
+      t.ok(a.migrations.has(VM), "its record cannot be removed");
+      a.findRecords("migrations");
+      await until("removed", () => !a.migrations.has(VM));
+
+      await until("the target is done again", () => !b.migrations.has(VM));
+      await begin(a, b, 5, slow);
+      await a.guests.get(VM)?.guest?.destroy();
+      a.loseRecords();
+      const gone = await a.heard("sourceEnded", ({ migration }) => migration === migrationId(VM, epoch(5)));
+      t.equal(gone.result, "source-gone");
+      await sleep(1200);
+      a.findRecords();
+      await until("buried", () => !a.migrations.has(VM) && a.recorded()?.state === "ended");
+      t.same([a.ports.list().length, a.entries()], [0, ""]);
+    });
+
+    await t.test("a disk that is full when the home agent answers the target, and at the source's end", async (t) => {
+      const { a, b } = await started(t);
+      const prepare = await begin(a, b, 2, real ? { maxBandwidth: 1_000_000 } : { lead: true, holdMaxMs: millis(3000) });
+      a.migrations.abort({ kind: "abort", migration: prepare.migration, vm: VM, reason: "cancelled-by-operator" });
+      b.onTold = (body) => { if (body.kind === "targetEnded") b.loseRecords(); };
+      await b.heard("targetEnded");
+      await sleep(1200);
+      t.ok(b.migrations.has(VM), "no tombstone yet");
+      b.onTold = () => undefined;
+      b.findRecords();
+      await until("the tombstone", () => !b.migrations.has(VM) && b.recorded()?.state === "ended");
+
+      await until("the source is done", () => !a.migrations.has(VM));
+      await begin(a, b, 3);
+      await b.heard("running", ({ final, epoch: under }) => final && under === 3);
+      a.loseRecords();
+      a.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(3), forwardTo: ipInIp(b.careOf), graceMs: millis(50) });
+      await sleep(300);
+      a.findRecords();
+      await until("dismantled", () => !a.migrations.has(VM) && a.recorded()?.state === "ended");
+      t.same([a.ports.list().length, a.entries(), await both(a, b)], [0, "", "b"]);
+    });
+
+    await t.test("given up after the lead: what waited at the target is lost, and counted", async (t) => {
+      const { a, b } = await started(t);
+      for (const [number, packets] of [[2, 7], [4, 0]] as const) {
+        const { migration } = await begin(a, b, number, real ? { maxBandwidth: 1_000_000 } : { lead: true, holdMaxMs: millis(3000) });
+        b.comes(packets);
+        a.migrations.abort({ kind: "abort", migration, vm: VM, reason: "cancelled-by-operator" });
+        const ended = await b.heard("targetEnded", (body) => body.migration === migration);
+        t.same([ended.result, ended.undelivered], ["target-never-ran", packets], "of this move alone");
+        await until("settled", () => !b.migrations.has(VM) && !a.migrations.has(VM));
+      }
+      const { migration } = await begin(a, b, 6, real ? { maxBandwidth: 1_000_000 } : { lead: true, holdMaxMs: millis(3000) });
+      b.comes(3);
+      await b.crash();
+      await b.boot();
+      t.equal((await b.heard("targetEnded", (body) => body.migration === migration)).undelivered, null, "what nobody knows any more is not called nothing");
+    });
+
     const cuts: readonly (readonly [string, (a: Host, b: Host) => Promise<void>, string])[] = [
       ["the target's process dies while copying", async (_a, b) => { await killGuest(b); }, "a"],
       ["the source's process dies while copying", async (a) => { await a.guests.get(VM)?.guest?.destroy(); }, ""],
@@ -263,6 +343,10 @@ void t.test("a guest that dies by itself is noticed", async (t) => {
   await host.guests.start(spec, epoch(1));
   t.equal(fake.running().length, 1);
   await t.rejects(host.guests.start(spec, epoch(2)), { code: "already-running" });
+  host.loseRecords();
   fake.kill(1);
   await until("noticed", () => host.deaths.length === 1);
+  await sleep(50);
+  host.findRecords();
+  await until("its tombstone is written when the disk takes it", () => host.recorded()?.state === "ended");
 });

@@ -14,9 +14,10 @@ import { VmNetwork } from "../../agent/vm-network.js";
 import { ipv4, mac, type Ipv4 } from "../../model/address.js";
 import { SystemClock, type Clock } from "../../model/clock.js";
 import { toCareofError } from "../../model/errors.js";
-import { epoch, hostId, migrationId, millis, vmId, type HostId } from "../../model/ids.js";
+import { epoch, hostId, migrationId, millis, NEVER_BOUND, vmId, type HostId } from "../../model/ids.js";
 import { ipInIp } from "../../model/locator.js";
 import { createLogger } from "../../model/log.js";
+import { FakeWire } from "../../net/tunnel-fake-wire.js";
 import { FakeHostTunnel } from "../../net/tunnel-fake.js";
 import { FakeVmPorts } from "../../net/vm-port-fake.js";
 import { decision } from "../../proto/channel.js";
@@ -51,6 +52,8 @@ export class Host {
   readonly directory: string;
   readonly driver: HypervisorDriver;
   readonly ports = new FakeVmPorts();
+  /** Towards this host. */
+  readonly wire = new FakeWire();
   readonly told: Body[] = [];
   readonly relays = new RelayListener({ address: "127.0.0.1", port: 0 });
   readonly deaths: string[] = [];
@@ -59,6 +62,8 @@ export class Host {
   guests!: Guests;
   migrations!: Migrations;
   outbox!: Outbox;
+  /** What the home agent's decisions say. */
+  epochAtHome = NEVER_BOUND;
   /** While false nothing reaches the home agent. */
   reachable = true;
   onTold: (body: Body) => void = () => undefined;
@@ -84,18 +89,23 @@ export class Host {
     const begin = await this.migrations.recover();
     await this.driver.cleanUp([...this.guests.all().map(({ guest }) => guest?.identity), ...this.migrations.adopted()].filter((identity) => identity !== undefined));
     await this.network.apply();
-    await this.network.useTunnel(new FakeHostTunnel({ careOf: this.careOf, homeAgents: [HOME_AGENT], clock }));
+    await this.network.useTunnel(new FakeHostTunnel({ careOf: this.careOf, homeAgents: [HOME_AGENT], clock, wire: this.wire }));
     begin();
     for (const resident of gone) if (!this.migrations.has(resident.spec.vm)) this.#died(resident, "gone");
   }
 
-  /** From now on no record of a VM can be written, as on a disk that fails; until `findRecords`. */
-  loseRecords(): void {
-    renameSync(join(this.directory, "vms"), join(this.directory, "lost"));
+  /** From now on no record of a VM (of a migration) can be written or removed, as on a disk that fails; until `findRecords`. */
+  loseRecords(of: "vms" | "migrations" = "vms"): void {
+    renameSync(join(this.directory, of), join(this.directory, `lost-${of}`));
   }
 
-  findRecords(): void {
-    renameSync(join(this.directory, "lost"), join(this.directory, "vms"));
+  findRecords(of: "vms" | "migrations" = "vms"): void {
+    renameSync(join(this.directory, `lost-${of}`), join(this.directory, of));
+  }
+
+  /** What the disk has of the VM. */
+  recorded(): { readonly state: string; readonly epoch: number } | null {
+    return new Records(join(this.directory, "vms"), vmRecord).all().get(VM) ?? null;
   }
 
   /** The agent's process dies; guests live on. */
@@ -122,6 +132,11 @@ export class Host {
     }
   }
 
+  /** Packets of a correspondent's come by the tunnel. */
+  comes(packets: number): void {
+    for (let i = 0; i < packets; i++) this.wire.carry(this.careOf, { from: HOME_AGENT, source: ipv4("192.0.2.200"), destination: HOME, bytes: 100, marker: 0 });
+  }
+
   async runs(): Promise<boolean> {
     const guest = this.guests.get(VM)?.guest;
     return guest !== null && guest !== undefined && (await guest.status()) === "running";
@@ -134,7 +149,7 @@ export class Host {
   async #ask(body: Body): Promise<Body<"decision">> {
     if (!this.reachable) throw toCareofError("unreachable");
     this.#tell(body);
-    return Promise.resolve(decision("accepted"));
+    return Promise.resolve(decision("accepted", "", this.epochAtHome));
   }
 
   #tell(body: Body): void {
@@ -143,7 +158,10 @@ export class Host {
   }
 
   #died(resident: Resident, detail: string): void {
-    if (!this.migrations.ownsDeathOf(resident.spec.vm)) this.deaths.push(detail);
+    const { spec, epoch: under } = resident;
+    if (this.migrations.ownsDeathOf(spec.vm)) return;
+    this.deaths.push(detail);
+    this.guests.buryInTime(spec, under);
   }
 }
 

@@ -212,7 +212,7 @@ void t.test("session: registers, keeps alive, comes back, says everything anew",
   const session: Session = new Session({
     url: `ws://127.0.0.1:${String(port)}/v1/agent`, host: hostId("host-a"), token: "secret-secret-1", clock, log, random: Math.random, schedule: { firstMs: 5, maxMs: 20, factor: 2 },
     register: () => Promise.resolve({
-      kind: "register", version: 1, host: hostId("host-a"), instance: "i", restartCounter: 1, locators: [], software: "", migrations: [], vms: [],
+      kind: "register", version: 1, host: hostId("host-a"), instance: "i", restartCounter: 1, locators: [], software: "", migrations: [], vms: [], known: [],
       capabilities: { ownsTap: true, ownsStream: true, canLead: true, canHoldTarget: true, qemuVersion: "", accelerator: "tcg", dataPlane: "fake", memoryBytes: 1, localDisks: true, adopts: true, postcopy: true },
     }),
     registered: () => { seen.registered++; },

@@ -13,7 +13,7 @@ import { migrationReply } from "../../cli/replies.js";
 import { careof, CapturedTerminal, shortLimits } from "./captured-terminal.js";
 import { at, hostA, moved, moving, ScriptedHomeAgent, web1 } from "./scripted-home-agent.js";
 
-const contract = ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail", "overflowed"];
+const contract = ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail", "overflowed", "hold", "undelivered"];
 const ID = "web1%404";
 
 /** A home agent that knows one migration under way. */
@@ -35,7 +35,7 @@ t.test("migrate follows the events: progress on standard error, the result on st
   });
   const ran = await careof(["migrate", "web1", "host-b", "--output", "json", "--api", agent.url]);
   t.equal(ran.code, 0);
-  t.same(JSON.parse(ran.stdout), { migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", result: "completed", reason: "accepted", totalMs: 3210, pauseMs: 45.25, gapDownMs: 0, gapUpMs: null, bytes: 130_000_000, detail: null, overflowed: null });
+  t.same(JSON.parse(ran.stdout), { migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", result: "completed", reason: "accepted", totalMs: 3210, pauseMs: 45.25, gapDownMs: 0, gapUpMs: null, bytes: 130_000_000, detail: null, overflowed: null, hold: null, undelivered: null });
   t.same(Object.keys(JSON.parse(ran.stdout) as object), contract, "the order of the fields too");
   t.match(ran.stderr, /^web1 host-a → host-b {2}copy {2}77% {2}30\.0 MB left {2}100 MB\/s {2}pass 2 {2}0\.3 s left$/m);
   t.match(ran.stderr, /lead/);
@@ -45,6 +45,13 @@ t.test("migrate follows the events: progress on standard error, the result on st
   t.equal(text.stdout, "web1 moved from host-a to host-b in 3.2 s: paused 45 ms, gap down 0.0 ms, up –, 130 MB\n");
   agent.on("POST /v1/migrations", { status: 202, json: { ...moved, overflowed: 7 } });
   t.match((await careof(["migrate", "web1", "host-b", "--api", agent.url])).stdout, /130 MB; 7 packets were LOST: the queue of its port was full \(ports\.queueLength\)\n$/);
+  agent.on("POST /v1/migrations", { status: 202, json: { ...moved, result: "failed", reason: "relay-failed", undelivered: 3 } });
+  t.match((await careof(["migrate", "web1", "host-b", "--api", agent.url])).stdout, /^web1 was not moved \(relay-failed\).*; 3 packets that waited for it at host-b were LOST\n$/);
+  agent.on("POST /v1/migrations", { status: 202, json: { ...moved, hold: "led" } });
+  t.equal((await careof(["migrate", "web1", "host-b", "--api", agent.url])).stdout, text.stdout, "as it should be: not a word");
+  agent.on("POST /v1/migrations", { status: 202, json: { ...moved, hold: "hold-expired" } });
+  t.match((await careof(["migrate", "web1", "host-b", "--api", agent.url])).stdout, /130 MB; packets may have been lost at the switch \(hold-expired\)\n$/);
+  t.equal((JSON.parse((await careof(["migrate", "web1", "host-b", "--output", "json", "--api", agent.url])).stdout) as { readonly hold: string }).hold, "hold-expired");
 });
 
 t.test("migrate on a terminal draws one line over and over", async (t) => {

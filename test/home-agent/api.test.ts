@@ -17,7 +17,7 @@ const web1: VmView = {
 const hostA: HostView = { name: "host-a", careOf: ["10.1.0.2"], state: "gone", since: null, draining: false, capabilities: null, software: null, vms: ["web1"] };
 const move: MigrationView = {
   migration: "web1@4", vm: "web1", from: "host-a", to: "host-b", phase: "prepare", result: null, reason: null, startedAt: "2026-01-01T00:00:00.000Z",
-  totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, progress: null, detail: null,
+  totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, hold: null, undelivered: null, progress: null, detail: null,
 };
 
 const draining: DrainView = {

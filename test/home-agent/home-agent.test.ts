@@ -35,7 +35,7 @@ await t.test("start, migrate, back: one owner per epoch, the tunnel follows, the
     await move.running(false, { pauseMs: 14 });
     await source.until("revoke", (body) => body.epoch === reserved && body.forwardTo?.address === CARE_OF[to]);
     await move.running(true, { firstDeliverableAt: 4990, uplinkOpenAt: 5003, pauseMs: 14 });
-    t.match((await result).body, { migration: move.migration, vm: "web1", from, to, result: "completed", reason: "accepted", pauseMs: 14, gapDownMs: 2, gapUpMs: 3, bytes: 82_000_000 });
+    t.match((await result).body, { migration: move.migration, vm: "web1", from, to, result: "completed", reason: "accepted", pauseMs: 14, gapDownMs: 2, gapUpMs: 3, bytes: 82_000_000, hold: "led" });
     t.ok(bench.markers.length <= sent + 2, "no markers after the switch-over");
     t.match(bench.entry(), { active: CARE_OF[to] });
     await until("the old host loses the right to send", () => bench.entry()?.accept.length === 1);
@@ -47,6 +47,7 @@ await t.test("start, migrate, back: one owner per epoch, the tunnel follows, the
   ]);
   const metrics = await (await fetch(`http://127.0.0.1:${String(bench.at.api.port)}/metrics`)).text();
   t.match(metrics, /careof_migrations_total\{result="completed",reason="accepted"\} 2/);
+  t.match(metrics, /careof_handover_holds_total\{hold="led"\} 2/);
   t.match(metrics, /careof_bindings\{state="bound"\} 1/);
   t.match(metrics, /careof_gap_down_seconds_count 2/);
   t.match((await bench.call("POST", "/v1/vms/web1/stop", {})).body, { state: "expired", host: null, epoch: 3 });
@@ -70,7 +71,8 @@ await t.test("without a lead the home agent re-points at the switch-over; what w
   t.ok(bench.markers.length >= 2);
   await move.running(false);
   t.equal((await move.released(null)).reason, "accepted", "Released may come last");
-  t.match((await result).body, { result: "completed", pauseMs: null, gapDownMs: null, gapUpMs: null, progress: { transferred: 5, passes: 2 } });
+  t.match((await result).body, { result: "completed", pauseMs: null, gapDownMs: null, gapUpMs: null, progress: { transferred: 5, passes: 2 }, hold: "no-gate" }, "and why nothing was led over is said");
+  t.match(await (await fetch(`http://127.0.0.1:${String(bench.at.api.port)}/metrics`)).text(), /careof_handover_holds_total\{hold="no-gate"\} 1/);
 });
 
 await t.test("an up marker that passed the check is told to the target", async (t) => {
@@ -103,6 +105,31 @@ await t.test("cancelled: the source goes on under n+2, the target gives its plac
   t.match(await bench.where(), { host: "host-a", epoch: 3 });
   t.match((await bench.call("GET", "/v1/vms/web1/history")).body, [{ epoch: 3, host: "host-a", cause: "migration-aborted" }, { epoch: 1 }]);
   t.match(await bench.call("DELETE", "/v1/migrations/web1@2"), { status: 409, body: { code: "not-moving" } });
+});
+
+await t.test("what waited at a target that gives up is in the result where it is known by then, and in the metrics once", async (t) => {
+  const bench = await Bench.open(t);
+  const { a, b } = await bench.withVm();
+  const lost = async (): Promise<string> => /careof_handover_undelivered_packets_total (\d+)/.exec(await (await fetch(`http://127.0.0.1:${String(bench.at.api.port)}/metrics`)).text())?.[1] ?? "none";
+  const first = bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", wait: true });
+  const early = new Move(a, b, "web1", 2);
+  await a.until("migrate");
+  await early.leadReady();
+  await early.targetEnded("target-never-ran", "relay-failed", 5);
+  await early.sourceEnded("source-runs", "relay-failed");
+  t.match((await first).body, { result: "failed", undelivered: 5, overflowed: null });
+  t.equal(await lost(), "5");
+
+  const second = bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", wait: true });
+  const late = new Move(a, b, "web1", 4);
+  await a.until("migrate", (body) => body.epoch === 4);
+  await late.leadReady();
+  await bench.call("DELETE", "/v1/migrations/web1@4");
+  await late.sourceEnded("source-runs", "cancelled-by-operator");
+  t.match((await second).body, { result: "cancelled", undelivered: null }, "not known yet, and not called nothing");
+  for (let said = 0; said < 2; said++) t.equal((await late.targetEnded("target-never-ran", "cancelled-by-operator", 3)).reason, "accepted");
+  t.match((await bench.call("GET", "/v1/migrations/web1@4")).body, { result: "cancelled", undelivered: 3 });
+  t.equal(await lost(), "8", "a word that is said twice counts once");
 });
 
 await t.test("the target fails, before and after RELEASE", async (t) => {

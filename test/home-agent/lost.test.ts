@@ -100,7 +100,7 @@ await t.test("a revocation is never older than what the source released under", 
   t.same(twice.where, ["none", null, 4]);
 
   const dead = begun();
-  dead.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason: "target-gone", detail: "" } });
+  dead.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason: "target-gone", detail: "", undelivered: null } });
   t.same(dead.where, ["none", null, 1], "before anybody had heard that it was there");
   t.match(revoked(dead, released), { host: A, what: { ask: "revoke", epoch: 2 } });
   t.end();

@@ -85,7 +85,7 @@ await t.test("lost: only when nobody who could know can be asked, and the first 
 });
 
 await t.test("postcopy: the binding is at the target at once, and nothing takes away from the source what the guest still needs", (t) => {
-  const died = (reason: Reason): VmEvent => ({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason, detail: "the rest cannot come" } });
+  const died = (reason: Reason): VmEvent => ({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason, detail: "the rest cannot come", undelivered: null } });
   const later: Now = { mono: millis(1_000_000), wall: NOW.wall };
   const refused = new Script();
   t.equal(refused.go({ type: "migrate", host: B, actor: "operator", wishes: { postcopy: true, channels: 2 }, sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false }), "unsupported");
@@ -143,7 +143,7 @@ await t.test("why a move failed is the source's to say, when all that the target
     const script = new Script();
     script.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
     script.go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false });
-    script.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: first, detail: "what the target saw" } });
+    script.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: first, detail: "what the target saw", undelivered: null } });
     const ended = coordinate(script.state, { type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: said, detail: "what the source did" } }, NOW, RULES);
     const finished = ended.effects.find((effect) => effect.do === "finished");
     t.match(finished, { result: { reason: wanted, detail: wanted === said ? "what the source did" : "what the target saw" } }, `${first}, then ${said}`);
@@ -224,7 +224,7 @@ await t.test("operators wait so long, so many", async (t) => {
   t.match(await waiters.ended("stop", VM, limit, () => t.fail("began") as never), { reason: "too-many" });
   const result = waiters.finished(MOVE, limit);
   const late = t.rejects(waiters.finished(migrationId(VM, epoch(9)), limit), { code: "timed-out", retryable: true });
-  waiters.finish({ migration: MOVE, from: A, to: B, result: "failed", reason: "target-gone", detail: "", totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null });
+  waiters.finish({ migration: MOVE, from: A, to: B, result: "failed", reason: "target-gone", detail: "", totalMs: null, pauseMs: null, gapDownMs: null, gapUpMs: null, bytes: null, overflowed: null, hold: null, undelivered: null });
   t.match(await result, { result: "failed" });
   await clock.advanceAsync(1000);
   await late;

@@ -58,6 +58,6 @@ export class Script {
   }
 
   neverRan(): string {
-    return this.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: "cancelled-by-operator", detail: "" } }, { restart: true });
+    return this.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: "cancelled-by-operator", detail: "", undelivered: null } }, { restart: true });
   }
 }

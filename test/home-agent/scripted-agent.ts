@@ -86,7 +86,7 @@ export class ScriptedAgent {
     const locators = [ipInIp(ipAddress(careOf))];
     const vms = [...this.runs].map(([vm, basedOn]): VmReport => ({ vm, state: "runs", basedOn, locator: null, unreachable: false, evidence: "resync" }));
     const answer = await this.ask({
-      kind: "register", version: 1, host: this.name, instance: "test", restartCounter: 1, locators, software: "scripted", vms, migrations: this.records,
+      kind: "register", version: 1, host: this.name, instance: "test", restartCounter: 1, locators, software: "scripted", vms, migrations: this.records, known: [],
       capabilities: CAPABILITIES,
       ...change,
     }, "registered");
@@ -203,8 +203,8 @@ export class Move {
     return this.#source.ask({ kind: "sourceEnded", migration: this.migration, result, reason, detail }, "decision");
   }
 
-  async targetEnded(result: Body<"targetEnded">["result"], reason: Body<"targetEnded">["reason"] = "relay-failed"): Promise<Body<"decision">> {
-    return this.#target.ask({ kind: "targetEnded", migration: this.migration, result, reason, detail: "" }, "decision");
+  async targetEnded(result: Body<"targetEnded">["result"], reason: Body<"targetEnded">["reason"] = "relay-failed", undelivered: number | null = null): Promise<Body<"decision">> {
+    return this.#target.ask({ kind: "targetEnded", migration: this.migration, result, reason, detail: "", undelivered }, "decision");
   }
 }
 

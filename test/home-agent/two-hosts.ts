@@ -312,7 +312,7 @@ export class TwoHosts {
     const migration = idOf(host);
     host.record = { migration, side: "target", state: "never-ran", peer: host.name };
     if (this.relay?.migration === migration) this.relay.alive = false;
-    host.outbox.push({ durable: true, body: { kind: "targetEnded", migration, result: "target-never-ran", reason, detail: "" } });
+    host.outbox.push({ durable: true, body: { kind: "targetEnded", migration, result: "target-never-ran", reason, detail: "", undelivered: null } });
   }
 
   #continue(host: Host): void {

@@ -56,7 +56,7 @@ function registration(): Uint8Array {
       kind: "register", version: 1, host: hostId(what === "other-name" ? "host-a" : name), instance: "intruder", restartCounter: 1,
       locators: [ipInIp(ipAddress(what === "foreign-care-of" ? "10.1.0.2" : "10.3.0.2"))],
       capabilities: { ownsTap: true, ownsStream: true, canLead: false, canHoldTarget: true, qemuVersion: "10", accelerator: "none", dataPlane: "bpf", memoryBytes: 0, localDisks: true, adopts: true, postcopy: true },
-      software: "intruder", vms: [], migrations: [],
+      software: "intruder", vms: [], migrations: [], known: [],
     },
   });
 }

@@ -78,7 +78,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
       ownsTap: fc.boolean(), ownsStream: fc.boolean(), canLead: fc.boolean(), canHoldTarget: fc.boolean(), qemuVersion: text,
       accelerator: fc.constantFrom("kvm", "tcg", "none"), dataPlane: text, memoryBytes: counts, localDisks: fc.boolean(), adopts: fc.boolean(), postcopy: fc.boolean(),
     }),
-    software: text, vms: fc.array(reports, { maxLength: 3 }), migrations: fc.array(records, { maxLength: 3 }),
+    software: text, vms: fc.array(reports, { maxLength: 3 }), migrations: fc.array(records, { maxLength: 3 }), known: fc.array(vms, { maxLength: 3 }),
   }),
   vmReport: reports,
   relayedHeartbeat: record({ envelope: envelopes, port: ports, address: addresses }),
@@ -97,7 +97,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
     pauseErrorMs: stamps, final: fc.boolean(), overflowed: counts, postcopy: fc.boolean(),
   }),
   sourceEnded: record({ migration: migrations, result: fc.constantFrom("source-runs", "source-released", "source-gone"), reason: reasons, detail: text }),
-  targetEnded: record({ migration: migrations, result: fc.constantFrom("target-runs", "target-never-ran", "target-died"), reason: reasons, detail: text }),
+  targetEnded: record({ migration: migrations, result: fc.constantFrom("target-runs", "target-never-ran", "target-died"), reason: reasons, detail: text, undelivered: fc.option(counts) }),
   registered: record({
     decision: decisions, restartCounter: counts, tunnelAddresses: fc.array(addresses, { maxLength: 3 }), keepAliveMs: durations, lifetimeMs: durations,
     bindings: fc.array(bindings, { maxLength: 3 }), heartbeatPort: ports,

@@ -15,7 +15,6 @@ const frames: Arbitrary<RelayFrame> = fc.oneof(
   fc.record({ type: fc.constant("ping" as const), sentAt: stamps }),
   fc.record({ type: fc.constant("pong" as const), sentAt: stamps, answeredAt: stamps }),
   fc.record({ type: fc.constant("release" as const), migration: migrations, epoch: epochs, stopAt: stamps }),
-  fc.record({ type: fc.constant("drained" as const), packets: fc.maxSafeNat() }),
   fc.record({ type: fc.constant("close" as const), reason: reasons, detail: fc.string({ unit: "binary", maxLength: 400 }) }),
   fc.record({ type: fc.constantFrom("endDisks" as const, "disksEnded" as const), disks: fc.nat() }),
 ).map((frame) => ({ ...frame }));
@@ -45,7 +44,6 @@ t.test("the documented bytes", (t) => {
     [{ type: "ping", sentAt: millis(1.5) }, "03 00000009 09 000000000000f83f"],
     [{ type: "pong", sentAt: millis(1.5), answeredAt: millis(2) }, "04 00000012 09 000000000000f83f 11 0000000000000040"],
     [{ type: "release", migration, epoch: epoch(7), stopAt: millis(2) }, "05 00000013 0a06 776562314037 1007 19 0000000000000040"],
-    [{ type: "drained", packets: 3 }, "06 00000002 0803"],
     [{ type: "close", reason: "timed-out", detail: "" }, "07 0000000b 0a09 74696d65642d6f7574"],
     [{ type: "endDisks", disks: 1 }, "08 00000002 0801"],
     [{ type: "disksEnded", disks: 1 }, "09 00000002 0801"],
@@ -99,6 +97,7 @@ t.test("data is neither copied nor held back", (t) => {
 t.test("what is no frame", (t) => {
   const cases: readonly (readonly [string, string, RegExp])[] = [
     ["type 0", "0000000000", /type 0/],
+    ["type 6, which nothing has ever sent", "06000000020803", /type 6/],
     ["type 10", "0a00000001ff", /type 10/],
     ["data of no length", "0100000000", /length of 0/],
     ["data too long", "0100040001", /length of 262145/],

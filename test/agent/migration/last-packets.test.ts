@@ -113,7 +113,7 @@ async function target(clock: FakeClock): Promise<{ readonly run: TargetRun; read
     clock, log: createLogger("test", "silent"),
     prepare: (owned) => { owned({ guest }); return Promise.resolve(); },
     record: (state) => { records.push(state); }, recordArrived: () => undefined,
-    stamps: () => null, overflowed: () => 0, sendUpMarker: () => undefined,
+    stamps: () => null, overflowed: () => 0, undelivered: () => null, sendUpMarker: () => undefined,
     report: ({ kind }) => { reports.push(kind); }, runs: () => undefined, undo: () => Promise.resolve(),
   }, null);
   await run.prepare();
