@@ -3,7 +3,7 @@ import type { MigrationRecord } from "../../proto/messages.js";
 import type { Now } from "../bindings/binding.js";
 import { keptItsState } from "../host-life.js";
 import { both, decide, type Outcome } from "../outcome.js";
-import { broken, onLateTarget } from "./given-back.js";
+import { broken, isUnknown, onLateTarget, unknownHere } from "./given-back.js";
 import { beforeRelease, type MoveRules, type VmEvent, type VmState } from "./migration.js";
 import { ask, askAbort, askResume } from "./questions.js";
 import { onLateRelease, onSaid } from "./reports.js";
@@ -80,8 +80,12 @@ export function settleRecords(state: VmState, host: HostId, records: readonly Mi
 function settleRecord(state: VmState, host: HostId, { migration, state: recorded }: MigrationRecord, now: Now, rules: MoveRules): Outcome<VmState> {
   const { owner, vm } = state.binding;
   switch (recorded) {
-    case "active":
-    case "prepared": return decide(state, "accepted", "", [ask(host, { ask: "abort", migration, reason: "not-moving" })]);
+    case "prepared":
+      // It would be destroyed, and nobody here knows whether its source has given the right to run away.
+      if (isUnknown(state, migration)) return decide(state, "accepted", "", [unknownHere(host, `is prepared for ${migration}`)]);
+      return decide(state, "accepted", "", [ask(host, { ask: "abort", migration, reason: "not-moving" })]);
+    // Before RELEASE the guest runs on.
+    case "active": return decide(state, "accepted", "", [ask(host, { ask: "abort", migration, reason: "not-moving" })]);
     case "released": return onLateRelease(state, host, migration, now, rules);
     case "never-ran": return onLateTarget(state, host, migration, "never-ran") ?? decide(state, "accepted");
     case "continued": {
