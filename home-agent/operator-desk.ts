@@ -165,10 +165,10 @@ export class OperatorDesk implements Operations {
     return { vm, host: owner, detail: ended.detail };
   }
 
-  async resolve(vm: VmId, host: HostId): Promise<VmView> {
+  async resolve(vm: VmId, host: HostId, { force }: { readonly force: boolean }): Promise<VmView> {
     this.#known(vm, host);
     const { cache, hosts } = this.#options;
-    accept(await cache.dispatch(vm, { type: "resolve", host, connected: hosts.connected(host) }));
+    accept(await cache.dispatch(vm, { type: "resolve", host, force, connected: hosts.connected(host) }));
     return this.vm(vm);
   }
 

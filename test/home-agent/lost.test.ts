@@ -21,7 +21,7 @@ await t.test("lost, and a person decides for a source that has no guest any more
   };
   const resolved = (): Script => {
     const script = lost();
-    script.go({ type: "resolve", host: A, connected: true }, { restart: true });
+    script.go({ type: "resolve", host: A, force: false, connected: true }, { restart: true });
     return script;
   };
   const undecided = lost();
@@ -50,10 +50,14 @@ await t.test("lost, and a person decides for a source that has no guest any more
 
   const changed = resolved();
   const sourceBack: VmEvent = { type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "released" };
+  const toTarget = (script: Script, force = false): string => script.go({ type: "resolve", host: B, force, connected: true }, { restart: true });
+  t.equal(toTarget(changed), "not-permitted", "the source was told by an earlier process, and may run it by now");
   changed.go(sourceBack);
-  t.equal(changed.go({ type: "resolve", host: B, connected: true }), "not-permitted", "the source may run it by now, and is there to say so");
+  t.equal(toTarget(changed), "not-permitted", "it may, and is there to say so");
   changed.go({ type: "host-gone", host: A });
-  changed.go({ type: "resolve", host: B, connected: true }, { restart: true });
+  t.equal(toTarget(changed), "not-permitted", "it may, and has lost its connection");
+  t.same(changed.where, ["lost", B, 2]);
+  t.equal(toTarget(changed, true), "accepted", "a person knows that it does not");
   gone(changed);
   t.same([changed.where, changed.state.migration?.phase], [["bound", B, 2], "released"], "he has changed his mind: the target has it");
   changed.go(sourceBack);
@@ -61,11 +65,33 @@ await t.test("lost, and a person decides for a source that has no guest any more
 
   const contradicted = resolved();
   contradicted.go({ type: "host-gone", host: A });
-  contradicted.go({ type: "resolve", host: B, connected: true }, { restart: true });
+  toTarget(contradicted, true);
   contradicted.neverRan();
   t.equal(contradicted.state.migration?.phase, "reclaim");
   contradicted.go({ type: "host-back", host: A, life: LIFE, records: [], reported: "runs" });
   t.same([contradicted.where[0], contradicted.where[1]], ["bound", A], "the source ran it by the first word, and has settled that");
+
+  const resumed: VmEvent = { type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "resumed", peer: B }], reported: "runs" };
+  const runs: VmEvent = { type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "timed-out", detail: "" } };
+  const mistaken = resolved();
+  toTarget(mistaken, true);
+  const alarms = (when: string): void => {
+    for (const event of [resumed, runs]) {
+      mistaken.go(event, { restart: true });
+      t.same([mistaken.effects, mistaken.where], [["rule-broken"], ["bound", B, 2]], `${when}, ${event.type}: it runs there as well, and a person has to hear of that`);
+    }
+  };
+  alarms("before the target runs it");
+  mistaken.running();
+  alarms("after");
+  mistaken.go({ type: "deadline" }, { restart: true, now: later });
+  t.equal(mistaken.state.migration, null);
+  alarms("when the move is over");
+
+  const early = resolved();
+  early.running();
+  early.go(runs, { restart: true });
+  t.same([early.effects, early.where], [["rule-broken"], ["bound", B, 2]], "the target had it all the time");
   t.end();
 });
 
