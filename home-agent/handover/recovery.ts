@@ -37,7 +37,11 @@ function sourceBack(state: Moving, record: Recorded, reported: HostBack["reporte
   if (migration.phase === "postcopy") return record === "resumed" ? said("source-runs") : decide<VmState>(state, "accepted");
   if (migration.phase === "settle" && record === "resumed") return said("source-runs");
   if (migration.phase === "settle") return decide<VmState>(state, "accepted", "", record === "released" ? [revoke] : []);
-  if (record === "released") return said("source-released");
+  if (record === "released") {
+    const known = said("source-released");
+    // A person has decided for it, and its record says that it has not heard of that.
+    return migration.phase === "lost" && migration.resumeEpoch !== null ? { ...known, effects: [...known.effects, askResume(migration, "resolved-by-operator")] } : known;
+  }
   if (record === "resumed") return said("source-runs");
   if (record === "active") return decide<VmState>(state, "accepted", "", migration.phase === "aborting" ? [askAbort(migration, migration.from, migration.reason ?? "timed-out")] : []);
   if (!beforeRelease(migration.phase) || migration.phase === "prepare") return decide<VmState>(state, "accepted");

@@ -53,6 +53,7 @@ await t.test("lost, and a person decides for a source that has no guest any more
   const toTarget = (script: Script, force = false): string => script.go({ type: "resolve", host: B, force, connected: true }, { restart: true });
   t.equal(toTarget(changed), "not-permitted", "the source was told by an earlier process, and may run it by now");
   changed.go(sourceBack);
+  t.same(changed.effects, ["resume host-a"], "it has not heard of it: it is told again");
   t.equal(toTarget(changed), "not-permitted", "it may, and is there to say so");
   changed.go({ type: "host-gone", host: A });
   t.equal(toTarget(changed), "not-permitted", "it may, and has lost its connection");
