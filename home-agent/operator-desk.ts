@@ -165,10 +165,10 @@ export class OperatorDesk implements Operations {
     return { vm, host: owner, detail: ended.detail };
   }
 
-  async resolve(vm: VmId, host: HostId, { force }: { readonly force: boolean }): Promise<VmView> {
+  async resolve(vm: VmId, host: HostId, { force }: { readonly force: boolean }, actor: string): Promise<VmView> {
     this.#known(vm, host);
     const { cache, hosts, waiters, limits } = this.#options;
-    const decide = (): Promise<Decided> => cache.dispatch(vm, { type: "resolve", host, force, connected: hosts.connected(host) });
+    const decide = (): Promise<Decided> => cache.dispatch(vm, { type: "resolve", host, actor, force, connected: hosts.connected(host) });
     if (cache.state(vm)?.migration?.from !== host) {
       accept(await decide());
       return this.vm(vm);

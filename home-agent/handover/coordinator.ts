@@ -256,5 +256,6 @@ function onResolve(state: Moving, event: VmEvent & { type: "resolve" }, now: Now
   const committed = commitTarget(found, now, rules);
   const bound = changeState(committed.state.binding, "bound", { owner: migration.to, epoch: committed.state.binding.epoch, evidence: "operator" }, now);
   // Whoever decided for the source before has changed his mind: nothing that the source may say of that counts any more.
-  return write<VmState>(enter({ ...committed.state, binding: bound }, "released", now, { targetGone: null, resumeEpoch: null }), committed.history);
+  const { epoch } = bound;
+  return write<VmState>(enter({ ...committed.state, binding: bound }, "released", now, { targetGone: null, resumeEpoch: null }), [...committed.history, { change: "caused", epoch, cause: "resolved", actor: event.actor }]);
 }

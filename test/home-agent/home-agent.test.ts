@@ -162,6 +162,7 @@ await t.test("the target is gone: before RELEASE the source goes on, after it th
   t.match(await a.until("resume"), { epoch: 5, evidence: "resolved-by-operator" });
   await move.sourceEnded("source-runs");
   t.match(await resolved, { status: 200, body: { state: "bound", host: "host-a", epoch: 5 } }, "the answer is where it is, not where it was");
+  t.match((await bench.call("GET", "/v1/vms/web1/history")).body, [{ epoch: 5, host: "host-a", cause: "resolved", actor: "operator" }, { epoch: 4, host: "host-b", cause: "migration" }, { epoch: 3, cause: "migration-aborted" }, { epoch: 1 }]);
   t.match(await bench.where(), { state: "bound", host: "host-a", epoch: 5 });
   t.equal(bench.entry()?.active, CARE_OF["host-a"]);
 });

@@ -2,6 +2,7 @@ import t from "tap";
 import type { Now } from "../../home-agent/bindings/binding.js";
 import { coordinate } from "../../home-agent/handover/coordinator.js";
 import type { VmEvent } from "../../home-agent/handover/migration.js";
+import { applyHistory, type HistoryEntry } from "../../home-agent/history.js";
 import { epoch, millis } from "../../model/ids.js";
 import type { Reason } from "../../model/reasons.js";
 import { LIFE, MOVE, NOW, Script } from "./script.js";
@@ -21,7 +22,7 @@ await t.test("lost, and a person decides for a source that has no guest any more
   };
   const resolved = (): Script => {
     const script = lost();
-    script.go({ type: "resolve", host: A, force: false, connected: true }, { restart: true });
+    script.go({ type: "resolve", host: A, actor: "operator", force: false, connected: true }, { restart: true });
     return script;
   };
   const undecided = lost();
@@ -50,7 +51,7 @@ await t.test("lost, and a person decides for a source that has no guest any more
 
   const changed = resolved();
   const sourceBack: VmEvent = { type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "released" };
-  const toTarget = (script: Script, force = false): string => script.go({ type: "resolve", host: B, force, connected: true }, { restart: true });
+  const toTarget = (script: Script, force = false): string => script.go({ type: "resolve", host: B, actor: "operator", force, connected: true }, { restart: true });
   t.equal(toTarget(changed), "not-permitted", "the source was told by an earlier process, and may run it by now");
   changed.go(sourceBack);
   t.same(changed.effects, ["resume host-a"], "it has not heard of it: it is told again");
@@ -130,5 +131,40 @@ await t.test("a revocation is never older than what the source released under", 
   dead.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason: "target-gone", detail: "" } });
   t.same(dead.where, ["none", null, 1], "before anybody had heard that it was there");
   t.match(revoked(dead, released), { host: A, what: { ask: "revoke", epoch: 2 } });
+  t.end();
+});
+
+await t.test("history says where a person had to decide", (t) => {
+  const history = (actor: string): { readonly go: (event: VmEvent) => void; readonly entries: () => readonly unknown[] } => {
+    const script = new Script();
+    let entries: readonly HistoryEntry[] = [];
+    const go = (event: VmEvent): void => {
+      const outcome = coordinate(script.state, event, NOW, RULES);
+      entries = applyHistory(entries, outcome.commit?.history ?? [], () => null);
+      script.state = outcome.state;
+    };
+    go({ type: "migrate", host: B, actor, sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
+    go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false });
+    go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false, forced: false } });
+    script.go({ type: "host-gone", host: B });
+    script.go({ type: "deadline" }, { restart: true, now: { mono: millis(1_000_000), wall: NOW.wall } });
+    t.equal(script.state.migration?.phase, "lost");
+    return { go, entries: () => entries.map(({ epoch: under, host, cause, actor: who, until }) => [under, host, cause, who, until === null]) };
+  };
+  const target = history("drain");
+  t.same(target.entries(), [[2, B, "migration", "drain", true]], "the RELEASE gave it to the target");
+  target.go({ type: "resolve", host: B, actor: "operator", force: false, connected: true });
+  t.same(target.entries(), [[2, B, "resolved", "operator", true]]);
+
+  const source = history("drain");
+  source.go({ type: "resolve", host: A, actor: "operator", force: false, connected: true });
+  t.same(source.entries(), [[2, B, "migration", "drain", true]], "until it runs there");
+  source.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "timed-out", detail: "" } });
+  t.same(source.entries(), [[2, B, "migration", "drain", false], [3, A, "resolved", "operator", true]]);
+
+  const proven = history("drain");
+  proven.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: "target-gone", detail: "" } });
+  proven.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "timed-out", detail: "" } });
+  t.same(proven.entries().at(-1), [3, A, "migration-aborted", "drain", true], "nobody had to decide");
   t.end();
 });
