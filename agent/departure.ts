@@ -7,6 +7,7 @@ import type { Logger } from "../model/log.js";
 import type { Reason } from "../model/reasons.js";
 import type { PortQueue } from "../net/tap-queue.js";
 import type { Body, MigrationParameters, VmReport } from "../proto/messages.js";
+import { backoff, type Backoff } from "./backoff.js";
 import { retireDisks } from "./disk-files.js";
 import type { Guests } from "./guests.js";
 import { NO_HOLD, type Hold } from "./hold.js";
@@ -23,7 +24,8 @@ import type { DiskFile, MigrationFile } from "./record-shapes.js";
 import type { Records } from "./records.js";
 import type { VmNetwork } from "./vm-network.js";
 
-const DISMANTLE_AGAIN = millis(5000);
+/** Between attempts at removing what a guest that has moved away left here. */
+const DISMANTLE_AGAIN: Backoff = { firstMs: 500, maxMs: 60_000, factor: 2 };
 
 export interface MigrationContext {
   readonly runDir: string;
@@ -51,6 +53,8 @@ export class Departure {
   #epochAfter: Epoch | null = null;
   readonly #guest: Guest | null;
   #grace: Timer | null = null;
+  readonly #pauses = backoff(DISMANTLE_AGAIN, Math.random);
+  #closed = false;
   #disksRetired: Promise<void> | null = null;
 
   /** `settled`: the home agent has heard the last word, or everything has been removed; the record may go. */
@@ -169,37 +173,42 @@ export class Departure {
     if (body.epoch < this.#file.epoch) return "stale-epoch";
     const decision = this.#run.take({ kind: "revoke" });
     if (decision !== "accepted") return decision;
-    if (body.forwardTo !== null) this.#context.network.forward(body.vm, body.forwardTo.address);
+    const { network } = this.#context;
+    if (body.forwardTo !== null) network.forward(body.vm, body.forwardTo.address);
     this.#dismantleAfter(body.graceMs);
     return decision;
   }
 
-  /** Until it is done: as long as something of it is here, the VM cannot be started here again. */
-  #dismantleAfter(delay: Millis): void {
-    const { clock, log } = this.#context;
-    this.#grace?.cancel();
-    this.#grace = clock.after("revoked", delay, () => {
-      this.dismantle().catch((thrown: unknown) => {
-        const error = toCareofError(thrown);
-        log.error({ vm: this.#file.spec.vm, reason: error.code, err: error }, "what a VM left here could not be removed: it is tried again");
-        this.#dismantleAfter(DISMANTLE_AGAIN);
-      });
-    });
-  }
-
-  /** Everything of this migration's guest goes now; nothing of one that was started here since. */
+  /** Everything of this migration's guest goes now; nothing of one that was started here since. @throws CareofError what does not go; it is tried again until it does */
   async dismantle(): Promise<void> {
     this.#grace?.cancel();
     this.#run.take({ kind: "revoke" });
     if (this.#run.state.phase !== "revoked") return;
-    await this.#guest?.destroy();
-    this.#bury();
-    await this.#retireDisks();
-    await this.#detach();
+    try {
+      await this.#guest?.destroy();
+      this.#bury();
+      await this.#retireDisks();
+      await this.#detach();
+    } catch (thrown) {
+      // A hypervisor that the kernel does not let go of, say: nobody asks for this again, since the home agent was told that it is done.
+      if (!this.#closed) this.#dismantleAfter(this.#pauses.next().value);
+      throw thrown;
+    }
     this.#settled();
   }
 
+  #dismantleAfter(delay: Millis): void {
+    this.#grace?.cancel();
+    this.#grace = this.#context.clock.after("revoked", delay, () => {
+      this.dismantle().catch((thrown: unknown) => {
+        const { migration, spec: { vm } } = this.#file;
+        this.#context.log.error({ vm, migration, reason: toCareofError(thrown).code, err: thrown }, "what a VM left here could not be removed");
+      });
+    });
+  }
+
   close(): void {
+    this.#closed = true;
     this.#grace?.cancel();
     this.#run.close();
   }

@@ -2,7 +2,7 @@ import type { Ipv4 } from "../model/address.js";
 import { CareofError } from "../model/errors.js";
 import { hostId, parseMigrationId, type Epoch, type HostId, type VmId } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
-import type { Body, BindingUpdate, MigrationRecord, VmReport } from "../proto/messages.js";
+import type { Body, BindingUpdate, MigrationRecord, VmReport, VmSpec } from "../proto/messages.js";
 import { Arrival, type ArrivalContext } from "./arrival.js";
 import { Departure, departureFile } from "./departure.js";
 import { checkDisks, describeDisks, diskFiles } from "./disk-files.js";
@@ -115,21 +115,29 @@ export class Migrations {
 
   /** @throws CareofError with the reason of the refusal; nothing has changed then */
   async migrate(body: Body<"migrate">): Promise<void> {
-    const { guests, driver } = this.#options;
+    const { driver } = this.#options;
     const { vm } = body;
     if (this.#open.get(vm)?.file.migration === body.migration) return;
     const { canLead } = await driver.facts();
     await this.#clearWay(vm, body.epoch);
-    if (body.epoch <= (this.#forbidden.get(vm) ?? 0)) throw new CareofError("stale-epoch", `${body.migration} was aborted before it began`);
-    const resident = guests.get(vm);
-    if (resident?.state !== "runs" || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here`);
-    requireReachable(resident.guest);
-    if (body.epoch <= resident.epoch) throw new CareofError("stale-epoch", `${vm} runs here under epoch ${String(resident.epoch)}`);
+    const resident = this.#leaver(body);
     const moved = localDisks(resident.spec.qemu).length === 0 ? [] : diskFiles(resident.spec, await resident.guest.disks.sizes());
-    if (guests.get(vm) !== resident) throw new CareofError("not-running", `${vm} does not run here any more`);
+    // The hypervisor was asked, and meanwhile the home agent may have been told that this move never began.
+    if (this.#leaver(body).guest !== resident.guest) throw new CareofError("not-running", `${vm} does not run here any more`);
     const file = departureFile(body, resident.spec, resident.guest, moved);
     const departure = Departure.begin(this.#options, file, resident.guest, body, body.parameters.lead && canLead, () => { this.#settled(vm, departure); });
     this.#open.set(vm, departure);
+  }
+
+  /** The guest that this move may take away at this moment. @throws CareofError with the reason of the refusal */
+  #leaver({ vm, migration, epoch }: Body<"migrate">): { readonly spec: VmSpec; readonly guest: Guest } {
+    if (this.#open.has(vm)) throw new CareofError("already-moving", `${vm} is moving`);
+    if (epoch <= (this.#forbidden.get(vm) ?? 0)) throw new CareofError("stale-epoch", `${migration} was aborted before it began`);
+    const resident = this.#options.guests.get(vm);
+    if (resident?.state !== "runs" || resident.guest === null) throw new CareofError("not-running", `${vm} does not run here`);
+    requireReachable(resident.guest);
+    if (epoch <= resident.epoch) throw new CareofError("stale-epoch", `${vm} runs here under epoch ${String(resident.epoch)}`);
+    return { spec: resident.spec, guest: resident.guest };
   }
 
   lead(body: Body<"lead">): Reason {

@@ -114,8 +114,9 @@ export class ApiClient {
     return this.#ask({ method: "POST", path: ["vms", vm, "stop"], body: { force }, reply: vmReply, long: true });
   }
 
-  async resolve(vm: VmId, host: HostId): Promise<VmReply> {
-    return this.#ask({ method: "POST", path: ["vms", vm, "resolve"], body: { host }, reply: vmReply, long: true });
+  /** A home agent of before there was `force` is not told of it where it is not wanted. */
+  async resolve(vm: VmId, host: HostId, force: boolean): Promise<VmReply> {
+    return this.#ask({ method: "POST", path: ["vms", vm, "resolve"], body: force ? { host, force } : { host }, reply: vmReply, long: true });
   }
 
   async drain(host: HostId): Promise<DrainReply> {

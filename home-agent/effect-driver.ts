@@ -14,13 +14,13 @@ import type { Hosts } from "./hosts.js";
 import { removalOf, updateFor } from "./messages.js";
 import type { Metrics } from "./metrics.js";
 import type { MigrationBook } from "./migrations.js";
-import type { Effect, Question } from "./outcome.js";
+import type { Effect, MigrationResult, Question } from "./outcome.js";
 import type { ProxyArp, Standing } from "./proxy-arp.js";
 import type { Questioner } from "./questions.js";
 import { entriesFor, RouteBook } from "./routes.js";
 import { SignalSender, type Signals } from "./signals.js";
 import { viewVm } from "./views.js";
-import type { Waiters } from "./waiters.js";
+import type { Ended, Waiters } from "./waiters.js";
 
 /** A revocation that was not acknowledged is repeated after so long, so many times; after that the host hears of it when it registers again. */
 const REVOKE_AGAIN_MS = millis(2000);
@@ -152,6 +152,7 @@ export class EffectDriver implements Rim {
         metrics.migration(result);
         events.publish({ event: "migration", data: book.finished(vm, result, clock.now()) });
         waiters.finish(result);
+        waiters.end("resolve", vm, resolvedBy(state, result));
         break;
       }
       case "drained":
@@ -260,12 +261,14 @@ export class EffectDriver implements Rim {
   }
 
   #ask(vm: VmId, state: VmState, host: HostId, what: Question, tries: number): void {
-    const { hosts, questioner, log, clock } = this.#options;
+    const { hosts, questioner, waiters, log, clock } = this.#options;
     const config = hosts.vm(vm);
     if (config === null) return;
     questioner.ask(config, state, host, what).then(({ event, reason, detail }) => {
       log.info({ vm, host, ask: what.ask, reason, ...(detail === "" ? {} : { detail }) }, "answered");
       if (event !== null) this.#cache?.insist(vm, event);
+      // What the source does with the right to run comes as a word of its own; that it does not take it, only here.
+      if (what.ask === "resume" && reason !== "accepted") waiters.end("resolve", vm, { reason, detail: `${host} does not say that it runs ${vm} (${reason}${detail === "" ? "" : `: ${detail}`})` });
       if (what.ask === "revoke" && reason !== "accepted" && tries < REVOKE_LIMIT && hosts.connected(host)) {
         clock.after("revoke again", REVOKE_AGAIN_MS, () => {
           // The revocation's own epoch may be newer than the binding's.
@@ -275,4 +278,11 @@ export class EffectDriver implements Rim {
       }
     }, (thrown: unknown) => { this.failed(vm, toCareofError(thrown)); });
   }
+}
+
+/** What the end of a lost move is for whoever has decided about it. */
+function resolvedBy({ binding: { vm, phase, owner } }: VmState, { reason, detail }: MigrationResult): Ended {
+  if (phase !== "lost" && owner !== null) return { reason: "accepted", detail: "" };
+  const state = phase === "lost" ? `${vm} is lost again` : `${vm} runs nowhere any more`;
+  return { reason: reason === "accepted" ? "unspecified" : reason, detail: detail === "" ? state : `${state}: ${detail}` };
 }

@@ -25,6 +25,8 @@ export interface HistoryEntry {
 export type HistoryChange =
   | { readonly change: "open"; readonly epoch: Epoch; readonly host: HostId; readonly cause: Cause; readonly actor: string; readonly at: Millis }
   | { readonly change: "close"; readonly at: Millis }
+  /** Another cause than was written first: a person decides for the host that has it already. */
+  | { readonly change: "caused"; readonly epoch: Epoch; readonly cause: Cause; readonly actor: string }
   | { readonly change: "measured"; readonly epoch: Epoch; readonly pauseMs: Millis | null; readonly gapDownMs: Millis | null; readonly gapUpMs: Millis | null };
 
 /** Entries kept for one VM; older ones are forgotten. */
@@ -64,6 +66,11 @@ export function applyHistory(before: readonly HistoryEntry[], changes: readonly 
       case "close":
         entries = closed(entries, change.at);
         break;
+      case "caused": {
+        const { epoch: under, cause, actor } = change;
+        entries = entries.map((each) => (each.epoch === under ? { ...each, cause, actor } : each));
+        break;
+      }
       case "measured": {
         const { pauseMs, gapDownMs, gapUpMs } = change;
         entries = entries.map((each) => (each.epoch === change.epoch ? { ...each, pauseMs, gapDownMs, gapUpMs } : each));

@@ -4,7 +4,7 @@ import type { Clock } from "../model/clock.js";
 import type { Endpoint } from "../model/config.js";
 import { isV4, type Ipv4 } from "../model/address.js";
 import { CareofError } from "../model/errors.js";
-import { millis, type HostId, type Millis, type VmId } from "../model/ids.js";
+import { millis, type HostId, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { HomeLan } from "../net/home-lan.js";
 import { PathMtus, type PathWire } from "../net/path-mtu.js";
@@ -19,16 +19,16 @@ import { Drains } from "./drains/drains.js";
 import { EffectDriver } from "./effect-driver.js";
 import { EventBus } from "./events.js";
 import { ASK_AGAIN_MS, ASK_LIMIT, COPY_SLACK_MS, publicState, type MoveRules } from "./handover/migration.js";
-import { copyLimit, type MovePlan } from "./handover/move-plan.js";
+import { copyLimit } from "./handover/move-plan.js";
 import { HeartbeatListener } from "./heartbeat-listener.js";
 import { Heartbeats } from "./heartbeats.js";
 import { HeldConfig } from "./held-config.js";
 import { Hosts } from "./hosts.js";
 import { Metrics } from "./metrics.js";
 import { MigrationBook } from "./migrations.js";
-import { OperatorDesk } from "./operator-desk.js";
+import { OperatorDesk, type OperatorDeskOptions } from "./operator-desk.js";
 import { ProxyArp } from "./proxy-arp.js";
-import { Questioner, stopLimit } from "./questions.js";
+import { Questioner, stopLimit, WORD_MS } from "./questions.js";
 import { ReplayWindow } from "./replay.js";
 import { Journal } from "./store/journal.js";
 import type { Store } from "./store/store.js";
@@ -289,11 +289,12 @@ export class HomeAgent {
     return { hosts: vm.hosts, driver: vm.driver, lifetimeMs: timing.lifetimeMs, graceMs: timing.graceMs, handover };
   }
 
-  #waitingLimits(): { readonly start: Millis; readonly stop: Millis; readonly migration: (plan: MovePlan | null) => Millis } {
+  #waitingLimits(): ReturnType<OperatorDeskOptions["limits"]> {
     const { timing, handover } = this.#config;
     return {
       start: millis(timing.startMs + WAIT_SLACK_MS),
       stop: millis(stopLimit(timing) + WAIT_SLACK_MS),
+      resolve: millis(WORD_MS + WAIT_SLACK_MS),
       migration: (plan) => millis(handover.prepareMs + copyLimit(plan ?? handover) + COPY_SLACK_MS + ASK_AGAIN_MS * ASK_LIMIT + WAIT_SLACK_MS),
     };
   }

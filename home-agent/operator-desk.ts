@@ -26,7 +26,7 @@ export interface OperatorDeskOptions {
   readonly drains: Drains;
   readonly events: EventBus;
   /** How long an operator may wait for the end of each; beyond what the thing itself may take. */
-  readonly limits: () => { readonly start: Millis; readonly stop: Millis; readonly migration: (plan: MovePlan | null) => Millis };
+  readonly limits: () => { readonly start: Millis; readonly stop: Millis; readonly resolve: Millis; readonly migration: (plan: MovePlan | null) => Millis };
   readonly notReady: () => string | null;
   readonly reload: () => Promise<ReloadView>;
 }
@@ -166,11 +166,19 @@ export class OperatorDesk implements Operations {
     return { vm, host: owner, detail: ended.detail };
   }
 
-  async resolve(vm: VmId, host: HostId): Promise<VmView> {
+  async resolve(vm: VmId, host: HostId, { force }: { readonly force: boolean }, actor: string): Promise<VmView> {
     this.#known(vm, host);
-    const { cache, hosts } = this.#options;
-    accept(await cache.dispatch(vm, { type: "resolve", host, connected: hosts.connected(host) }));
-    return this.vm(vm);
+    const { cache, hosts, waiters, limits } = this.#options;
+    const decide = (): Promise<Decided> => cache.dispatch(vm, { type: "resolve", host, actor, force, connected: hosts.connected(host) });
+    if (cache.state(vm)?.migration?.from !== host) {
+      accept(await decide());
+      return this.vm(vm);
+    }
+    // The target has it by the decision; the source is only asked, and says whether it does.
+    accept(await waiters.ended("resolve", vm, limits().resolve, decide));
+    const view = this.vm(vm);
+    if (view.host !== host) throw new CareofError("already-running", `${vm} is in care of ${view.host ?? "nobody"}: that was said before ${host} had taken it back`);
+    return view;
   }
 
   drain(host: HostId): DrainView {

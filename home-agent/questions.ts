@@ -14,7 +14,7 @@ import type { Question } from "./outcome.js";
 /** RFC 4279 leaves it open; as long as the hash behind the relay's TLS-PSK. */
 const SECRET_BYTES = 32;
 /** A host must take a short word (lead, abort, resume, revoke) within this. */
-const WORD_MS = millis(5000);
+export const WORD_MS = millis(5000);
 /** A migration must have begun, or a stop have ended beyond the guest's own patience, within this. */
 const BEGIN_MS = millis(20_000);
 

@@ -4,6 +4,9 @@ import type { MigrationId, Millis, VmId } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
 import type { MigrationResult } from "./outcome.js";
 
+/** `resolve`: the end of a lost move, or why the source does not take the VM back. */
+export type Awaited = "start" | "stop" | "resolve";
+
 export interface Ended {
   readonly reason: Reason;
   readonly detail: string;
@@ -25,7 +28,7 @@ export class Waiters {
   }
 
   /** The end of what `begin` begins, unless that is refused; `timed-out` when it does not end within `limit`, `too-many` (nothing begun) when as many wait already. */
-  async ended(what: "start" | "stop", vm: VmId, limit: Millis, begin: () => Promise<Ended>): Promise<Ended> {
+  async ended(what: Awaited, vm: VmId, limit: Millis, begin: () => Promise<Ended>): Promise<Ended> {
     const key = `${what} ${vm}`;
     if ((this.#ends.get(key)?.size ?? 0) >= MAX_WAITING) return { reason: "too-many", detail: `${String(MAX_WAITING)} wait for the ${what} of ${vm}` };
     // Before it begins: the end may come before `begin` returns.
@@ -39,7 +42,7 @@ export class Waiters {
     return ended === "timed-out" ? { reason: "timed-out", detail: `the ${what} of ${vm} did not end within ${String(limit)} ms` } : ended;
   }
 
-  end(what: "start" | "stop", vm: VmId, ended: Ended): void {
+  end(what: Awaited, vm: VmId, ended: Ended): void {
     tell(this.#ends, `${what} ${vm}`, ended);
   }
 

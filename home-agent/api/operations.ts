@@ -141,8 +141,8 @@ export interface Operations extends DrainOperations {
   adopt(vm: VmId, host: HostId, actor: string): Promise<VmView>;
   /** The guest runs on, and is not careof's any more. */
   giveBack(vm: VmId): Promise<GivenBackView>;
-  /** A person decides where a lost VM is. */
-  resolve(vm: VmId, host: HostId, actor: string): Promise<VmView>;
+  /** A person decides where a lost VM is; `force`: also against his earlier word, by which the other host may run it. */
+  resolve(vm: VmId, host: HostId, options: { readonly force: boolean }, actor: string): Promise<VmView>;
   /** Reads the configuration again. @throws CareofError `config-…`, having changed nothing */
   reload(): Promise<ReloadView>;
   /** Returns the function that ends the subscription. The listener must not throw. */

@@ -67,7 +67,7 @@ export const ROUTES: readonly Route[] = [
   route("POST", "/v1/vms/{vm}/adopt", "Take over a VM that runs on a host already", hostBody, 200, vmView, (operations, call) => operations.adopt(vmOf(call), call.body.host, ACTOR)),
   route("POST", "/v1/vms/{vm}/release", "Let go of a VM, which runs on", z.strictObject({}), 200, givenBackView, (operations, call) => operations.giveBack(vmOf(call))),
   route("POST", "/v1/vms/{vm}/stop", "Stop a VM", z.strictObject({ force: z.boolean().default(false) }), 200, vmView, (operations, call) => operations.stop(vmOf(call), call.body, ACTOR)),
-  route("POST", "/v1/vms/{vm}/resolve", "Decide where a lost VM is", hostBody, 200, vmView, (operations, call) => operations.resolve(vmOf(call), call.body.host, ACTOR)),
+  route("POST", "/v1/vms/{vm}/resolve", "Decide where a lost VM is", z.strictObject({ host: parsed(hostId), force: z.boolean().default(false) }), 200, vmView, (operations, call) => operations.resolve(vmOf(call), call.body.host, { force: call.body.force }, ACTOR)),
   route("GET", "/v1/hosts", "Every host", null, 200, z.array(hostView), (operations) => operations.hosts()),
   route("GET", "/v1/hosts/{host}/drain", "How far a host is drained", null, 200, drainView, (operations, call) => operations.drain(hostOf(call))),
   route(

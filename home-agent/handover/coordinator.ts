@@ -24,7 +24,7 @@ export function coordinate(state: VmState, event: VmEvent, now: Now, rules: Move
     case "prepared": return moving?.migration.id === event.migration ? onPrepared(moving, event, now) : decide(state, "not-moving");
     case "refused": return moving?.migration.id === event.migration ? onRefused(moving, event, now, rules) : decide(state, "not-moving");
     case "host-gone": return moving === null ? decide(state, "accepted") : onHostGone(moving, event.host, now, rules);
-    case "host-back": return moving === null ? settleRecords(state, event.host, event.records, now, rules) : onHostBack(moving, event, now, rules);
+    case "host-back": return moving === null ? settleRecords(state, event, event.records, now, rules) : onHostBack(moving, event, now, rules);
     case "resolve": return moving === null ? decide(state, "not-permitted", `${state.binding.vm} is not lost`) : onResolve(moving, event, now, rules);
     case "deadline": return moving === null ? inner(state, event, now, rules) : onDeadline(moving, now, rules);
     case "stop": return moving?.migration.phase === "lost" && moving.migration.postcopy && event.force ? onStopLost(moving, event, now, rules) : inner(state, event, now, rules);
@@ -247,11 +247,15 @@ function onResolve(state: Moving, event: VmEvent & { type: "resolve" }, now: Now
     return write<VmState>(asked, [], [askResume(asked.migration, "resolved-by-operator")]);
   }
   if (!migration.released) return decide<VmState>(state, "released-unknown", `${migration.to} can only run with the RELEASE of ${migration.from}, and that was never seen`);
-  // The source was told to run it, and may by now. While it is there, what it says decides.
-  if (migration.resumeEpoch !== null && migration.sourceGone === null) return decide<VmState>(state, "not-permitted", `${migration.from} was told to run it and has not said yet whether it does`);
+  // The source was told to run it, and may by now, whether or not it is there to say so. Its word may have got lost with its connection, and after a restart of this process nobody is there at first.
+  if (migration.resumeEpoch !== null && !event.force) {
+    const { from, to } = migration;
+    return decide<VmState>(state, "not-permitted", `${from} was told to run ${binding.vm} and has not said yet whether it does: its own word decides as soon as it is heard. If you have seen to it that ${binding.vm} does not run on ${from}, and will not: \`careof resolve ${binding.vm} ${to} --force\``);
+  }
   const found: Moving = { ...state, migration: { ...migration, pointed: "target" } };
   const committed = commitTarget(found, now, rules);
   const bound = changeState(committed.state.binding, "bound", { owner: migration.to, epoch: committed.state.binding.epoch, evidence: "operator" }, now);
   // Whoever decided for the source before has changed his mind: nothing that the source may say of that counts any more.
-  return write<VmState>(enter({ ...committed.state, binding: bound }, "released", now, { targetGone: null, resumeEpoch: null }), committed.history);
+  const { epoch } = bound;
+  return write<VmState>(enter({ ...committed.state, binding: bound }, "released", now, { targetGone: null, resumeEpoch: null }), [...committed.history, { change: "caused", epoch, cause: "resolved", actor: event.actor }]);
 }

@@ -56,18 +56,20 @@ export function onLateTarget(state: VmState, host: HostId, migration: MigrationI
  */
 export function afterRelease(state: VmState, host: HostId, migration: MigrationId, now: Now, whenRan: (reopened: Moving) => Outcome<VmState>): Outcome<VmState> {
   const { binding } = state;
+  const { epoch: reserved } = parseMigrationId(migration);
   // Late word of an older one: a revocation names the VM only, and would end the guest that stands at the source of the present one.
   if (binding.owner !== host && state.migration?.from === host) return decide(state, "accepted", `${host} is the source of ${state.migration.id}`);
   if (binding.owner !== host) {
+    // A store that is older than the move does not know what became of it: the halted guest may be the only one.
+    if (isUnknown(state, migration)) return decide(state, "accepted", "", [unknownHere(host, `has released ${migration}`)]);
     // A guest that died before its move was committed leaves the binding at an older epoch than that of the move: such a revocation the host would refuse.
-    const { epoch } = parseMigrationId(migration);
-    return decide(state, "accepted", "", [ask(host, { ask: "revoke", epoch: epoch > binding.epoch ? epoch : binding.epoch, forwardTo: binding.owner })]);
+    return decide(state, "accepted", "", [ask(host, { ask: "revoke", epoch: reserved > binding.epoch ? reserved : binding.epoch, forwardTo: binding.owner })]);
   }
   const given = state.givenBack.find((each) => each.id === migration && each.from === host);
   if (given === undefined) {
     // By a migration or a start since then: what it released is long past. Unless this store is older than the migration.
-    if (binding.epoch > parseMigrationId(migration).epoch) return decide(state, "accepted", `${host} has ${binding.vm} by other ways since`);
-    return decide(state, "accepted", "", [broken(host, `${host} has released ${migration}, which this home agent knows nothing of`)]);
+    if (binding.epoch > reserved) return decide(state, "accepted", `${host} has ${binding.vm} by other ways since`);
+    return decide(state, "accepted", "", [unknownHere(host, `has released ${migration}`)]);
   }
   if (given.resume !== null && !given.ran) return decide(state, "accepted", "", [ask(host, { ask: "resume", migration, epoch: binding.epoch, evidence: given.resume })]);
   const detail = `${host} has released ${migration} after it said that it runs on`;
@@ -88,6 +90,15 @@ function again({ id, from, to, epoch, actor, startedAt }: GivenBack, now: Now): 
     id, from, to, epoch, actor, startedAt, plan: NOTHING_LEFT_TO_COPY, targetLife: null, phase: "released", released: true, postcopy: false, forced: false, neverRan: false, resumeEpoch: null, reason: null, detail: "", cancelled: false,
     startedMono: null, pointed: "target", lead: false, token: 0, sourceGone: null, targetGone: null, phaseAt: now.mono, tries: 0, hold: null, undelivered: null, stopAt: null, markerAt: null, bytes: null, running: null,
   };
+}
+
+/** Every epoch is on disk before a host hears of it: one that was never issued here was issued by a store that is lost, or newer than this one. */
+export function isUnknown({ binding }: VmState, migration: MigrationId): boolean {
+  return parseMigrationId(migration).epoch > binding.issued;
+}
+
+export function unknownHere(host: HostId, what: string): Effect {
+  return broken(host, `${host} ${what}, which this home agent knows nothing of (was its store lost, or put back from an older copy?): nothing of it is touched`);
 }
 
 export function broken(host: HostId, detail: string): Effect {

@@ -106,7 +106,8 @@ export type VmEvent =
   | { readonly type: "cancel"; readonly migration: MigrationId }
   | { readonly type: "host-gone"; readonly host: HostId }
   | { readonly type: "host-back"; readonly host: HostId; readonly life: HostLife; readonly records: readonly MigrationRecord[]; readonly reported: ReportedState | null }
-  | { readonly type: "resolve"; readonly host: HostId; readonly connected: boolean };
+  /** `force`: a person vouches that the source, which was told to run it, does not. */
+  | { readonly type: "resolve"; readonly host: HostId; readonly actor: string; readonly force: boolean; readonly connected: boolean };
 
 export interface MoveRules extends Rules {
   readonly handover: HandoverConfig;

@@ -1,9 +1,8 @@
-import type { HostId } from "../../model/ids.js";
 import type { MigrationRecord } from "../../proto/messages.js";
 import type { Now } from "../bindings/binding.js";
 import { keptItsState } from "../host-life.js";
 import { both, decide, type Outcome } from "../outcome.js";
-import { broken, onLateTarget } from "./given-back.js";
+import { broken, isUnknown, onLateTarget, unknownHere } from "./given-back.js";
 import { beforeRelease, type MoveRules, type VmEvent, type VmState } from "./migration.js";
 import { ask, askAbort, askResume } from "./questions.js";
 import { onLateRelease, onSaid } from "./reports.js";
@@ -16,13 +15,13 @@ import { abort, lose, type Moving } from "./steps.js";
 export function onHostBack(state: Moving, event: HostBack, now: Now, rules: MoveRules): Outcome<VmState> {
   const { migration } = state;
   const side = event.host === migration.from ? "source" : event.host === migration.to ? "target" : null;
-  if (side === null) return settleRecords(state, event.host, event.records, now, rules);
+  if (side === null) return settleRecords(state, event, event.records, now, rules);
   const record = event.records.find((each) => each.migration === migration.id && each.side === side)?.state ?? null;
   const outcome = side === "source"
     ? sourceBack({ ...state, migration: { ...migration, sourceGone: null } }, record, event.reported, now, rules)
     : targetBack({ ...state, migration: { ...migration, targetGone: null } }, record, event, now, rules);
   const older = event.records.filter((each) => each.migration !== migration.id);
-  return both(outcome, (after) => settleRecords(after, event.host, older, now, rules));
+  return both(outcome, (after) => settleRecords(after, event, older, now, rules));
 }
 
 type Recorded = MigrationRecord["state"] | null;
@@ -36,8 +35,13 @@ function sourceBack(state: Moving, record: Recorded, reported: HostBack["reporte
   // Without a record it has settled that already: it was told to run the guest by an earlier word.
   if (migration.phase === "reclaim") return record === "resumed" || (record === null && reported === "runs") ? said("source-runs") : decide<VmState>(state, "accepted", "", [askResume(migration, "target-never-ran")]);
   if (migration.phase === "postcopy") return record === "resumed" ? said("source-runs") : decide<VmState>(state, "accepted");
+  if (migration.phase === "settle" && record === "resumed") return said("source-runs");
   if (migration.phase === "settle") return decide<VmState>(state, "accepted", "", record === "released" ? [revoke] : []);
-  if (record === "released") return said("source-released");
+  if (record === "released") {
+    const known = said("source-released");
+    // A person has decided for it, and its record says that it has not heard of that.
+    return migration.phase === "lost" && migration.resumeEpoch !== null ? { ...known, effects: [...known.effects, askResume(migration, "resolved-by-operator")] } : known;
+  }
   if (record === "resumed") return said("source-runs");
   if (record === "active") return decide<VmState>(state, "accepted", "", migration.phase === "aborting" ? [askAbort(migration, migration.from, migration.reason ?? "timed-out")] : []);
   if (!beforeRelease(migration.phase) || migration.phase === "prepare") return decide<VmState>(state, "accepted");
@@ -73,21 +77,26 @@ function unproven(state: Moving, now: Now): Outcome<VmState> {
 }
 
 /** A host remembers migrations that are settled here: it is told what became of them. */
-export function settleRecords(state: VmState, host: HostId, records: readonly MigrationRecord[], now: Now, rules: MoveRules): Outcome<VmState> {
-  return records.reduce((outcome, record) => both(outcome, (before) => settleRecord(before, host, record, now, rules)), decide(state, "accepted"));
+export function settleRecords(state: VmState, back: HostBack, records: readonly MigrationRecord[], now: Now, rules: MoveRules): Outcome<VmState> {
+  return records.reduce((outcome, record) => both(outcome, (before) => settleRecord(before, back, record, now, rules)), decide(state, "accepted"));
 }
 
-function settleRecord(state: VmState, host: HostId, { migration, state: recorded }: MigrationRecord, now: Now, rules: MoveRules): Outcome<VmState> {
+function settleRecord(state: VmState, { host, reported }: HostBack, { migration, state: recorded }: MigrationRecord, now: Now, rules: MoveRules): Outcome<VmState> {
   const { owner, vm } = state.binding;
   switch (recorded) {
-    case "active":
-    case "prepared": return decide(state, "accepted", "", [ask(host, { ask: "abort", migration, reason: "not-moving" })]);
+    case "prepared":
+      // It would be destroyed, and nobody here knows whether its source has given the right to run away.
+      if (isUnknown(state, migration)) return decide(state, "accepted", "", [unknownHere(host, `is prepared for ${migration}`)]);
+      return decide(state, "accepted", "", [ask(host, { ask: "abort", migration, reason: "not-moving" })]);
+    // Before RELEASE the guest runs on.
+    case "active": return decide(state, "accepted", "", [ask(host, { ask: "abort", migration, reason: "not-moving" })]);
     case "released": return onLateRelease(state, host, migration, now, rules);
     case "never-ran": return onLateTarget(state, host, migration, "never-ran") ?? decide(state, "accepted");
     case "continued": {
       const alarm = owner === host ? [] : [broken(host, `${host} has continued ${migration}, but ${owner ?? "nobody"} owns ${vm}`)];
       return onLateTarget(state, host, migration, "runs") ?? decide(state, "accepted", "", alarm);
     }
-    case "resumed": return decide(state, "accepted");
+    // It was given the right to run again, by a person's word, say, who has changed his mind since.
+    case "resumed": return decide(state, "accepted", "", owner !== null && owner !== host && reported === "runs" ? [broken(host, `${host} runs ${vm} again after ${migration}, but ${owner} owns it`)] : []);
   }
 }

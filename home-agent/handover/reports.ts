@@ -33,6 +33,9 @@ function onLate(state: VmState, host: HostId, body: Said, now: Now, rules: MoveR
     const late = onLateTarget(state, host, body.migration, target) ?? decide(state, "accepted");
     return { ...late, effects: [...late.effects, ...countedLate(state, host, body)] };
   }
+  if (body.kind === "sourceEnded" && body.result === "source-runs" && isTargets(state, host, body.migration)) {
+    return decide(state, "accepted", "", [broken(host, `${host} runs ${state.binding.vm} by ${body.migration}, and ${state.binding.owner ?? "nobody"} owns it`)]);
+  }
   const released = body.kind === "released" || (body.kind === "sourceEnded" && body.result === "source-released");
   return released ? onLateRelease(state, host, body.migration, now, rules) : decide(state, "accepted");
 }
@@ -45,6 +48,11 @@ function countedLate({ givenBack }: VmState, host: HostId, body: Said): readonly
 
 export function onLateRelease(state: VmState, host: HostId, migration: MigrationId, now: Now, rules: MoveRules): Outcome<VmState> {
   return afterRelease(state, host, migration, now, (reopened) => onRunning(reopened, null, now, rules));
+}
+
+/** Whether that migration is the newest and was committed to its target: then no word of its source that it runs on can be a late one of before. */
+function isTargets({ binding }: VmState, host: HostId, migration: MigrationId): boolean {
+  return binding.owner !== null && binding.owner !== host && binding.epoch === parseMigrationId(migration).epoch;
 }
 
 /** Whether this VM's epochs have got that far: then it is a late message, else nobody's. */
@@ -147,7 +155,9 @@ function onSourceEnded(state: Moving, body: Body<"sourceEnded">, now: Now, rules
     if (reason === "postcopy-broken") return guestDied(reasoned(state, reason, body.detail), now, reason, body.detail, [askAbort(migration, migration.to, reason)]);
     return guestDied(reasoned(state, "source-gone", body.detail), now, "source-gone", body.detail, [askAbort(migration, migration.to, "source-gone")]);
   }
-  if (!open && migration.resumeEpoch === null) return contradicted(state, migration.from, `${migration.from} runs ${state.binding.vm} after it gave the right to away`);
+  // Told to run it or not: the target has said that it does.
+  const atTarget = migration.phase === "settle" || migration.phase === "postcopy";
+  if (!open && (migration.resumeEpoch === null || atTarget)) return contradicted(state, migration.from, `${migration.from} runs ${state.binding.vm} after it gave the right to away`);
   return giveBack(reasoned(causeBefore(state, reason), reason, body.detail), now, rules, reason, migration.neverRan ? [] : [askAbort(migration, migration.to, reason)]);
 }
 

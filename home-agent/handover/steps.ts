@@ -39,7 +39,9 @@ export function giveBack(state: Moving, now: Now, rules: MoveRules, reason: Reas
   const { binding, migration } = state;
   const epoch = migration.resumeEpoch ?? freshEpoch(binding);
   const bound = changeState(binding, "bound", { owner: migration.from, epoch, evidence: "migration" }, now);
-  const history: HistoryChange = { change: "open", epoch, host: migration.from, cause: "migration-aborted", actor: migration.actor, at: now.wall };
+  // As `remember` has it: without the target's proof it was a person's word that let the source run it.
+  const resolved = migration.resumeEpoch !== null && !migration.neverRan;
+  const history: HistoryChange = { change: "open", epoch, host: migration.from, cause: resolved ? "resolved" : "migration-aborted", actor: resolved ? "operator" : migration.actor, at: now.wall };
   const interim: Moving = { ...state, migration: { ...migration, pointed: "source" } };
   return write<VmState>({ binding: withGrace(bound, migration.to, now, rules), migration: null, givenBack: remember(state.givenBack, migration) }, [history], [...effects, finished(migration, migration.cancelled ? "cancelled" : "failed", migration.reason ?? reason, now)], interim);
 }

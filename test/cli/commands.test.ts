@@ -40,6 +40,7 @@ t.test("what is answered is shown, for people and for programs", async (t) => {
     { args: ["adopt", "web1", "host-a"], text: [/in care of host-a/], json: web1, asked: { method: "POST", path: "/v1/vms/web1/adopt", body: { host: "host-a" } } },
     { args: ["release", "web1"], text: [/^web1 runs on host-a without careof: process 7/], json: { vm: "web1", host: "host-a", detail: "process 7, monitor /run/x.qmp, port tap7" }, asked: { method: "POST", path: "/v1/vms/web1/release", body: {} } },
     { args: ["resolve", "web1", "host-b"], text: [/web1/], json: web1, asked: { method: "POST", path: "/v1/vms/web1/resolve", body: { host: "host-b" } } },
+    { args: ["resolve", "web1", "host-b", "--force"], text: [/web1/], json: web1, asked: { method: "POST", path: "/v1/vms/web1/resolve", body: { host: "host-b", force: true } } },
     { args: ["reload"], text: [/has taken its configuration: 2 hosts, 1 VMs\nchanges of listen need a restart.*\nweb1: changes of homeAddresses, mac count from its next start\n$/], json: { hosts: 2, vms: 1, needRestart: ["listen"], nextStart: [{ vm: "web1", keys: ["homeAddresses", "mac"] }] }, asked: { method: "POST", path: "/v1/reload", body: {} } },
     { args: ["cancel", "web1@4"], text: [/web1@4 is being cancelled; web1 stays on host-a/], json: null, asked: { method: "DELETE", path: "/v1/migrations/web1%404", body: null } },
     { args: ["cancel", "web1"], text: [/web1@4/], json: null, asked: { method: "DELETE", path: "/v1/migrations/web1%404", body: null } },

@@ -142,10 +142,11 @@ void t.test("does what it is told, and answers a move at once or with its result
   test.equal((await call(`${url}/v1/vms/web1/stop`, "POST")).status, 200);
   test.equal((await call(`${url}/v1/vms/web1/stop`, "POST", '{"force":true}')).status, 200);
   test.equal((await call(`${url}/v1/vms/web1/resolve`, "POST", '{"host":"host-a"}')).status, 200);
+  test.equal((await call(`${url}/v1/vms/web1/resolve`, "POST", '{"host":"host-b","force":true}')).status, 200);
   test.equal((await call(`${url}/v1/hosts/host-a/drain`, "POST", '{"limit":3,"bandwidth":5,"timeoutMs":7000,"onTimeout":"force"}')).status, 202);
   test.same(operations.calls, [
     ["migrate", "web1", "host-b", "operator", {}], ["migrate", "web1", "host-b", "operator", {}], ["end", "web1@4"], ["cancel", "web1@4"], ["start", "web1", "host-a", "operator"],
-    ["stop", "web1", { force: false }, "operator"], ["stop", "web1", { force: true }, "operator"], ["resolve", "web1", "host-a", "operator"],
+    ["stop", "web1", { force: false }, "operator"], ["stop", "web1", { force: true }, "operator"], ["resolve", "web1", "host-a", { force: false }, "operator"], ["resolve", "web1", "host-b", { force: true }, "operator"],
     ["drain", "host-a", { to: undefined, limit: 3, order: undefined, wishes: { maxBandwidth: 5, timeoutMs: 7000, onTimeout: "force" } }, "operator"],
   ]);
 });

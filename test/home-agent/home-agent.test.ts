@@ -179,9 +179,17 @@ await t.test("the target is gone: before RELEASE the source goes on, after it th
   t.match(bench.homeAgent.alarms.recent().at(-1), { alarm: "lost", vm: "web1" });
   t.match(await bench.call("POST", "/v1/vms/web1/resolve", { host: "host-b" }), { status: 409, body: { code: "host-gone" } });
   t.match(await bench.call("POST", "/v1/vms/web1/resolve", { host: "host-c" }), { status: 409, body: { code: "not-permitted" } });
-  t.equal((await bench.call("POST", "/v1/vms/web1/resolve", { host: "host-a" })).status, 200);
+  a.on("resume", (_body, answer) => { answer(decision("not-moving", "nothing is known of it here")); });
+  const refused = await bench.call("POST", "/v1/vms/web1/resolve", { host: "host-a" });
+  t.match(refused, { status: 409, body: { code: "not-moving", message: /host-a does not say that it runs web1 \(not-moving: nothing is known of it here\)/ } }, "what the source answers, the person hears");
+  t.match(await bench.where(), { state: "lost", epoch: 4 });
+  a.on("resume", (_body, answer) => { answer(ACCEPTED); });
+  const resolved = bench.call("POST", "/v1/vms/web1/resolve", { host: "host-a" });
+  await until("it is asked again", () => a.count("resume") === 2);
   t.match(await a.until("resume"), { epoch: 5, evidence: "resolved-by-operator" });
   await move.sourceEnded("source-runs");
+  t.match(await resolved, { status: 200, body: { state: "bound", host: "host-a", epoch: 5 } }, "the answer is where it is, not where it was");
+  t.match((await bench.call("GET", "/v1/vms/web1/history")).body, [{ epoch: 5, host: "host-a", cause: "resolved", actor: "operator" }, { epoch: 4, host: "host-b", cause: "migration" }, { epoch: 3, cause: "migration-aborted" }, { epoch: 1 }]);
   t.match(await bench.where(), { state: "bound", host: "host-a", epoch: 5 });
   t.equal(bench.entry()?.active, CARE_OF["host-a"]);
 });

@@ -2,6 +2,7 @@ import t from "tap";
 import type { Now } from "../../home-agent/bindings/binding.js";
 import { coordinate } from "../../home-agent/handover/coordinator.js";
 import type { VmEvent } from "../../home-agent/handover/migration.js";
+import { applyHistory, type HistoryEntry } from "../../home-agent/history.js";
 import { epoch, millis } from "../../model/ids.js";
 import type { Reason } from "../../model/reasons.js";
 import { LIFE, MOVE, NOW, Script } from "./script.js";
@@ -21,7 +22,7 @@ await t.test("lost, and a person decides for a source that has no guest any more
   };
   const resolved = (): Script => {
     const script = lost();
-    script.go({ type: "resolve", host: A, connected: true }, { restart: true });
+    script.go({ type: "resolve", host: A, actor: "operator", force: false, connected: true }, { restart: true });
     return script;
   };
   const undecided = lost();
@@ -50,10 +51,15 @@ await t.test("lost, and a person decides for a source that has no guest any more
 
   const changed = resolved();
   const sourceBack: VmEvent = { type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "released", peer: B }], reported: "released" };
+  const toTarget = (script: Script, force = false): string => script.go({ type: "resolve", host: B, actor: "operator", force, connected: true }, { restart: true });
+  t.equal(toTarget(changed), "not-permitted", "the source was told by an earlier process, and may run it by now");
   changed.go(sourceBack);
-  t.equal(changed.go({ type: "resolve", host: B, connected: true }), "not-permitted", "the source may run it by now, and is there to say so");
+  t.same(changed.effects, ["resume host-a"], "it has not heard of it: it is told again");
+  t.equal(toTarget(changed), "not-permitted", "it may, and is there to say so");
   changed.go({ type: "host-gone", host: A });
-  changed.go({ type: "resolve", host: B, connected: true }, { restart: true });
+  t.equal(toTarget(changed), "not-permitted", "it may, and has lost its connection");
+  t.same(changed.where, ["lost", B, 2]);
+  t.equal(toTarget(changed, true), "accepted", "a person knows that it does not");
   gone(changed);
   t.same([changed.where, changed.state.migration?.phase], [["bound", B, 2], "released"], "he has changed his mind: the target has it");
   changed.go(sourceBack);
@@ -61,11 +67,33 @@ await t.test("lost, and a person decides for a source that has no guest any more
 
   const contradicted = resolved();
   contradicted.go({ type: "host-gone", host: A });
-  contradicted.go({ type: "resolve", host: B, connected: true }, { restart: true });
+  toTarget(contradicted, true);
   contradicted.neverRan();
   t.equal(contradicted.state.migration?.phase, "reclaim");
   contradicted.go({ type: "host-back", host: A, life: LIFE, records: [], reported: "runs" });
   t.same([contradicted.where[0], contradicted.where[1]], ["bound", A], "the source ran it by the first word, and has settled that");
+
+  const resumed: VmEvent = { type: "host-back", host: A, life: LIFE, records: [{ migration: MOVE, side: "source", state: "resumed", peer: B }], reported: "runs" };
+  const runs: VmEvent = { type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "timed-out", detail: "" } };
+  const mistaken = resolved();
+  toTarget(mistaken, true);
+  const alarms = (when: string): void => {
+    for (const event of [resumed, runs]) {
+      mistaken.go(event, { restart: true });
+      t.same([mistaken.effects, mistaken.where], [["rule-broken"], ["bound", B, 2]], `${when}, ${event.type}: it runs there as well, and a person has to hear of that`);
+    }
+  };
+  alarms("before the target runs it");
+  mistaken.running();
+  alarms("after");
+  mistaken.go({ type: "deadline" }, { restart: true, now: later });
+  t.equal(mistaken.state.migration, null);
+  alarms("when the move is over");
+
+  const early = resolved();
+  early.running();
+  early.go(runs, { restart: true });
+  t.same([early.effects, early.where], [["rule-broken"], ["bound", B, 2]], "the target had it all the time");
   t.end();
 });
 
@@ -123,5 +151,40 @@ await t.test("a source that was still serving when it was revoked is revoked whe
   elsewhere.go({ type: "start", host: B, actor: "operator", connected: true });
   elsewhere.go({ type: "started", host: B, epoch: epoch(3) });
   t.same([elsewhere.released(), elsewhere.effects, elsewhere.where], ["accepted", ["revoke host-a"], ["bound", B, 3]], "also when the VM runs again, elsewhere");
+  t.end();
+});
+
+await t.test("history says where a person had to decide", (t) => {
+  const history = (actor: string): { readonly go: (event: VmEvent) => void; readonly entries: () => readonly unknown[] } => {
+    const script = new Script();
+    let entries: readonly HistoryEntry[] = [];
+    const go = (event: VmEvent): void => {
+      const outcome = coordinate(script.state, event, NOW, RULES);
+      entries = applyHistory(entries, outcome.commit?.history ?? [], () => null);
+      script.state = outcome.state;
+    };
+    go({ type: "migrate", host: B, actor, sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
+    go({ type: "prepared", migration: MOVE, relayAddress: "10.2.0.2", relayPort: 1, canLead: false });
+    go({ type: "said", host: A, body: { kind: "released", migration: MOVE, epoch: epoch(2), stopAt: millis(1), markerAt: null, bytes: 1, postcopy: false, forced: false } });
+    script.go({ type: "host-gone", host: B });
+    script.go({ type: "deadline" }, { restart: true, now: { mono: millis(1_000_000), wall: NOW.wall } });
+    t.equal(script.state.migration?.phase, "lost");
+    return { go, entries: () => entries.map(({ epoch: under, host, cause, actor: who, until }) => [under, host, cause, who, until === null]) };
+  };
+  const target = history("drain");
+  t.same(target.entries(), [[2, B, "migration", "drain", true]], "the RELEASE gave it to the target");
+  target.go({ type: "resolve", host: B, actor: "operator", force: false, connected: true });
+  t.same(target.entries(), [[2, B, "resolved", "operator", true]]);
+
+  const source = history("drain");
+  source.go({ type: "resolve", host: A, actor: "operator", force: false, connected: true });
+  t.same(source.entries(), [[2, B, "migration", "drain", true]], "until it runs there");
+  source.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "timed-out", detail: "" } });
+  t.same(source.entries(), [[2, B, "migration", "drain", false], [3, A, "resolved", "operator", true]]);
+
+  const proven = history("drain");
+  proven.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: "target-gone", detail: "" } });
+  proven.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "timed-out", detail: "" } });
+  t.same(proven.entries().at(-1), [3, A, "migration-aborted", "drain", true], "nobody had to decide");
   t.end();
 });

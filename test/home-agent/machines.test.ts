@@ -78,8 +78,8 @@ await t.test("lost: only when nobody who could know can be asked, and the first 
   const killed = lost();
   play(killed, "the home agent is killed");
   t.equal(killed.state.migration?.phase, "lost", "a restart forgets nothing");
-  t.equal(killed.dispatch({ type: "resolve", host: killed.a.name, connected: false }), "host-gone");
-  t.equal(killed.dispatch({ type: "resolve", host: killed.b.name, connected: true }), "accepted");
+  t.equal(killed.dispatch({ type: "resolve", host: killed.a.name, actor: "operator", force: false, connected: false }), "host-gone");
+  t.equal(killed.dispatch({ type: "resolve", host: killed.b.name, actor: "operator", force: false, connected: true }), "accepted");
   t.same([killed.state.binding.phase, killed.state.binding.owner], ["bound", "host-b"]);
   t.end();
 });
@@ -117,7 +117,7 @@ await t.test("postcopy: the binding is at the target at once, and nothing takes 
   silent.go({ type: "host-gone", host: B }, { restart: true });
   silent.go({ type: "deadline" }, { restart: true, now: later });
   t.same(silent.where, ["lost", B, 2]);
-  t.equal(silent.go({ type: "resolve", host: A, connected: true }), "postcopy-broken", "never at the source again");
+  t.equal(silent.go({ type: "resolve", host: A, actor: "operator", force: false, connected: true }), "postcopy-broken", "never at the source again");
   const back = new Script();
   back.state = silent.state;
   t.equal(silent.go({ type: "stop", force: false, ownerConnected: false }), "already-moving");
@@ -286,7 +286,7 @@ await t.test("a RELEASE after the source said that it runs on: it resumes only w
 
   const person = script();
   person.released();
-  person.go({ type: "resolve", host: A, connected: true });
+  person.go({ type: "resolve", host: A, actor: "operator", force: false, connected: true });
   t.same(person.effects, ["resume host-a"], "a person decides");
   person.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "timed-out", detail: "" } });
   t.same(person.where, ["bound", A, 4]);

@@ -127,7 +127,7 @@ export class TwoHosts {
     const { migration } = this.state;
     if (migration !== null) {
       add("operator: cancel", () => { this.dispatch({ type: "cancel", migration: migration.id }); });
-      if (migration.phase === "lost") add("operator: resolve to the target", () => { this.dispatch({ type: "resolve", host: migration.to, connected: this.#host(migration.to).connected }); });
+      if (migration.phase === "lost") add("operator: resolve to the target", () => { this.dispatch({ type: "resolve", host: migration.to, actor: "operator", force: false, connected: this.#host(migration.to).connected }); });
     }
     add("time passes", () => { this.sleep(); });
     add("the home agent is killed", () => { this.crash(); });
