@@ -3,7 +3,7 @@ import { toCareofError, type CareofError } from "../../model/errors.js";
 import { HoldDevice, StragglerSocket, type HeldFrame } from "../../net/hold.js";
 import { Netlink } from "../../net/netlink/client.js";
 import { LinkMonitor, type LinkEvent } from "../../net/netlink/link-monitor.js";
-import { listLinks, type Link } from "../../net/netlink/links.js";
+import { findLink, listLinks, type Link } from "../../net/netlink/links.js";
 import { PortSight, type Seen } from "../../net/port-sight.js";
 import { Readiness } from "../../net/readiness.js";
 import type { VmSpec } from "../../proto/messages.js";
@@ -28,6 +28,8 @@ export interface Eyes {
   readonly hold: string;
   open(heard: Heard): void;
   links(): readonly Link[];
+  /** As it is now, which the news of it may be behind; `null`: there is none of that name. */
+  link(name: string): Link | null;
   /** @throws CareofError `kernel-refused`: the port is gone */
   look(port: number, spec: VmSpec, seen: (what: Seen) => void): Sight;
   /** Everything that waits in the hold, oldest first. */
@@ -66,6 +68,10 @@ export class LinuxEyes implements Eyes {
 
   links(): readonly Link[] {
     return listLinks(this.#netlink);
+  }
+
+  link(name: string): Link | null {
+    return findLink(this.#netlink, name);
   }
 
   look(port: number, { mac, homeAddresses }: VmSpec, seen: (what: Seen) => void): Sight {

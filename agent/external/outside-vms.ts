@@ -53,6 +53,8 @@ export class OutsideVms {
   readonly #vms = new Map<VmId, One>();
   readonly #markers: MarkerWatch;
   #links = new Map<number, Link>();
+  /** Packets were refused by their port, and whether that is gone has not been looked at. */
+  readonly #refused = new Set<VmId>();
   #open = false;
 
   constructor(options: OutsideVmsOptions) {
@@ -144,7 +146,10 @@ export class OutsideVms {
       const { eyes, log } = this.#options;
       eyes.open({
         link: (event) => { this.#onLink(event); },
-        held: () => { this.#takeHeld(); },
+        held: () => {
+          this.#takeHeld();
+          this.#lookAtRefusers();
+        },
         failed: (error) => { log.error({ reason: error.code, err: error }, "VMs that others move cannot be seen any more"); },
       });
       this.#links = new Map(eyes.links().map((link) => [link.index, link]));
@@ -168,7 +173,9 @@ export class OutsideVms {
   #letGo(one: One): void {
     one.timer?.cancel();
     this.#markers.set(one.state.spec.vm, null);
+    this.#refused.delete(one.state.spec.vm);
     one.settle?.cancel();
+    one.path.close();
     one.sight?.eye.close();
     one.sight = null;
   }
@@ -186,6 +193,24 @@ export class OutsideVms {
     else this.#links.set(index, event.link);
     if (event.kind === "there" && before?.carrier === event.link.carrier && before.name === event.link.name) return;
     this.#ports([event.link.name, before?.name]);
+  }
+
+  /** A port that takes nothing has gone, which the kernel's news may tell milliseconds later; or it is full. */
+  #lookAtRefusers(): void {
+    for (const vm of this.#refused) {
+      this.#refused.delete(vm);
+      const one = this.#vms.get(vm);
+      const port = one?.state.port ?? null;
+      if (one === undefined || port === null) continue;
+      const link = this.#options.eyes.link(port.name);
+      if (link?.index === port.index && link.carrier) {
+        one.path.full(() => this.#takeHeld());
+        continue;
+      }
+      this.#links.delete(port.index);
+      if (link !== null) this.#links.set(link.index, link);
+      this.#ports([port.name]);
+    }
   }
 
   #look(): void {
@@ -228,6 +253,7 @@ export class OutsideVms {
     for (const effect of effects) this.#say(one, effect);
     one.path.set(state, takeHeld);
     this.#watch(one);
+    this.#lookAtRefusers();
     if (state.phase !== before.phase) {
       const { overflowed, expired, size } = one.path.held;
       log.info({ vm, epoch: state.epoch, owner: state.owner, phase: state.phase, before: before.phase, event: event.type === "seen" ? event.what : event.type, port: state.port?.name ?? null, held: size, overflowed, expired }, "a VM that others move");
@@ -264,8 +290,9 @@ export class OutsideVms {
   /** True when something has waited in the kernel. */
   #takeHeld(): boolean {
     const held = this.#options.eyes.takeHeld();
-    for (const { home, straggler, frame } of held) {
-      [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home))?.path.take(frame, straggler);
+    for (const { home, came, frame } of held) {
+      const one = [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home));
+      if (one?.path.take(frame, came) === true) this.#refused.add(one.state.spec.vm);
     }
     return held.length > 0;
   }

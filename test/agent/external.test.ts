@@ -2,8 +2,8 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { pino } from "pino";
-import t from "tap";
+import { pino, type Logger } from "pino";
+import t, { type Test } from "tap";
 import { Held } from "../../agent/external/held.js";
 import { awaits, begins, deadlineOf, deliveryOf, DRAIN_LIMIT, DRAIN_SLACK, looks, newcomer, noticed, outside, type OutsideEvent, type OutsideVm, type Port } from "../../agent/external/outside-vm.js";
 import { OutsideVms } from "../../agent/external/outside-vms.js";
@@ -20,7 +20,7 @@ import { ipAddress, ipv4, mac } from "../../model/address.js";
 import { epoch, hostId, millis, vmId, type HostId } from "../../model/ids.js";
 import { drainToken } from "../../model/lead-token.js";
 import { ipInIp } from "../../model/locator.js";
-import type { HeldFrame } from "../../net/hold.js";
+import type { Came, HeldFrame } from "../../net/hold.js";
 import type { Link } from "../../net/netlink/links.js";
 import type { Seen } from "../../net/port-sight.js";
 import { encodeMarker, isMarker } from "../../net/marker.js";
@@ -51,21 +51,26 @@ await t.test("names of ports, and packets that wait", (t) => {
   ] as const) t.equal(fits(pattern, name), does, `${pattern} ${name}`);
   const held = new Held({ packets: 3, longest: millis(100) });
   const frame = (n: number): Buffer => Buffer.from([n]);
-  held.put(frame(1), false, millis(0));
-  held.put(frame(2), true, millis(10));
-  held.put(frame(3), false, millis(20));
-  held.put(frame(4), true, millis(30));
+  held.put(frame(1), "directly", millis(0));
+  held.put(frame(2), "straggler", millis(10));
+  held.put(frame(3), "directly", millis(20));
+  held.put(frame(4), "straggler", millis(30));
   t.equal(held.overflowed, 1);
-  t.same(held.take("stragglers", millis(50)), [frame(2)]);
-  t.same(held.take("all", millis(110)), [frame(3)], "the first one has waited too long");
+  t.same(held.take(millis(50), "directly"), [frame(2)]);
+  t.same(held.take(millis(110)), [frame(3)], "the first one has waited too long");
   t.equal(held.expired, 1);
-  held.put(frame(5), false, millis(200));
-  held.put(frame(6), true, millis(201));
-  t.same(held.take("all", millis(202)), [frame(6), frame(5)], "stragglers were sent before");
-  held.put(frame(7), true, millis(203));
-  held.put(frame(8), false, millis(204));
-  t.same(held.take("direct", millis(205)), [frame(8)]);
-  t.same(held.take("all", millis(206)), [frame(7)]);
+  held.put(frame(5), "directly", millis(200));
+  held.put(frame(6), "straggler", millis(201));
+  t.same(held.take(millis(202)), [frame(6), frame(5)], "stragglers were sent before");
+  held.put(frame(7), "straggler", millis(203));
+  held.put(frame(8), "directly", millis(204));
+  t.same(held.take(millis(205), "straggler"), [frame(8)]);
+  t.same(held.take(millis(206)), [frame(7)]);
+  for (const [n, came] of [[9, "straggler"], [10, "directly"], [11, "refused"]] as const) held.put(frame(n), came, millis(207));
+  t.same(held.take(millis(208)), [frame(11), frame(9), frame(10)], "what the port refused came before it left");
+  held.put(frame(12), "refused", millis(209));
+  held.giveUp();
+  t.same([held.size, held.overflowed], [0, 2]);
   t.end();
 });
 
@@ -252,6 +257,7 @@ class FakeEyes implements Eyes {
 
   open(heard: Heard): void { this.heard = heard; }
   links(): readonly Link[] { return this.present; }
+  link(name: string): Link | null { return this.present.find((each) => each.name === name) ?? null; }
   look(port: number, _spec: unknown, seen: (what: Seen) => void): Sight {
     const sight = { armed: false, close: (): void => undefined };
     this.sights.push({ port, sight, seen });
@@ -261,23 +267,33 @@ class FakeEyes implements Eyes {
   passOn(frame: Buffer, to: string): void { this.passed.push({ frame, to }); }
   close(): void { this.heard = null; }
 
-  link(name: string, index: number, carrier: boolean): void {
+  change(name: string, index: number, carrier: boolean): void {
     const link: Link = { name, index, carrier, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" };
     this.present = [...this.present.filter((each) => each.index !== index), link];
     this.heard?.link({ kind: "there", link });
   }
 }
 
-await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", async (t) => {
+interface Rig {
+  readonly directory: string;
+  readonly clock: FakeClock;
+  readonly log: Logger;
+  readonly said: Body[];
+  /** The home agent's marker, passed on by host B. */
+  readonly pass: (at: number) => unknown;
+  readonly make: () => Promise<{ vms: OutsideVms; eyes: FakeEyes; tunnel: FakeHostTunnel; ports: FakeVmPorts; answer: (reason: Body<"decision">["reason"], at: number) => void }>;
+}
+
+/** Host A, whose agent `make` makes as often as it is called. */
+function rig(t: Test): Rig {
   const directory = mkdtempSync(join(tmpdir(), "careof-external-"));
   t.teardown(() => { rmSync(directory, { recursive: true, force: true }); });
   const clock = new FakeClock();
   const log = pino({ level: "silent" });
   const said: Body[] = [];
   const wire = new FakeWire();
-  /** The home agent's marker, passed on by host B. */
   const pass = (at: number): unknown => wire.carry(ipAddress("10.1.0.2"), { from: ipv4("10.2.0.2"), source: ipAddress("192.0.2.1"), destination: HOME, bytes: 0, marker: drainToken(epoch(at)) });
-  const make = async (): Promise<{ vms: OutsideVms; eyes: FakeEyes; tunnel: FakeHostTunnel; ports: FakeVmPorts; answer: (reason: Body<"decision">["reason"], at: number) => void }> => {
+  const make: Rig["make"] = async () => {
     const eyes = new FakeEyes();
     eyes.present = [{ name: "tap-web1", index: 7, carrier: false, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" }];
     const ports = new FakeVmPorts();
@@ -291,14 +307,20 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
     await network.useTunnel(tunnel);
     return { vms, eyes, tunnel, ports, answer: (reason, at) => { answers.shift()?.(decision(reason, "", epoch(at))); } };
   };
+  return { directory, clock, log, said, pass, make };
+}
+
+const held = (came: Came, tag: number): HeldFrame => ({ home: ipv4("198.51.100.7"), came, frame: Buffer.concat([Buffer.alloc(14), Buffer.from([tag])]) });
+
+await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", async (t) => {
+  const { directory, clock, log, said, pass, make } = rig(t);
   const first = await make();
   const { vms, eyes, tunnel, ports } = first;
   t.ok(vms.binding(update(B, 3), true));
   t.notOk(vms.binding(update(B, 3, { vm: vmId("web2"), spec: { ...update(B, 3).spec, vm: vmId("web2"), driver: "qemu" } }), true));
   t.match(tunnel.entries(), [{ home: HOME, role: "deliver", port: "tap-web1", hold: { device: "co-hold", from: "all" }, stragglersFrom: ["10.2.0.2"] }]);
   t.equal(eyes.sights[0]?.sight.armed, true);
-  const held = (straggler: boolean, tag: number): HeldFrame => ({ home: ipv4("198.51.100.7"), straggler, frame: Buffer.concat([Buffer.alloc(14), Buffer.from([tag])]) });
-  eyes.waiting.push(held(true, 1), held(false, 2));
+  eyes.waiting.push(held("straggler", 1), held("directly", 2));
   eyes.heard?.held();
   t.match(vms.views(), [{ phase: "away", held: 2 }]);
 
@@ -307,15 +329,15 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   t.throws(() => vms.arrive(vmId("nobody")), { code: "unknown-vm" });
   eyes.sights[0]?.seen("rarp");
   t.match(said.at(-1), { kind: "announcement", what: "rarp", basedOn: 3 });
-  eyes.link("other0", 9, true);
-  eyes.link("tap-web1", 7, true);
+  eyes.change("other0", 9, true);
+  eyes.change("tap-web1", 7, true);
   t.same(ports.frames.map(({ name, frame }) => [name, frame[14], Buffer.from(frame.subarray(6, 12)).toString("hex")]), [["tap-web1", 1, "02ca0f000001"]], "the straggler, from the gateway's MAC");
   pass(3);
   clock.advance(2);
   t.equal(ports.frames.length, 1, "a marker of the move before");
   vms.drained(VM, 0);
   t.equal(ports.frames.length, 2);
-  t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }]);
+  t.match(tunnel.entries(), [{ port: "tap-web1", hold: { device: "co-hold", from: "port" } }]);
   t.equal(eyes.sights[0]?.sight.armed, false);
   first.answer("accepted", 4);
   await new Promise(setImmediate);
@@ -344,12 +366,12 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   pass(3);
   t.match(await careof("arrive", "web1", "--socket", socket), { code: 0, stdout: /claiming/ });
   const marker = encodeMarker({ outer: { source: ipv4("192.0.2.1"), destination: ipv4("10.1.0.2") }, inner: { source: ipv4("192.0.2.1"), destination: ipv4("198.51.100.7") }, token: 9 }).subarray(20);
-  eyes.waiting.push(held(false, 3), { home: ipv4("198.51.100.7"), straggler: false, frame: Buffer.concat([Buffer.alloc(14), marker]) }, held(false, 4));
+  eyes.waiting.push(held("directly", 3), { home: ipv4("198.51.100.7"), came: "directly", frame: Buffer.concat([Buffer.alloc(14), marker]) }, held("directly", 4));
   eyes.heard?.held();
   clock.advance(2);
   t.equal(ports.frames.length, 2, "what comes directly waits");
   const [send, take] = [ports.sendFrame.bind(ports), eyes.takeHeld.bind(eyes)];
-  const held6 = [held(false, 6)];
+  const held6 = [held("directly", 6)];
   const waits: boolean[] = [];
   ports.sendFrame = (name, frame) => {
     send(name, frame);
@@ -357,7 +379,7 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   };
   eyes.takeHeld = () => {
     const frames = take();
-    if (frames.length > 0) waits.push(tunnel.entries().some((entry) => entry.role === "deliver" && entry.hold !== null));
+    if (frames.length > 0) waits.push(tunnel.entries().some((entry) => entry.role === "deliver" && entry.hold?.from === "home-agents"));
     return frames;
   };
   pass(4);
@@ -366,7 +388,7 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   t.same(ports.frames.slice(2).map(({ frame }) => frame[14]), [3, 4, 6], "and goes to the port, the marker does not");
   t.same(waits, [true], "what comes while that is sent goes before the switch too");
   vms.leave(VM, null);
-  eyes.waiting.push(held(false, 5), { home: ipv4("198.51.100.7"), straggler: false, frame: Buffer.concat([Buffer.alloc(14), marker]) });
+  eyes.waiting.push(held("directly", 5), { home: ipv4("198.51.100.7"), came: "directly", frame: Buffer.concat([Buffer.alloc(14), marker]) });
   eyes.heard?.held();
   t.same(eyes.passed.map(({ frame, to }) => [isMarker(frame.subarray(14)), to]), [[false, "10.2.0.2"], [true, "10.2.0.2"]], "to another host it goes, behind what it came behind");
   vms.arrive(VM);
@@ -377,9 +399,61 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
 
   const second = await make();
   t.match(second.vms.views(), [{ vm: VM, owner: "host-a", epoch: 4, phase: "away" }], "its port is down at the restart");
-  second.eyes.link("tap-web1", 7, true);
+  second.eyes.change("tap-web1", 7, true);
   t.match(said.at(-1), { kind: "announcement", what: "port", basedOn: 4 });
   second.vms.forget(VM);
   t.same(second.tunnel.entries(), []);
   second.vms.close();
+});
+
+await t.test("what its port refuses: the link tells whether that has gone or is merely full", async (t) => {
+  const { clock, said, make } = rig(t);
+  const { vms, eyes, tunnel, ports } = await make();
+  eyes.change("tap-web1", 7, true);
+  vms.binding(update(A, 3), true);
+  const refused = (...tags: readonly number[]): void => {
+    eyes.waiting.push(...tags.map((tag) => held("refused", tag)));
+    eyes.heard?.held();
+  };
+  const taken = (): unknown => ports.frames.map(({ frame }) => frame[14]);
+  const passed = (): unknown => eyes.passed.map(({ frame, to }) => [frame[14], to]);
+  const waits = [{ role: "deliver", port: "tap-web1", hold: { device: "co-hold", from: "port" } }];
+  t.match(tunnel.entries(), waits);
+
+  refused(1, 2);
+  t.match(vms.views(), [{ phase: "here", held: 0, overflowed: 2 }], "full: dropped, and counted");
+  t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }], "and what it refuses now is not looked at");
+  refused(3);
+  t.same(taken(), [3], "one that was on its way has its second chance");
+  clock.advance(999);
+  t.match(tunnel.entries(), [{ hold: null }]);
+  clock.advance(1);
+  t.match(tunnel.entries(), waits);
+  refused(4);
+  t.match(vms.views(), [{ phase: "here", overflowed: 3 }]);
+  clock.advance(1000);
+
+  said.length = 0;
+  eyes.present = eyes.present.map((link) => ({ ...link, carrier: false }));
+  refused(5, 6);
+  t.match(vms.views(), [{ phase: "leaving", held: 0, overflowed: 3 }], "pulled, before the kernel has said so");
+  t.match(said, [{ kind: "vmReport", state: "absent", basedOn: 3 }]);
+  t.match(tunnel.entries(), [{ role: "forward", to: "10.2.0.2" }]);
+  t.same(passed(), [[5, "10.2.0.2"], [6, "10.2.0.2"]]);
+  eyes.change("tap-web1", 7, false);
+  t.equal(said.length, 1, "its word is no news then");
+  refused(7);
+  t.same(passed(), [[5, "10.2.0.2"], [6, "10.2.0.2"], [7, "10.2.0.2"]], "one that was on its way");
+
+  eyes.change("tap-web1", 7, true);
+  vms.drained(VM, 0);
+  t.match(tunnel.entries(), waits, "back");
+  eyes.present = [];
+  eyes.waiting.push(held("refused", 8));
+  vms.binding(update(A, 3, { peers: [{ host: C, locator: ipInIp(ipAddress("10.3.0.2")) }] }), false);
+  t.match(vms.views(), [{ phase: "leaving", port: null }], "gone, and found while something else was done");
+  t.same(eyes.passed.at(-1)?.frame[14], 8);
+  t.equal(eyes.passed.at(-1)?.to, "10.3.0.2");
+  t.same(taken(), [3], "nothing of all that went to the port");
+  vms.close();
 });
