@@ -72,15 +72,18 @@ export class DataPath {
     takeHeld();
   }
 
-  /** A packet that waited in the kernel. True: its port has refused it, and whether that is gone or full is for the caller to find out, who then says `full`, or sets a state that delivers elsewhere. */
-  take(frame: Buffer, came: Came): boolean {
+  /** Its port has refused packets, which wait until the caller has found out whether it is gone or full, and says `full` or sets a state that delivers elsewhere. */
+  get refused(): boolean {
+    return this.#asks() && this.#refuser !== null && this.#refuser === this.#state.port?.index;
+  }
+
+  /** A packet that waited in the kernel. */
+  take(frame: Buffer, came: Came): void {
     this.held.put(frame, came, this.#options.clock.monotonic());
     const delivery = deliveryOf(this.#state);
-    const refused = came === "refused" && this.#asks();
-    if (refused) this.#refuser = this.#state.port?.index ?? null;
+    if (came === "refused" && this.#asks()) this.#refuser = this.#state.port?.index ?? null;
     // Whoever passed a straggler on would not take it back; what came directly was on its way into the hold when the way on was opened.
     this.#release(delivery.to === "host" && delivery.holdStragglers ? "straggler" : null);
-    return refused;
   }
 
   /** The port is there and has no room. */
@@ -126,7 +129,7 @@ export class DataPath {
   #release(stays: Came | null = null): void {
     const delivery = deliveryOf(this.#state);
     if (delivery.to === "hold" || this.held.size === 0) return;
-    if (this.#asks() && this.#refuser === this.#state.port?.index) return;
+    if (this.refused) return;
     this.#refuser = null;
     for (const frame of this.held.take(this.#options.clock.monotonic(), delivery.to === "port" && delivery.holdDirect ? "directly" : stays)) this.#send(frame);
   }

@@ -15,6 +15,9 @@ import { fits } from "./pattern.js";
 
 /** What takes milliseconds waits so long, so that a move has its first ones to itself. */
 const SETTLE_AFTER = millis(30);
+/** An interface whose other end is being taken down takes no packets some milliseconds before it has no carrier. One that still has it then is full. */
+const FULL_AFTER = millis(30);
+const LOOK_AGAIN = millis(2);
 
 export interface OutsideVmsOptions extends DataPathOptions {
   readonly host: HostId;
@@ -33,6 +36,8 @@ interface One {
   recorded: string;
   timer: Timer | null;
   settle: Timer | null;
+  /** Its port refuses packets, since then, and still has a carrier: it is looked at again. */
+  refusing: { readonly since: Millis; readonly timer: Timer } | null;
 }
 
 /** What `careof port` and the log say of one. */
@@ -53,7 +58,7 @@ export class OutsideVms {
   readonly #vms = new Map<VmId, One>();
   readonly #markers: MarkerWatch;
   #links = new Map<number, Link>();
-  /** Packets were refused by their port, and whether that is gone has not been looked at. */
+  /** Their port has refused packets and has not been looked at since. */
   readonly #refused = new Set<VmId>();
   #open = false;
 
@@ -155,7 +160,7 @@ export class OutsideVms {
       this.#links = new Map(eyes.links().map((link) => [link.index, link]));
     }
     const state = { ...newcomer(update), port: this.#portOf(update.spec.externalPort) };
-    this.#vms.set(update.vm, { state, path: new DataPath(this.#options, state), sight: null, port: null, recorded: "", timer: null, settle: null });
+    this.#vms.set(update.vm, { state, path: new DataPath(this.#options, state), sight: null, port: null, recorded: "", timer: null, settle: null, refusing: null });
   }
 
   #require(vm: VmId): One {
@@ -175,6 +180,7 @@ export class OutsideVms {
     this.#markers.set(one.state.spec.vm, null);
     this.#refused.delete(one.state.spec.vm);
     one.settle?.cancel();
+    one.refusing?.timer.cancel();
     one.path.close();
     one.sight?.eye.close();
     one.sight = null;
@@ -200,17 +206,29 @@ export class OutsideVms {
     for (const vm of this.#refused) {
       this.#refused.delete(vm);
       const one = this.#vms.get(vm);
-      const port = one?.state.port ?? null;
-      if (one === undefined || port === null) continue;
-      const link = this.#options.eyes.link(port.name);
-      if (link?.index === port.index && link.carrier) {
-        one.path.full(() => this.#takeHeld());
-        continue;
-      }
+      if (one !== undefined) this.#lookAtRefuser(one);
+    }
+  }
+
+  #lookAtRefuser(one: One): void {
+    const { clock, eyes, log } = this.#options;
+    const { port, spec } = one.state;
+    const { refusing } = one;
+    refusing?.timer.cancel();
+    one.refusing = null;
+    if (port === null || !one.path.refused) return;
+    const link = eyes.link(port.name);
+    if (link?.index !== port.index || !link.carrier) {
       this.#links.delete(port.index);
       if (link !== null) this.#links.set(link.index, link);
       this.#ports([port.name]);
+      return;
     }
+    const since = refusing?.since ?? clock.monotonic();
+    if (clock.monotonic() - since >= FULL_AFTER) {
+      log.warn({ vm: spec.vm, port: port.name, dropped: one.path.held.size }, "a port refuses packets though it is there: it is full");
+      one.path.full(() => this.#takeHeld());
+    } else one.refusing = { since, timer: clock.after("refusing", LOOK_AGAIN, () => { if (this.#vms.get(spec.vm) === one) this.#lookAtRefuser(one); }) };
   }
 
   #look(): void {
@@ -292,7 +310,8 @@ export class OutsideVms {
     const held = this.#options.eyes.takeHeld();
     for (const { home, came, frame } of held) {
       const one = [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home));
-      if (one?.path.take(frame, came) === true) this.#refused.add(one.state.spec.vm);
+      one?.path.take(frame, came);
+      if (one?.path.refused === true) this.#refused.add(one.state.spec.vm);
     }
     return held.length > 0;
   }

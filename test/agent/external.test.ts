@@ -1,76 +1,46 @@
-import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
-import { pino, type Logger } from "pino";
-import t, { type Test } from "tap";
+import t from "tap";
 import { Held } from "../../agent/external/held.js";
-import { awaits, begins, deadlineOf, deliveryOf, DRAIN_LIMIT, DRAIN_SLACK, looks, newcomer, noticed, outside, type OutsideEvent, type OutsideVm, type Port } from "../../agent/external/outside-vm.js";
-import { OutsideVms } from "../../agent/external/outside-vms.js";
+import { awaits, begins, deadlineOf, deliveryOf, DRAIN_LIMIT, DRAIN_SLACK, looks, newcomer, noticed, outside, type OutsideEvent, type OutsideVm } from "../../agent/external/outside-vm.js";
 import { fits } from "../../agent/external/pattern.js";
-import type { Eyes, Heard, Sight } from "../../agent/external/eyes.js";
 import { openControl } from "../../agent/control.js";
-import { Outbox } from "../../agent/outbox.js";
-import { outsideRecord } from "../../agent/record-shapes.js";
-import { Records } from "../../agent/records.js";
-import { VmNetwork } from "../../agent/vm-network.js";
 import { command } from "../../deploy/lab/command.js";
 import { REPOSITORY } from "../../deploy/lab/program.js";
-import { ipAddress, ipv4, mac } from "../../model/address.js";
-import { epoch, hostId, millis, vmId, type HostId } from "../../model/ids.js";
+import { ipAddress, ipv4 } from "../../model/address.js";
+import { epoch, millis, vmId } from "../../model/ids.js";
 import { drainToken } from "../../model/lead-token.js";
 import { ipInIp } from "../../model/locator.js";
-import type { Came, HeldFrame } from "../../net/hold.js";
-import type { Link } from "../../net/netlink/links.js";
-import type { Seen } from "../../net/port-sight.js";
 import { encodeMarker, isMarker } from "../../net/marker.js";
-import { FakeWire } from "../../net/tunnel-fake-wire.js";
-import { FakeHostTunnel } from "../../net/tunnel-fake.js";
-import { FakeVmPorts } from "../../net/vm-port-fake.js";
-import { decision } from "../../proto/channel.js";
-import type { BindingUpdate, Body } from "../../proto/messages.js";
-import { FakeClock } from "../model/fake-clock.js";
-
-const VM = vmId("web1");
-const [A, B, C] = [hostId("host-a"), hostId("host-b"), hostId("host-c")];
-const HOME = ipAddress("198.51.100.7");
-const PEER = { host: B, locator: ipInIp(ipAddress("10.2.0.2")) };
-const UP: Port = { name: "tap-web1", index: 7, carrier: true };
-const DOWN: Port = { ...UP, carrier: false };
-
-function update(owner: HostId | null, at: number, change: Partial<BindingUpdate> = {}): BindingUpdate {
-  return {
-    vm: VM, epoch: epoch(at), state: "bound", owner, forwardTo: null, forwardMs: millis(0), peers: [PEER],
-    spec: { vm: VM, homeAddresses: [HOME], mac: mac("52:54:00:00:00:07"), driver: "external", qemu: null, externalPort: "tap-web*", listsHost: true }, ...change,
-  };
-}
+import { A, B, C, DOWN, held, HOME, PEER, rig, UP, update, VM } from "./external/rig.js";
 
 await t.test("names of ports, and packets that wait", (t) => {
   for (const [pattern, name, does] of [
     ["tap-web*", "tap-web1", true], ["tap-web*", "tap-we", false], ["tap?", "tap1", true], ["tap?", "tap12", false], ["a.b", "axb", false], ["vnet0", "vnet0", true], ["*", "eth0", true], ["tap(1", "tap(1", true],
   ] as const) t.equal(fits(pattern, name), does, `${pattern} ${name}`);
-  const held = new Held({ packets: 3, longest: millis(100) });
+  const queue = new Held({ packets: 3, longest: millis(100) });
   const frame = (n: number): Buffer => Buffer.from([n]);
-  held.put(frame(1), "directly", millis(0));
-  held.put(frame(2), "straggler", millis(10));
-  held.put(frame(3), "directly", millis(20));
-  held.put(frame(4), "straggler", millis(30));
-  t.equal(held.overflowed, 1);
-  t.same(held.take(millis(50), "directly"), [frame(2)]);
-  t.same(held.take(millis(110)), [frame(3)], "the first one has waited too long");
-  t.equal(held.expired, 1);
-  held.put(frame(5), "directly", millis(200));
-  held.put(frame(6), "straggler", millis(201));
-  t.same(held.take(millis(202)), [frame(6), frame(5)], "stragglers were sent before");
-  held.put(frame(7), "straggler", millis(203));
-  held.put(frame(8), "directly", millis(204));
-  t.same(held.take(millis(205), "straggler"), [frame(8)]);
-  t.same(held.take(millis(206)), [frame(7)]);
-  for (const [n, came] of [[9, "straggler"], [10, "directly"], [11, "refused"]] as const) held.put(frame(n), came, millis(207));
-  t.same(held.take(millis(208)), [frame(11), frame(9), frame(10)], "what the port refused came before it left");
-  held.put(frame(12), "refused", millis(209));
-  held.giveUp();
-  t.same([held.size, held.overflowed], [0, 2]);
+  queue.put(frame(1), "directly", millis(0));
+  queue.put(frame(2), "straggler", millis(10));
+  queue.put(frame(3), "directly", millis(20));
+  queue.put(frame(4), "straggler", millis(30));
+  t.equal(queue.overflowed, 1);
+  t.same(queue.take(millis(50), "directly"), [frame(2)]);
+  t.same(queue.take(millis(110)), [frame(3)], "the first one has waited too long");
+  t.equal(queue.expired, 1);
+  queue.put(frame(5), "directly", millis(200));
+  queue.put(frame(6), "straggler", millis(201));
+  t.same(queue.take(millis(202)), [frame(6), frame(5)], "stragglers were sent before");
+  queue.put(frame(7), "straggler", millis(203));
+  queue.put(frame(8), "directly", millis(204));
+  t.same(queue.take(millis(205), "straggler"), [frame(8)]);
+  t.same(queue.take(millis(206)), [frame(7)]);
+  for (const [n, came] of [[9, "straggler"], [10, "directly"], [11, "refused"]] as const) queue.put(frame(n), came, millis(207));
+  t.same(queue.take(millis(208)), [frame(11), frame(9), frame(10)], "what the port refused came before it left");
+  queue.put(frame(12), "refused", millis(209));
+  queue.giveUp();
+  t.same([queue.size, queue.overflowed], [0, 2]);
   t.end();
 });
 
@@ -246,72 +216,6 @@ await t.test("whatever comes: no epoch goes back, nothing is sent to a port that
   t.end();
 });
 
-/** A kernel in memory. */
-class FakeEyes implements Eyes {
-  readonly hold = "co-hold";
-  present: Link[] = [];
-  waiting: HeldFrame[] = [];
-  readonly passed: { readonly frame: Buffer; readonly to: string }[] = [];
-  readonly sights: { readonly port: number; readonly sight: Sight; readonly seen: (what: Seen) => void }[] = [];
-  heard: Heard | null = null;
-
-  open(heard: Heard): void { this.heard = heard; }
-  links(): readonly Link[] { return this.present; }
-  link(name: string): Link | null { return this.present.find((each) => each.name === name) ?? null; }
-  look(port: number, _spec: unknown, seen: (what: Seen) => void): Sight {
-    const sight = { armed: false, close: (): void => undefined };
-    this.sights.push({ port, sight, seen });
-    return sight;
-  }
-  takeHeld(): readonly HeldFrame[] { return this.waiting.splice(0); }
-  passOn(frame: Buffer, to: string): void { this.passed.push({ frame, to }); }
-  close(): void { this.heard = null; }
-
-  change(name: string, index: number, carrier: boolean): void {
-    const link: Link = { name, index, carrier, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" };
-    this.present = [...this.present.filter((each) => each.index !== index), link];
-    this.heard?.link({ kind: "there", link });
-  }
-}
-
-interface Rig {
-  readonly directory: string;
-  readonly clock: FakeClock;
-  readonly log: Logger;
-  readonly said: Body[];
-  /** The home agent's marker, passed on by host B. */
-  readonly pass: (at: number) => unknown;
-  readonly make: () => Promise<{ vms: OutsideVms; eyes: FakeEyes; tunnel: FakeHostTunnel; ports: FakeVmPorts; answer: (reason: Body<"decision">["reason"], at: number) => void }>;
-}
-
-/** Host A, whose agent `make` makes as often as it is called. */
-function rig(t: Test): Rig {
-  const directory = mkdtempSync(join(tmpdir(), "careof-external-"));
-  t.teardown(() => { rmSync(directory, { recursive: true, force: true }); });
-  const clock = new FakeClock();
-  const log = pino({ level: "silent" });
-  const said: Body[] = [];
-  const wire = new FakeWire();
-  const pass = (at: number): unknown => wire.carry(ipAddress("10.1.0.2"), { from: ipv4("10.2.0.2"), source: ipAddress("192.0.2.1"), destination: HOME, bytes: 0, marker: drainToken(epoch(at)) });
-  const make: Rig["make"] = async () => {
-    const eyes = new FakeEyes();
-    eyes.present = [{ name: "tap-web1", index: 7, carrier: false, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" }];
-    const ports = new FakeVmPorts();
-    ports.external.add("tap-web1");
-    const network = new VmNetwork({ ports, queueLength: 100, guestMtu: 1480 });
-    const tunnel = new FakeHostTunnel({ careOf: ipv4("10.1.0.2"), homeAgents: [ipv4("192.0.2.1")], clock, wire });
-    const answers: ((answer: Body<"decision">) => void)[] = [];
-    const outbox = new Outbox({ registered: true, ask: (body) => { said.push(body); return new Promise((resolve) => { answers.push(resolve); }); } }, clock, log);
-    const vms = new OutsideVms({ host: A, locator: ipInIp(ipAddress("10.1.0.2")), gatewayMac: mac("02:ca:0f:00:00:01"), eyes, network, records: new Records(join(directory, "external"), outsideRecord), outbox, tell: (body) => { said.push(body); }, queueLength: 10, clock, log });
-    vms.recover();
-    await network.useTunnel(tunnel);
-    return { vms, eyes, tunnel, ports, answer: (reason, at) => { answers.shift()?.(decision(reason, "", epoch(at))); } };
-  };
-  return { directory, clock, log, said, pass, make };
-}
-
-const held = (came: Came, tag: number): HeldFrame => ({ home: ipv4("198.51.100.7"), came, frame: Buffer.concat([Buffer.alloc(14), Buffer.from([tag])]) });
-
 await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", async (t) => {
   const { directory, clock, log, said, pass, make } = rig(t);
   const first = await make();
@@ -404,56 +308,4 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   second.vms.forget(VM);
   t.same(second.tunnel.entries(), []);
   second.vms.close();
-});
-
-await t.test("what its port refuses: the link tells whether that has gone or is merely full", async (t) => {
-  const { clock, said, make } = rig(t);
-  const { vms, eyes, tunnel, ports } = await make();
-  eyes.change("tap-web1", 7, true);
-  vms.binding(update(A, 3), true);
-  const refused = (...tags: readonly number[]): void => {
-    eyes.waiting.push(...tags.map((tag) => held("refused", tag)));
-    eyes.heard?.held();
-  };
-  const taken = (): unknown => ports.frames.map(({ frame }) => frame[14]);
-  const passed = (): unknown => eyes.passed.map(({ frame, to }) => [frame[14], to]);
-  const waits = [{ role: "deliver", port: "tap-web1", hold: { device: "co-hold", from: "port" } }];
-  t.match(tunnel.entries(), waits);
-
-  refused(1, 2);
-  t.match(vms.views(), [{ phase: "here", held: 0, overflowed: 2 }], "full: dropped, and counted");
-  t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }], "and what it refuses now is not looked at");
-  refused(3);
-  t.same(taken(), [3], "one that was on its way has its second chance");
-  clock.advance(999);
-  t.match(tunnel.entries(), [{ hold: null }]);
-  clock.advance(1);
-  t.match(tunnel.entries(), waits);
-  refused(4);
-  t.match(vms.views(), [{ phase: "here", overflowed: 3 }]);
-  clock.advance(1000);
-
-  said.length = 0;
-  eyes.present = eyes.present.map((link) => ({ ...link, carrier: false }));
-  refused(5, 6);
-  t.match(vms.views(), [{ phase: "leaving", held: 0, overflowed: 3 }], "pulled, before the kernel has said so");
-  t.match(said, [{ kind: "vmReport", state: "absent", basedOn: 3 }]);
-  t.match(tunnel.entries(), [{ role: "forward", to: "10.2.0.2" }]);
-  t.same(passed(), [[5, "10.2.0.2"], [6, "10.2.0.2"]]);
-  eyes.change("tap-web1", 7, false);
-  t.equal(said.length, 1, "its word is no news then");
-  refused(7);
-  t.same(passed(), [[5, "10.2.0.2"], [6, "10.2.0.2"], [7, "10.2.0.2"]], "one that was on its way");
-
-  eyes.change("tap-web1", 7, true);
-  vms.drained(VM, 0);
-  t.match(tunnel.entries(), waits, "back");
-  eyes.present = [];
-  eyes.waiting.push(held("refused", 8));
-  vms.binding(update(A, 3, { peers: [{ host: C, locator: ipInIp(ipAddress("10.3.0.2")) }] }), false);
-  t.match(vms.views(), [{ phase: "leaving", port: null }], "gone, and found while something else was done");
-  t.same(eyes.passed.at(-1)?.frame[14], 8);
-  t.equal(eyes.passed.at(-1)?.to, "10.3.0.2");
-  t.same(taken(), [3], "nothing of all that went to the port");
-  vms.close();
 });
