@@ -11,16 +11,18 @@ import { openTap } from "./tap.js";
 /** A frame that waits, as the data plane made it: without the port's addresses. */
 export interface HeldFrame {
   readonly home: Ipv4;
-  /** It came by another host, hence before what comes directly. */
-  readonly straggler: boolean;
+  readonly came: Came;
   readonly frame: Buffer;
 }
+
+/** From the home agent; by another host, hence before what comes directly; or either way, and the port did not take it. */
+export type Came = "directly" | "straggler" | "refused";
 
 const ETHERNET = 14;
 const IP = 20;
 const IPIP = 4;
-/** `HOLD_STRAGGLERS` of bpf/layout.h, in the last byte of the frame's source. */
-const STRAGGLER = 2;
+/** `HOLD_DIRECT` and so on of bpf/layout.h, in the last byte of the frame's source. */
+const CAME: ReadonlyMap<number | undefined, Came> = new Map([[1, "directly"], [2, "straggler"], [4, "refused"]]);
 const FRAME_BYTES = 65_550;
 
 /**
@@ -54,8 +56,9 @@ export class HoldDevice {
     readSome(() => sys.tryRead(this.descriptor, this.#buffer), (length) => {
       const frame = Buffer.from(this.#buffer.subarray(0, length));
       const home = length < ETHERNET + IP ? null : addressFromBytes(frame.subarray(ETHERNET + 16, ETHERNET + 20));
+      const came = CAME.get(frame[11]);
       // What the stack itself might send here is nobody's.
-      if (home !== null && isV4(home) && frame.readUInt16BE(12) === 0x0800 && frame[6] === 0x02 && frame[7] === 0xca) found.push({ home, straggler: frame[11] === STRAGGLER, frame });
+      if (home !== null && isV4(home) && came !== undefined && frame.readUInt16BE(12) === 0x0800 && frame[6] === 0x02 && frame[7] === 0xca) found.push({ home, came, frame });
     }, `to read ${this.name}`, this.#queueLength + 1);
     return found;
   }

@@ -33,8 +33,11 @@ export interface HostDeliver {
 /** Packets that must not go to the port yet, and the home agent's markers between them: they leave by `device` (net/hold.ts), where the agent takes them in. */
 export interface HostHold {
   readonly device: string;
-  /** `home-agents`: what comes directly, while stragglers go first. `all`: nobody is behind the port. */
-  readonly from: "home-agents" | "all";
+  /**
+   * `home-agents`: what comes directly, while stragglers go first. `all`: nobody is behind the port. `port`: only what the port does not take, because it is gone or down, has no carrier, or is a full veth
+   * (that a TAP's queue is full, the kernel does not say); no marker is among these. It costs a copy of each packet's headers.
+   */
+  readonly from: "home-agents" | "all" | "port";
 }
 
 /** The VM has left: what still comes from a home agent, markers too, goes on to `to`. What comes from anywhere else is dropped, or waits, but never goes on: no loops. */

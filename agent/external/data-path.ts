@@ -1,9 +1,11 @@
 import { isV4, macBytes, type Mac } from "../../model/address.js";
-import type { Clock } from "../../model/clock.js";
+import type { Clock, Timer } from "../../model/clock.js";
 import { toCareofError } from "../../model/errors.js";
 import type { Logger } from "../../model/log.js";
+import type { Came } from "../../net/hold.js";
 import { isMarker } from "../../net/marker.js";
-import type { HostEntry } from "../../net/tunnel.js";
+import { millis } from "../../model/ids.js";
+import type { HostEntry, HostHold } from "../../net/tunnel.js";
 import type { VmNetwork } from "../vm-network.js";
 import type { Eyes } from "./eyes.js";
 import { Held, HELD_LONGEST } from "./held.js";
@@ -13,6 +15,8 @@ const ETHERNET_SOURCE = 6;
 const ETHERNET = 14;
 /** Before a switch what waits is sent, and what has come meanwhile, and so on; of somebody who sends faster than that there is no end. */
 const ROUNDS = 8;
+/** A port that is merely full refuses more and more: for so long it has no second chance with what it refuses, like any other. */
+const FULL_FOR = millis(1000);
 
 export interface DataPathOptions {
   readonly eyes: Eyes;
@@ -30,6 +34,10 @@ export class DataPath {
   #state: OutsideVm;
   /** The entries that the data plane has, as text. */
   #entries = "";
+  /** Index of the port that has refused packets which wait for a word on that. */
+  #refuser: number | null = null;
+  /** Runs while the port counts as full. */
+  #full: Timer | null = null;
 
   constructor(options: DataPathOptions, state: OutsideVm) {
     this.#options = options;
@@ -62,13 +70,41 @@ export class DataPath {
     takeHeld();
   }
 
+  /** Its port has refused packets, which wait until the caller has found out whether it is gone or full, and says `full` or sets a state that delivers elsewhere. */
+  get refused(): boolean {
+    return this.#asks() && this.#refuser !== null && this.#refuser === this.#state.port?.index;
+  }
+
   /** A packet that waited in the kernel. */
-  take(frame: Buffer, straggler: boolean): void {
-    this.held.put(frame, straggler, this.#options.clock.monotonic());
+  take(frame: Buffer, came: Came): void {
+    this.held.put(frame, came, this.#options.clock.monotonic());
     const delivery = deliveryOf(this.#state);
+    if (came === "refused" && this.#asks()) this.#refuser = this.#state.port?.index ?? null;
     // Whoever passed a straggler on would not take it back; what came directly was on its way into the hold when the way on was opened.
-    if (delivery.to !== "host" || !delivery.holdStragglers) this.#release();
-    else for (const late of this.held.take("direct", this.#options.clock.monotonic())) this.#send(late);
+    this.#release(delivery.to === "host" && delivery.holdStragglers ? "straggler" : null);
+  }
+
+  /** The port is there and has no room. */
+  full(takeHeld: () => boolean): void {
+    this.held.giveUp();
+    this.#refuser = null;
+    this.#full?.cancel();
+    this.#full = this.#options.clock.after("full", FULL_FOR, () => {
+      this.#full = null;
+      this.set(this.#state, takeHeld);
+    });
+    this.set(this.#state, takeHeld);
+  }
+
+  close(): void {
+    this.#full?.cancel();
+    this.#full = null;
+  }
+
+  /** What the port refuses is kept. */
+  #asks(): boolean {
+    const delivery = deliveryOf(this.#state);
+    return delivery.to === "port" && !delivery.holdDirect && this.#full === null;
   }
 
   #wanted(): HostEntry[] {
@@ -77,21 +113,23 @@ export class DataPath {
     const delivery = deliveryOf(this.#state);
     const stragglersFrom = peers.map(({ locator }) => locator.address);
     const { mac } = spec;
+    const atPort: HostHold["from"] | null = this.#asks() ? "port" : delivery.to === "port" && delivery.holdDirect ? "home-agents" : null;
     return spec.homeAddresses.map((home): HostEntry => {
       switch (delivery.to) {
         case "hold": return { role: "deliver", home, port: delivery.port?.name ?? hold, mac, stragglersFrom, hold: { device: hold, from: "all" } };
-        case "port": return { role: "deliver", home, port: delivery.port.name, mac, stragglersFrom, hold: delivery.holdDirect ? { device: hold, from: "home-agents" } : null };
+        case "port": return { role: "deliver", home, port: delivery.port.name, mac, stragglersFrom, hold: atPort === null ? null : { device: hold, from: atPort } };
         case "host": return { role: "forward", home, to: delivery.address, sender: delivery.port === null ? null : { port: delivery.port.name, mac }, hold: delivery.holdStragglers ? { device: hold, stragglersFrom, mac } : null };
       }
     });
   }
 
-  /** Held packets that may go now do. */
-  #release(): void {
+  /** Held packets that may go now do. `stays`: what came so does not. */
+  #release(stays: Came | null = null): void {
     const delivery = deliveryOf(this.#state);
     if (delivery.to === "hold" || this.held.size === 0) return;
-    const which = delivery.to === "port" && delivery.holdDirect ? "stragglers" : "all";
-    for (const frame of this.held.take(which, this.#options.clock.monotonic())) this.#send(frame);
+    if (this.refused) return;
+    this.#refuser = null;
+    for (const frame of this.held.take(this.#options.clock.monotonic(), delivery.to === "port" && delivery.holdDirect ? "directly" : stays)) this.#send(frame);
   }
 
   #send(frame: Buffer): void {

@@ -28,6 +28,8 @@ export interface Eyes {
   readonly hold: string;
   open(heard: Heard): void;
   links(): readonly Link[];
+  /** As it is now, which the news of it may be behind; `null`: there is none of that name. */
+  link(name: string): Link | null;
   /** @throws CareofError `kernel-refused`: the port is gone */
   look(port: number, spec: VmSpec, seen: (what: Seen) => void): Sight;
   /** Everything that waits in the hold, oldest first. */
@@ -69,6 +71,10 @@ export class LinuxEyes implements Eyes {
 
   links(): readonly Link[] {
     return listLinks(this.#netlink);
+  }
+
+  link(name: string): Link | null {
+    return findLink(this.#netlink, name);
   }
 
   look(port: number, { mac, homeAddresses }: VmSpec, seen: (what: Seen) => void): Sight {

@@ -1,17 +1,21 @@
 import { millis, type Millis } from "../../model/ids.js";
+import type { Came } from "../../net/hold.js";
 
 /** A packet that has waited longer for its VM is of no use to anybody. */
 export const HELD_LONGEST = millis(5000);
 
 interface Waiting {
   readonly frame: Buffer;
-  readonly straggler: boolean;
+  readonly came: Came;
   readonly at: Millis;
 }
 
+/** What was sent earlier goes first: a packet that the port refused had arrived before the VM left, and so before those that another host passes on. */
+const ORDER: readonly Came[] = ["refused", "straggler", "directly"];
+
 /** Packets of one VM that wait for it, in order, so many and so long; what is more is dropped and counted. */
 export class Held {
-  readonly #waiting: Waiting[] = [];
+  #waiting: Waiting[] = [];
   readonly #limit: number;
   readonly #longest: Millis;
   /** Dropped: the queue was full, or they had waited too long. */
@@ -27,10 +31,10 @@ export class Held {
     return this.#waiting.length;
   }
 
-  put(frame: Buffer, straggler: boolean, now: Millis): void {
+  put(frame: Buffer, came: Came, now: Millis): void {
     this.#expire(now);
     if (this.#waiting.length >= this.#limit) this.overflowed++;
-    else this.#waiting.push({ frame, straggler, at: now });
+    else this.#waiting.push({ frame, came, at: now });
   }
 
   /** What has waited too long is dropped, also where nothing comes and nobody asks any more. */
@@ -38,15 +42,18 @@ export class Held {
     this.#expire(now);
   }
 
-  /** Stragglers before what came directly, since they were sent before; `which` takes the one kind alone. */
-  take(which: "stragglers" | "direct" | "all", now: Millis): Buffer[] {
+  /** In the order in which they were sent. `but`: those that came so stay. */
+  take(now: Millis, but: Came | null = null): Buffer[] {
     this.#expire(now);
-    const stragglers = this.#waiting.filter(({ straggler }) => straggler);
-    const direct = this.#waiting.filter(({ straggler }) => !straggler);
-    this.#waiting.length = 0;
-    if (which === "stragglers") this.#waiting.push(...direct);
-    if (which === "direct") this.#waiting.push(...stragglers);
-    return [...(which === "direct" ? [] : stragglers), ...(which === "stragglers" ? [] : direct)].map(({ frame }) => frame);
+    const taken = this.#waiting.filter(({ came }) => came !== but);
+    this.#waiting = this.#waiting.filter(({ came }) => came === but);
+    return ORDER.flatMap((kind) => taken.filter(({ came }) => came === kind)).map(({ frame }) => frame);
+  }
+
+  /** Drops all of them, counted as those that found no room: their port has none. */
+  giveUp(): void {
+    this.overflowed += this.#waiting.length;
+    this.#waiting = [];
   }
 
   #expire(now: Millis): void {

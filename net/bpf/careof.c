@@ -106,7 +106,25 @@ int home_ingress(struct __sk_buff *skb)
 	return PASS;
 }
 
-/* Out of the VM's port, towards the guest. */
+/* The VM is not there (any more), or older packets are: user space reads it from there, and knows by the source which it is (net/hold.ts). */
+static __always_inline int to_hold(struct __sk_buff *skb, const struct address *home, const struct host_entry *entry, __u32 which)
+{
+	struct {
+		__u8 destination[6];
+		__u8 source[6];
+		__be16 type;
+	} frame = {.source = {0x02, 0xca, 0x0f, 0, 1, which}, .type = bpf_htons(ETH_P_IP)};
+
+	__builtin_memcpy(frame.destination, entry->mac, 6);
+	if (bpf_skb_store_bytes(skb, 0, &frame, ETH, 0))
+		return drop(home, REFUSED);
+	return bpf_redirect(entry->hold, 0);
+}
+
+/*
+ * Out of the VM's port, towards the guest. A redirect tells nobody what became of the packet, a clone does: where that is asked for, the packet is still at hand when the port refuses it. It costs a
+ * copy of the headers.
+ */
 static __always_inline int to_port(struct __sk_buff *skb, const struct address *home, const struct host_entry *entry)
 {
 	struct {
@@ -120,23 +138,10 @@ static __always_inline int to_port(struct __sk_buff *skb, const struct address *
 	frame.type = bpf_htons(ETH_P_IP);
 	if (bpf_skb_store_bytes(skb, 0, &frame, ETH, 0))
 		return drop(home, REFUSED);
+	if ((entry->held & HOLD_REFUSED) && bpf_clone_redirect(skb, entry->port, 0))
+		return to_hold(skb, home, entry, HOLD_REFUSED);
 	stamp_packet(home);
-	return bpf_redirect(entry->port, 0);
-}
-
-/* The VM is not there yet, or older packets are: user space reads it from there, and knows by the source which it is (net/hold.ts). */
-static __always_inline int to_hold(struct __sk_buff *skb, const struct address *home, const struct host_entry *entry, __u32 which)
-{
-	struct {
-		__u8 destination[6];
-		__u8 source[6];
-		__be16 type;
-	} frame = {.source = {0x02, 0xca, 0x0f, 0, 1, which}, .type = bpf_htons(ETH_P_IP)};
-
-	__builtin_memcpy(frame.destination, entry->mac, 6);
-	if (bpf_skb_store_bytes(skb, 0, &frame, ETH, 0))
-		return drop(home, REFUSED);
-	return bpf_redirect(entry->hold, 0);
+	return entry->held & HOLD_REFUSED ? TC_ACT_STOLEN : bpf_redirect(entry->port, 0);
 }
 
 SEC("tc")

@@ -46,6 +46,7 @@ struct home_entry {
 /* What of a VM's packets waits: host_entry.held, and the last byte of a held frame's source. */
 #define HOLD_DIRECT 1
 #define HOLD_STRAGGLERS 2
+#define HOLD_REFUSED 4 /* what the port does not take: its device is gone or down, or nobody is at the other end */
 
 /* Host, by home address. */
 struct host_entry {

@@ -28,6 +28,9 @@ const ROLE_DELIVER = 1;
 const ROLE_FORWARD = 2;
 const HOLD_DIRECT = 1;
 const HOLD_STRAGGLERS = 2;
+const HOLD_REFUSED = 4;
+/** `host_entry.held` of an entry that delivers. */
+const HELD: Readonly<Record<HostHold["from"], number>> = { "home-agents": HOLD_DIRECT, all: HOLD_DIRECT | HOLD_STRAGGLERS, port: HOLD_REFUSED };
 
 const NONE = new Uint8Array(ADDRESS);
 
@@ -110,7 +113,7 @@ export function encodeHostRecord(record: HostRecord): Buffer {
   bytes.writeUInt32LE(record.stragglersFrom.length, 164);
   if (record.hold !== null) {
     bytes.writeUInt32LE(record.hold.device, 168);
-    bytes.writeUInt32LE(record.hold.from === "all" ? HOLD_DIRECT | HOLD_STRAGGLERS : HOLD_DIRECT, 172);
+    bytes.writeUInt32LE(HELD[record.hold.from], 172);
   }
   return bytes;
 }
@@ -131,8 +134,13 @@ export function decodeHostRecord(bytes: Buffer): HostRecord {
     mac: macFromBytes(bytes.subarray(8, 14)),
     portMac: macFromBytes(bytes.subarray(14, 20)),
     stragglersFrom: getAddresses(bytes, 36, bytes.readUInt32LE(164)),
-    hold: bytes.readUInt32LE(172) === 0 ? null : { device: bytes.readUInt32LE(168), from: (bytes.readUInt32LE(172) & HOLD_STRAGGLERS) === 0 ? "home-agents" : "all" },
+    hold: bytes.readUInt32LE(172) === 0 ? null : { device: bytes.readUInt32LE(168), from: fromOf(bytes.readUInt32LE(172)) },
   };
+}
+
+function fromOf(held: number): HostHold["from"] {
+  if ((held & HOLD_DIRECT) === 0) return "port";
+  return (held & HOLD_STRAGGLERS) === 0 ? "home-agents" : "all";
 }
 
 export const NO_COUNTERS: Counters = decodeCounters(Buffer.alloc(0));

@@ -1,71 +1,46 @@
-import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
-import { pino } from "pino";
 import t from "tap";
 import { Held } from "../../agent/external/held.js";
-import { awaits, begins, deadlineOf, deliveryOf, DRAIN_LIMIT, DRAIN_SLACK, looks, newcomer, noticed, outside, type OutsideEvent, type OutsideVm, type Port } from "../../agent/external/outside-vm.js";
-import { OutsideVms } from "../../agent/external/outside-vms.js";
+import { awaits, begins, deadlineOf, deliveryOf, DRAIN_LIMIT, DRAIN_SLACK, looks, newcomer, noticed, outside, type OutsideEvent, type OutsideVm } from "../../agent/external/outside-vm.js";
 import { fits } from "../../agent/external/pattern.js";
-import type { Eyes, Heard, Sight } from "../../agent/external/eyes.js";
 import { openControl } from "../../agent/control.js";
-import { Outbox } from "../../agent/outbox.js";
-import { outsideRecord } from "../../agent/record-shapes.js";
-import { Records } from "../../agent/records.js";
-import { VmNetwork } from "../../agent/vm-network.js";
 import { command } from "../../deploy/lab/command.js";
 import { REPOSITORY } from "../../deploy/lab/program.js";
-import { ipAddress, ipv4, mac } from "../../model/address.js";
-import { epoch, hostId, millis, vmId, type HostId } from "../../model/ids.js";
+import { ipAddress, ipv4 } from "../../model/address.js";
+import { epoch, millis, vmId } from "../../model/ids.js";
 import { drainToken } from "../../model/lead-token.js";
 import { ipInIp } from "../../model/locator.js";
-import type { HeldFrame } from "../../net/hold.js";
-import type { Link } from "../../net/netlink/links.js";
-import type { Seen } from "../../net/port-sight.js";
 import { encodeMarker, isMarker } from "../../net/marker.js";
-import { FakeWire } from "../../net/tunnel-fake-wire.js";
-import { FakeHostTunnel } from "../../net/tunnel-fake.js";
-import { FakeVmPorts } from "../../net/vm-port-fake.js";
-import { decision } from "../../proto/channel.js";
-import type { BindingUpdate, Body } from "../../proto/messages.js";
-import { FakeClock } from "../model/fake-clock.js";
-
-const VM = vmId("web1");
-const [A, B, C] = [hostId("host-a"), hostId("host-b"), hostId("host-c")];
-const HOME = ipAddress("198.51.100.7");
-const PEER = { host: B, locator: ipInIp(ipAddress("10.2.0.2")) };
-const UP: Port = { name: "tap-web1", index: 7, carrier: true };
-const DOWN: Port = { ...UP, carrier: false };
-
-function update(owner: HostId | null, at: number, change: Partial<BindingUpdate> = {}): BindingUpdate {
-  return {
-    vm: VM, epoch: epoch(at), state: "bound", owner, forwardTo: null, forwardMs: millis(0), peers: [PEER],
-    spec: { vm: VM, homeAddresses: [HOME], mac: mac("52:54:00:00:00:07"), driver: "external", qemu: null, externalPort: "tap-web*", listsHost: true }, ...change,
-  };
-}
+import { A, B, C, DOWN, held, HOME, PEER, rig, UP, update, VM } from "./external/rig.js";
 
 await t.test("names of ports, and packets that wait", (t) => {
   for (const [pattern, name, does] of [
     ["tap-web*", "tap-web1", true], ["tap-web*", "tap-we", false], ["tap?", "tap1", true], ["tap?", "tap12", false], ["a.b", "axb", false], ["vnet0", "vnet0", true], ["*", "eth0", true], ["tap(1", "tap(1", true],
   ] as const) t.equal(fits(pattern, name), does, `${pattern} ${name}`);
-  const held = new Held({ packets: 3, longest: millis(100) });
+  const queue = new Held({ packets: 3, longest: millis(100) });
   const frame = (n: number): Buffer => Buffer.from([n]);
-  held.put(frame(1), false, millis(0));
-  held.put(frame(2), true, millis(10));
-  held.put(frame(3), false, millis(20));
-  held.put(frame(4), true, millis(30));
-  t.equal(held.overflowed, 1);
-  t.same(held.take("stragglers", millis(50)), [frame(2)]);
-  t.same(held.take("all", millis(110)), [frame(3)], "the first one has waited too long");
-  t.equal(held.expired, 1);
-  held.put(frame(5), false, millis(200));
-  held.put(frame(6), true, millis(201));
-  t.same(held.take("all", millis(202)), [frame(6), frame(5)], "stragglers were sent before");
-  held.put(frame(7), true, millis(203));
-  held.put(frame(8), false, millis(204));
-  t.same(held.take("direct", millis(205)), [frame(8)]);
-  t.same(held.take("all", millis(206)), [frame(7)]);
+  queue.put(frame(1), "directly", millis(0));
+  queue.put(frame(2), "straggler", millis(10));
+  queue.put(frame(3), "directly", millis(20));
+  queue.put(frame(4), "straggler", millis(30));
+  t.equal(queue.overflowed, 1);
+  t.same(queue.take(millis(50), "directly"), [frame(2)]);
+  t.same(queue.take(millis(110)), [frame(3)], "the first one has waited too long");
+  t.equal(queue.expired, 1);
+  queue.put(frame(5), "directly", millis(200));
+  queue.put(frame(6), "straggler", millis(201));
+  t.same(queue.take(millis(202)), [frame(6), frame(5)], "stragglers were sent before");
+  queue.put(frame(7), "straggler", millis(203));
+  queue.put(frame(8), "directly", millis(204));
+  t.same(queue.take(millis(205), "straggler"), [frame(8)]);
+  t.same(queue.take(millis(206)), [frame(7)]);
+  for (const [n, came] of [[9, "straggler"], [10, "directly"], [11, "refused"]] as const) queue.put(frame(n), came, millis(207));
+  t.same(queue.take(millis(208)), [frame(11), frame(9), frame(10)], "what the port refused came before it left");
+  queue.put(frame(12), "refused", millis(209));
+  queue.giveUp();
+  t.same([queue.size, queue.overflowed], [0, 2]);
   t.end();
 });
 
@@ -241,111 +216,15 @@ await t.test("whatever comes: no epoch goes back, nothing is sent to a port that
   t.end();
 });
 
-/** A kernel in memory. */
-class FakeEyes implements Eyes {
-  readonly hold = "co-hold";
-  present: Link[] = [];
-  waiting: HeldFrame[] = [];
-  readonly passed: { readonly frame: Buffer; readonly to: string }[] = [];
-  readonly sights: { readonly port: number; readonly sight: Sight; readonly seen: (what: Seen) => void }[] = [];
-  heard: Heard | null = null;
-
-  open(heard: Heard): void { this.heard = heard; }
-  links(): readonly Link[] { return this.present; }
-  look(port: number, _spec: unknown, seen: (what: Seen) => void): Sight {
-    const sight = { armed: false, close: (): void => undefined };
-    this.sights.push({ port, sight, seen });
-    return sight;
-  }
-  takeHeld(): readonly HeldFrame[] { return this.waiting.splice(0); }
-  /** Of the device, since it was last asked. */
-  full = 0;
-  overflowed(): number {
-    const { full } = this;
-    this.full = 0;
-    return full;
-  }
-  passOn(frame: Buffer, to: string): void { this.passed.push({ frame, to }); }
-  close(): void { this.heard = null; }
-
-  link(name: string, index: number, carrier: boolean): void {
-    const link: Link = { name, index, carrier, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" };
-    this.present = [...this.present.filter((each) => each.index !== index), link];
-    this.heard?.link({ kind: "there", link });
-  }
-}
-
-await t.test("what was kept for a VM goes when this host is not listed for it any more, and none of what another has by then", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "careof-external-"));
-  t.teardown(() => { rmSync(directory, { recursive: true, force: true }); });
-  const clock = new FakeClock();
-  const log = pino({ level: "silent" });
-  const eyes = new FakeEyes();
-  const ports = new FakeVmPorts();
-  ports.external.add("tap-web1");
-  const network = new VmNetwork({ ports, queueLength: 100, guestMtu: 1480 });
-  const tunnel = new FakeHostTunnel({ careOf: ipv4("10.1.0.2"), homeAgents: [ipv4("192.0.2.1")], clock });
-  const outbox = new Outbox({ registered: false, ask: () => Promise.reject(new Error("not connected")) }, clock, log);
-  const records = new Records(join(directory, "external"), outsideRecord);
-  const vms = new OutsideVms({ host: A, locator: ipInIp(ipAddress("10.1.0.2")), gatewayMac: mac("02:ca:0f:00:00:01"), eyes, network, records, outbox, tell: () => undefined, queueLength: 10, clock, log });
-  t.teardown(() => { vms.close(); });
-  await network.useTunnel(tunnel);
-  const settled = async (): Promise<void> => {
-    clock.advance(50);
-    await new Promise(setImmediate);
-  };
-  const named = (name: string, listsHost = true): BindingUpdate => ({ ...update(A, 3), vm: vmId(name), spec: { ...update(A, 3).spec, vm: vmId(name), listsHost } });
-  const removed = (name: string): BindingUpdate => ({ ...named(name, false), spec: { ...named(name, false).spec, homeAddresses: [], externalPort: "" } });
-  vms.binding(named("web1"), true);
-  eyes.link("tap-web1", 7, true);
-  await settled();
-  t.same([vms.known(), ports.list().map(({ name }) => name), tunnel.entries().length, [...records.all().keys()]], [["web1"], ["tap-web1"], 1, ["web1"]]);
-  t.ok(vms.binding(removed("web1"), true), "it is one of these still, and nobody else is to make anything of it");
-  await settled();
-  t.same([vms.known(), ports.list(), tunnel.entries(), [...records.all().keys()]], [[], [], [], []], "nothing is left");
-  t.ok(vms.binding(removed("web1"), false), "said twice");
-
-  // Renamed, and the word of the new name comes first.
-  vms.binding(named("web1"), true);
-  await settled();
-  vms.binding(named("web9"), true);
-  await settled();
-  vms.binding(removed("web1"), true);
-  await settled();
-  t.same([vms.known(), ports.list().map(({ name }) => name), tunnel.entries().map(({ home }) => home), [...records.all().keys()]], [["web9"], ["tap-web1"], [HOME], ["web9"]], "the new one has all of it");
-});
-
 await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "careof-external-"));
-  t.teardown(() => { rmSync(directory, { recursive: true, force: true }); });
-  const clock = new FakeClock();
-  const log = pino({ level: "silent" });
-  const said: Body[] = [];
-  const wire = new FakeWire();
-  /** The home agent's marker, passed on by host B. */
-  const pass = (at: number): unknown => wire.carry(ipAddress("10.1.0.2"), { from: ipv4("10.2.0.2"), source: ipAddress("192.0.2.1"), destination: HOME, bytes: 0, marker: drainToken(epoch(at)) });
-  const make = async (): Promise<{ vms: OutsideVms; eyes: FakeEyes; tunnel: FakeHostTunnel; ports: FakeVmPorts; answer: (reason: Body<"decision">["reason"], at: number) => void }> => {
-    const eyes = new FakeEyes();
-    eyes.present = [{ name: "tap-web1", index: 7, carrier: false, up: true, hardware: 1, mac: "02:00:00:00:00:01", mtu: 1500, queueLength: 1000, dropped: 0, alias: "" }];
-    const ports = new FakeVmPorts();
-    ports.external.add("tap-web1");
-    const network = new VmNetwork({ ports, queueLength: 100, guestMtu: 1480 });
-    const tunnel = new FakeHostTunnel({ careOf: ipv4("10.1.0.2"), homeAgents: [ipv4("192.0.2.1")], clock, wire });
-    const answers: ((answer: Body<"decision">) => void)[] = [];
-    const outbox = new Outbox({ registered: true, ask: (body) => { said.push(body); return new Promise((resolve) => { answers.push(resolve); }); } }, clock, log);
-    const vms = new OutsideVms({ host: A, locator: ipInIp(ipAddress("10.1.0.2")), gatewayMac: mac("02:ca:0f:00:00:01"), eyes, network, records: new Records(join(directory, "external"), outsideRecord), outbox, tell: (body) => { said.push(body); }, queueLength: 10, clock, log });
-    vms.recover();
-    await network.useTunnel(tunnel);
-    return { vms, eyes, tunnel, ports, answer: (reason, at) => { answers.shift()?.(decision(reason, "", epoch(at))); } };
-  };
+  const { directory, clock, log, said, pass, make } = rig(t);
   const first = await make();
   const { vms, eyes, tunnel, ports } = first;
   t.ok(vms.binding(update(B, 3), true));
   t.notOk(vms.binding(update(B, 3, { vm: vmId("web2"), spec: { ...update(B, 3).spec, vm: vmId("web2"), driver: "qemu" } }), true));
   t.match(tunnel.entries(), [{ home: HOME, role: "deliver", port: "tap-web1", hold: { device: "co-hold", from: "all" }, stragglersFrom: ["10.2.0.2"] }]);
   t.equal(eyes.sights[0]?.sight.armed, true);
-  const held = (straggler: boolean, tag: number): HeldFrame => ({ home: ipv4("198.51.100.7"), straggler, frame: Buffer.concat([Buffer.alloc(14), Buffer.from([tag])]) });
-  eyes.waiting.push(held(true, 1), held(false, 2));
+  eyes.waiting.push(held("straggler", 1), held("directly", 2));
   eyes.heard?.held();
   t.match(vms.views(), [{ phase: "away", held: 2 }]);
 
@@ -354,15 +233,15 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   t.throws(() => vms.arrive(vmId("nobody")), { code: "unknown-vm" });
   eyes.sights[0]?.seen("rarp");
   t.match(said.at(-1), { kind: "announcement", what: "rarp", basedOn: 3 });
-  eyes.link("other0", 9, true);
-  eyes.link("tap-web1", 7, true);
+  eyes.change("other0", 9, true);
+  eyes.change("tap-web1", 7, true);
   t.same(ports.frames.map(({ name, frame }) => [name, frame[14], Buffer.from(frame.subarray(6, 12)).toString("hex")]), [["tap-web1", 1, "02ca0f000001"]], "the straggler, from the gateway's MAC");
   pass(3);
   clock.advance(2);
   t.equal(ports.frames.length, 1, "a marker of the move before");
   vms.drained(VM, 0);
   t.equal(ports.frames.length, 2);
-  t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }]);
+  t.match(tunnel.entries(), [{ port: "tap-web1", hold: { device: "co-hold", from: "port" } }]);
   t.equal(eyes.sights[0]?.sight.armed, false);
   first.answer("accepted", 4);
   await new Promise(setImmediate);
@@ -391,12 +270,12 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   pass(3);
   t.match(await careof("arrive", "web1", "--socket", socket), { code: 0, stdout: /claiming/ });
   const marker = encodeMarker({ outer: { source: ipv4("192.0.2.1"), destination: ipv4("10.1.0.2") }, inner: { source: ipv4("192.0.2.1"), destination: ipv4("198.51.100.7") }, token: 9 }).subarray(20);
-  eyes.waiting.push(held(false, 3), { home: ipv4("198.51.100.7"), straggler: false, frame: Buffer.concat([Buffer.alloc(14), marker]) }, held(false, 4));
+  eyes.waiting.push(held("directly", 3), { home: ipv4("198.51.100.7"), came: "directly", frame: Buffer.concat([Buffer.alloc(14), marker]) }, held("directly", 4));
   eyes.heard?.held();
   clock.advance(2);
   t.equal(ports.frames.length, 2, "what comes directly waits");
   const [send, take] = [ports.sendFrame.bind(ports), eyes.takeHeld.bind(eyes)];
-  const held6 = [held(false, 6)];
+  const held6 = [held("directly", 6)];
   const waits: boolean[] = [];
   ports.sendFrame = (name, frame) => {
     send(name, frame);
@@ -404,7 +283,7 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   };
   eyes.takeHeld = () => {
     const frames = take();
-    if (frames.length > 0) waits.push(tunnel.entries().some((entry) => entry.role === "deliver" && entry.hold !== null));
+    if (frames.length > 0) waits.push(tunnel.entries().some((entry) => entry.role === "deliver" && entry.hold?.from === "home-agents"));
     return frames;
   };
   pass(4);
@@ -413,7 +292,7 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   t.same(ports.frames.slice(2).map(({ frame }) => frame[14]), [3, 4, 6], "and goes to the port, the marker does not");
   t.same(waits, [true], "what comes while that is sent goes before the switch too");
   vms.leave(VM, null);
-  eyes.waiting.push(held(false, 5), { home: ipv4("198.51.100.7"), straggler: false, frame: Buffer.concat([Buffer.alloc(14), marker]) });
+  eyes.waiting.push(held("directly", 5), { home: ipv4("198.51.100.7"), came: "directly", frame: Buffer.concat([Buffer.alloc(14), marker]) });
   eyes.heard?.held();
   t.same(eyes.passed.map(({ frame, to }) => [isMarker(frame.subarray(14)), to]), [[false, "10.2.0.2"], [true, "10.2.0.2"]], "to another host it goes, behind what it came behind");
   vms.arrive(VM);
@@ -424,7 +303,7 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
 
   const second = await make();
   t.match(second.vms.views(), [{ vm: VM, owner: "host-a", epoch: 4, phase: "away" }], "its port is down at the restart");
-  second.eyes.link("tap-web1", 7, true);
+  second.eyes.change("tap-web1", 7, true);
   t.match(said.at(-1), { kind: "announcement", what: "port", basedOn: 4 });
   const other = ipAddress("198.51.100.9");
   second.vms.binding(update(A, 4, { spec: { ...update(A, 4).spec, homeAddresses: [other] } }), false);

@@ -183,7 +183,7 @@ await t.test("history says where a person had to decide", (t) => {
   t.same(source.entries(), [[2, B, "migration", "drain", false], [3, A, "resolved", "operator", true]]);
 
   const proven = history("drain");
-  proven.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: "target-gone", detail: "" } });
+  proven.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-never-ran", reason: "target-gone", detail: "", undelivered: null } });
   proven.go({ type: "said", host: A, body: { kind: "sourceEnded", migration: MOVE, result: "source-runs", reason: "timed-out", detail: "" } });
   t.same(proven.entries().at(-1), [3, A, "migration-aborted", "drain", true], "nobody had to decide");
   t.end();

@@ -38,7 +38,7 @@ for (const [name, state] of Object.entries(stores)) {
 await t.test("what it knows, it settles as ever", (t) => {
   const script = new Script();
   script.go({ type: "migrate", host: B, actor: "operator", sourceConnected: true, targetConnected: true, targetLife: LIFE, sourceCanLead: false });
-  script.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason: "target-gone", detail: "" } }, { restart: true });
+  script.go({ type: "said", host: B, body: { kind: "targetEnded", migration: MOVE, result: "target-died", reason: "target-gone", detail: "", undelivered: null } }, { restart: true });
   t.same(script.where, ["none", null, 1]);
   t.same(back(script, A, "source", "released"), ["revoke host-a"], "its epoch was reserved here, if never committed");
   t.same(back(script, B, "target", "prepared"), ["abort host-b"]);

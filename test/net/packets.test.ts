@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { ipAddress, ipv4, mac } from "../../model/address.js";
 import { PinnedMaps, withProgram } from "../../net/bpf/loader.js";
-import { HoldDevice } from "../../net/hold.js";
+import { HoldDevice, type HeldFrame } from "../../net/hold.js";
 import { encodeMarker, isMarker } from "../../net/marker.js";
 import { Netlink } from "../../net/netlink/client.js";
 import { deleteFilter, putFilter, type Filter } from "../../net/netlink/filters.js";
@@ -302,7 +302,7 @@ t.test("a marker keeps its place among packets that wait, and is seen by no gues
     down({ payload: second });
     await sleep(20);
     const frames = a.net.within(() => hold.read());
-    t.same(frames.map(({ straggler, frame: bytes }) => ({ straggler, marker: isMarker(bytes.subarray(14)) })), [false, true, false].map((marker) => ({ straggler: false, marker })), from);
+    t.same(frames.map(({ came, frame: bytes }) => ({ came, marker: isMarker(bytes.subarray(14)) })), [false, true, false].map((marker) => ({ came: "directly", marker })), from);
     t.ok(frames[0]?.frame.includes(first) === true && frames[2]?.frame.includes(second) === true);
     t.equal(a.tunnel.stamps(one.home).marker?.token, 21);
     t.equal(a.tunnel.counters(one.home).downPackets, before + 2);
@@ -312,6 +312,41 @@ t.test("a marker keeps its place among packets that wait, and is seen by no gues
   t.ok(await oneOnA.silent(({ protocol }) => protocol === 253));
   t.same(a.net.within(() => hold.read()), []);
   t.equal(a.tunnel.stamps(one.home).marker?.token, 22);
+});
+
+t.test("what the port does not take waits: no carrier, down, gone; what it takes does not", async (t) => {
+  const hold = a.net.within(() => new HoldDevice("co-hold", 100));
+  t.teardown(() => { a.net.within(() => { hold.close(); }); });
+  const kept = { ...deliver(one), hold: { device: hold.name, from: "port" as const } };
+  a.net.within(() => { a.tunnel.put(kept); });
+  t.same(a.net.within(() => a.tunnel.entries()), [kept]);
+  const taken = [payloadOf("small"), Buffer.concat([payloadOf("full size "), Buffer.alloc(1300)])];
+  for (const payload of taken) {
+    down({ payload });
+    t.match(await oneOnA.packet(has(payload)), { ttl: 63, source: CORRESPONDENT });
+  }
+  t.same(a.net.within(() => hold.read()), [], "the port has them");
+  homeAgent.within(() => { topology.home.sendMarker(one.home, a.careOf, 31); });
+  for (let n = 0; n < 200 && a.tunnel.stamps(one.home).marker?.token !== 31; n++) await sleep(10);
+  t.equal(a.tunnel.stamps(one.home).marker?.token, 31);
+  t.same(a.net.within(() => hold.read()), [], "a marker goes nowhere");
+
+  a.net.ip("link add spare type veth peer name far", "link set spare up", "link set far up", "tuntap add dead mode tap", "link set dead up");
+  t.teardown(() => { a.net.ip("link del dead"); });
+  for (const [name, port, change] of [
+    ["pulled at the other end", "spare", "link set far down"], ["down", "spare", "link set spare down"], ["gone", "spare", "link del spare"], ["a TAP that nobody reads", "dead", "link set dead up"],
+  ] as const) {
+    a.net.within(() => { a.tunnel.put({ ...kept, port }); });
+    a.net.ip(change);
+    const payloads = [1, 2, 3].map((n) => payloadOf(`${name} ${String(n)}`));
+    for (const payload of payloads) down({ payload });
+    const found: HeldFrame[] = [];
+    for (let n = 0; n < 200 && found.length < payloads.length; n++) {
+      await sleep(10);
+      found.push(...a.net.within(() => hold.read()));
+    }
+    t.same(found.map(({ came, home, frame: bytes }) => [came, home, payloads.findIndex((payload) => bytes.includes(payload))]), payloads.map((_, n) => ["refused", one.home, n]), name);
+  }
 });
 
 t.test("other people's filters stay, and the end of the tunnel leaves nothing", async (t) => {

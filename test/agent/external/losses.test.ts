@@ -28,11 +28,11 @@ t.test("what was lost is told once, also what is lost while the last word waits 
   const { clock, said, held, device, losses, answer } = rig();
   losses.tell();
   t.same(said, [], "nothing was lost");
-  for (let i = 0; i < 5; i++) held.put(Buffer.alloc(1), false, clock.monotonic());
+  for (let i = 0; i < 5; i++) held.put(Buffer.alloc(1), "directly", clock.monotonic());
   losses.tell();
   losses.tell();
   t.match(said, [{ kind: "drained", vm: "web1", token: 0, overflowed: 3, expired: 0 }]);
-  held.put(Buffer.alloc(1), false, clock.monotonic());
+  held.put(Buffer.alloc(1), "directly", clock.monotonic());
   device.full = 1;
   losses.tell();
   t.equal(said.length, 1);
@@ -44,17 +44,17 @@ t.test("what was lost is told once, also what is lost while the last word waits 
 
 t.test("packets for which nobody comes are dropped when their time is over, not with the next one", (t) => {
   const { clock, said, held, losses } = rig();
-  held.put(Buffer.alloc(1), false, clock.monotonic());
+  held.put(Buffer.alloc(1), "directly", clock.monotonic());
   losses.watch();
   clock.advance(HELD_LONGEST - 1000);
-  held.put(Buffer.alloc(1), true, clock.monotonic());
+  held.put(Buffer.alloc(1), "straggler", clock.monotonic());
   losses.watch();
   clock.advance(2000);
   t.match([held.size, held.expired], [1, 1]);
   t.match(said, [{ overflowed: 0, expired: 1 }]);
   clock.advance(HELD_LONGEST + 1000);
   t.match([held.size, held.expired], [0, 2]);
-  held.put(Buffer.alloc(1), false, clock.monotonic());
+  held.put(Buffer.alloc(1), "directly", clock.monotonic());
   losses.watch();
   losses.close();
   clock.advance(millis(2 * HELD_LONGEST));

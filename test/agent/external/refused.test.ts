@@ -1,0 +1,69 @@
+import t from "tap";
+import { ipAddress } from "../../../model/address.js";
+import { ipInIp } from "../../../model/locator.js";
+import { A, C, held, rig, update, VM } from "./rig.js";
+
+await t.test("what its port refuses: the link tells whether that has gone or is merely full", async (t) => {
+  const { clock, said, make } = rig(t);
+  const { vms, eyes, tunnel, ports } = await make();
+  eyes.change("tap-web1", 7, true);
+  vms.binding(update(A, 3), true);
+  const refused = (...tags: readonly number[]): void => {
+    eyes.waiting.push(...tags.map((tag) => held("refused", tag)));
+    eyes.heard?.held();
+  };
+  const taken = (): unknown => ports.frames.map(({ frame }) => frame[14]);
+  const passed = (): unknown => eyes.passed.map(({ frame, to }) => [frame[14], to]);
+  const waits = [{ role: "deliver", port: "tap-web1", hold: { device: "co-hold", from: "port" } }];
+  t.match(tunnel.entries(), waits);
+
+  refused(1);
+  refused(2);
+  clock.advance(29);
+  t.match(vms.views(), [{ phase: "here", held: 2, overflowed: 0 }], "the other end may be about to go");
+  clock.advance(3);
+  t.match(vms.views(), [{ phase: "here", held: 0, overflowed: 2 }], "full: dropped, and counted");
+  t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }], "and what it refuses now is not looked at");
+  refused(3);
+  t.same(taken(), [3], "one that was on its way has its second chance");
+  clock.advance(999);
+  t.match(tunnel.entries(), [{ hold: null }]);
+  clock.advance(1);
+  t.match(tunnel.entries(), waits);
+  refused(4);
+  clock.advance(31);
+  t.match(vms.views(), [{ phase: "here", overflowed: 3 }]);
+  clock.advance(1000);
+
+  said.length = 0;
+  refused(10);
+  t.match(vms.views(), [{ phase: "here", held: 1 }], "its carrier is still there");
+  eyes.present = eyes.present.map((link) => ({ ...link, carrier: false }));
+  refused(5, 6);
+  t.match(vms.views(), [{ phase: "leaving", held: 0, overflowed: 3 }], "pulled, before the kernel has said so");
+  t.match(said, [{ kind: "vmReport", state: "absent", basedOn: 3 }], "once");
+  t.match(tunnel.entries(), [{ role: "forward", to: "10.2.0.2" }]);
+  t.same(passed(), [[10, "10.2.0.2"], [5, "10.2.0.2"], [6, "10.2.0.2"]]);
+  eyes.change("tap-web1", 7, false);
+  t.equal(said.length, 1, "its word is no news then");
+  refused(7);
+  t.same(passed(), [[10, "10.2.0.2"], [5, "10.2.0.2"], [6, "10.2.0.2"], [7, "10.2.0.2"]], "one that was on its way");
+
+  eyes.change("tap-web1", 7, true);
+  vms.drained(VM, 0);
+  refused(11);
+  eyes.present = eyes.present.map((link) => ({ ...link, carrier: false }));
+  clock.advance(2);
+  t.match(vms.views(), [{ phase: "leaving", held: 0, overflowed: 3 }], "found at the second look");
+  eyes.change("tap-web1", 7, true);
+  vms.drained(VM, 0);
+  t.match(tunnel.entries(), waits, "back");
+  eyes.present = [];
+  eyes.waiting.push(held("refused", 8));
+  vms.binding(update(A, 3, { peers: [{ host: C, locator: ipInIp(ipAddress("10.3.0.2")) }] }), false);
+  t.match(vms.views(), [{ phase: "leaving", port: null }], "gone, and found while something else was done");
+  t.same(eyes.passed.at(-1)?.frame[14], 8);
+  t.equal(eyes.passed.at(-1)?.to, "10.3.0.2");
+  t.same(taken(), [3], "nothing of all that went to the port");
+  vms.close();
+});
