@@ -157,6 +157,7 @@ export class SourceRun {
       case "flow": { this.#relay?.flow(); return; }
       case "measure": { this.#pollOnce(); return; }
       case "prefer-switchover": { this.#command("prefer-switchover", () => guest?.preferSwitchover()); return; }
+      case "halt-guest": { this.#command("halt-guest", () => guest?.halt()); return; }
       case "start-postcopy": { this.#command("start-postcopy", () => guest?.startPostcopy()); return; }
       case "force-switchover": { this.#command("force-switchover", () => guest?.forceSwitchover()); return; }
       case "open-gate": {
