@@ -125,13 +125,15 @@ export interface Guest {
   preferSwitchover(): Promise<void>;
   /** Source: stop as soon as the gate allows it, however much is left to copy. */
   forceSwitchover(): Promise<void>;
+  /** Source, at the gate: stops the guest now, not when the hypervisor comes to it. Idempotent. Should the copy fail after this, the hypervisor may leave the guest halted. */
+  halt(): Promise<void>;
   /**
    * Source: stops the guest and has it go over as soon as the gate allows it, with its memory behind it. From now on the hypervisor never lets the guest run by itself. `postcopy-active` comes when
    * the target has all but memory; from then on the guest can never run here again: nothing gives it up, and a stream that breaks is `postcopy-paused` for good. It may end by `completed` alone as well.
    */
   startPostcopy(): Promise<void>;
   continueSwitchover(): Promise<void>;
-  /** Source: gives the copy up. The guest runs on or resumes by itself if it had been stopped. No error when there is none. */
+  /** Source: gives the copy up. The guest runs on or resumes by itself if the hypervisor had stopped it. No error when there is none. */
   cancelSend(): Promise<void>;
   /** Lets a halted, loaded or handed-over guest run. Idempotent. Who calls it has the right to run. */
   resume(): Promise<void>;

@@ -31,6 +31,8 @@ export interface Machine {
   postcopy: boolean;
   /** With a limited bandwidth it writes faster than is copied, until it is forced. */
   busy: boolean;
+  /** Stopped by a command, not for the stream: it does not run by itself when that fails. */
+  told: boolean;
   continueSwitchover: (() => void) | null;
   socket: Socket | null;
   server: Server | null;
@@ -132,7 +134,7 @@ export class FakeGuest implements Guest {
     this.#alive();
     const machine = this.#machine;
     if (copying(machine)) throw new CareofError("qmp-refused", "There's a migration process in progress");
-    Object.assign(machine, { cancelled: false, postcopy: false, busy: maxBandwidth > 0, passes: 0, transferred: 0, continueSwitchover: null });
+    Object.assign(machine, { cancelled: false, postcopy: false, told: false, busy: maxBandwidth > 0, passes: 0, transferred: 0, continueSwitchover: null });
     this.#stream("setup");
     const socket = connect({ path, allowHalfOpen: true });
     machine.socket = socket;
@@ -164,15 +166,18 @@ export class FakeGuest implements Guest {
     return Promise.resolve();
   }
 
-  startPostcopy(): Promise<void> {
+  halt(): Promise<void> {
     this.#alive();
-    const machine = this.#machine;
-    machine.postcopy = true;
-    if (machine.status === "running") {
-      machine.status = "halted";
+    if (this.#machine.status === "running") {
+      Object.assign(this.#machine, { status: "halted", told: true });
       this.#emit({ kind: "stopped", at: this.#clock.monotonic() });
     }
     return Promise.resolve();
+  }
+
+  startPostcopy(): Promise<void> {
+    this.#machine.postcopy = true;
+    return this.halt();
   }
 
   async continueSwitchover(): Promise<void> {
@@ -288,12 +293,13 @@ export class FakeGuest implements Guest {
     }
     if (!copying(machine) || (machine.stream === "pre-switchover" && machine.continueSwitchover !== null && !machine.cancelled)) return;
     this.#stream(machine.cancelled ? "cancelled" : "failed");
-    if (machine.status === "halted") this.#runs();
+    if (machine.status === "halted" && !machine.told) this.#runs();
   }
 
   #runs(): void {
     this.#machine.status = this.#machine.stream === "postcopy-active" ? "fetching" : this.#machine.stream === "postcopy-paused" ? "stranded" : "running";
     this.#machine.incoming = false;
+    this.#machine.told = false;
     this.#emit({ kind: "resumed", at: this.#clock.monotonic() });
   }
 

@@ -89,7 +89,7 @@ export class FakeHypervisor implements HypervisorDriver {
     const disks = new FakeDisks({ disks: disksOf(spec.qemu), clock: this.#clock, emit: (event) => { if (machine.reachable) for (const listener of [...machine.listeners]) listener(event); }, status: () => machine.status });
     const machine: Machine = {
       identity: { pid, startTicks: String(pid), bootId: "fake", control: `fake-${String(pid)}`, console: "" }, incoming, status: incoming ? "incoming" : "running", stream: "none",
-      passes: 0, transferred: 0, cancelled: false, postcopy: false, busy: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(), reachable: true,
+      passes: 0, transferred: 0, cancelled: false, postcopy: false, busy: false, told: false, continueSwitchover: null, socket: null, server: null, disks, listeners: new Set(), reachable: true,
     };
     this.#machines.set(pid, machine);
     return Promise.resolve(new FakeGuest(spec.vm, machine, this.#clock, () => { this.kill(pid); }));

@@ -156,9 +156,13 @@ export class QemuGuest implements Guest {
     if (!this.#isOlderThan(8, 2)) await this.preferSwitchover();
   }
 
+  async halt(): Promise<void> {
+    await this.#execute("stop", {});
+  }
+
   /** Stopped first: QEMU remembers that, and does not let the guest run again when the way over fails. It is for the machines to say. */
   async startPostcopy(): Promise<void> {
-    await this.#execute("stop", {});
+    await this.halt();
     await this.#execute("migrate-start-postcopy", {});
   }
 

@@ -161,6 +161,7 @@ export class SourceRun {
       case "flow": { this.#relay?.flow(); return; }
       case "measure": { this.#progress.look(); return; }
       case "prefer-switchover": { this.#commands.run("prefer-switchover", () => guest?.preferSwitchover()); return; }
+      case "halt-guest": { this.#commands.run("halt-guest", () => guest?.halt()); return; }
       case "start-postcopy": { this.#commands.run("start-postcopy", () => guest?.startPostcopy()); return; }
       case "force-switchover": { this.#commands.run("force-switchover", () => guest?.forceSwitchover()); return; }
       case "open-gate": {

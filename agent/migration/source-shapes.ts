@@ -100,6 +100,7 @@ export type SourceEffect =
   | { readonly kind: "prefer-switchover" }
   | { readonly kind: "force-switchover" }
   | { readonly kind: "start-postcopy" }
+  | { readonly kind: "halt-guest" }
   | { readonly kind: "open-gate" }
   | { readonly kind: "cut" }
   | { readonly kind: "watch-marker"; readonly token: number }

@@ -218,11 +218,11 @@ function markerSeen(state: SourceState, at: Millis): SourceStep {
   const next = { ...state, markerAt: state.markerAt ?? at };
   // It may be here before the home agent's answer, and says as much.
   if (state.phase !== "awaiting" && state.phase !== "leading") return step(next);
-  return open({ ...next, hold: "led" });
+  return open({ ...next, hold: "led" }, state.postcopy === "asked" ? [] : [{ kind: "halt-guest" }]);
 }
 
-function open(state: SourceState): SourceStep {
-  return changeState(state, "opened", [...(state.postcopy === "asked" ? [{ kind: "start-postcopy" } as const] : []), { kind: "open-gate" }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }]);
+function open(state: SourceState, halt: readonly SourceEffect[] = []): SourceStep {
+  return changeState(state, "opened", [...halt, ...(state.postcopy === "asked" ? [{ kind: "start-postcopy" } as const] : []), { kind: "open-gate" }, { kind: "timer", name: "hold", delay: state.plan.holdMaxMs }]);
 }
 
 function timerFired(state: SourceState, name: SourceTimer): SourceStep {
@@ -284,7 +284,7 @@ function guestGone(state: SourceState): SourceStep {
 function commandFailed(state: SourceState, command: string, detail: string): SourceStep {
   if (state.phase === "returning") return step(state, [{ kind: "timer", name: "look", delay: LOOK_AGAIN }]);
   // A poll that was late is no reason to give up; the relay, the stream's own events and the time limit decide.
-  if (command === "progress" || command === "look" || command === "cancel-send" || command === "prefer-switchover" || command === "force-switchover") return step(state);
+  if (command === "progress" || command === "look" || command === "cancel-send" || command === "prefer-switchover" || command === "force-switchover" || command === "halt-guest") return step(state);
   return beforeRelease(state) ? giveUp(state, "migrate-failed", `${command}: ${detail}`) : step(state);
 }
 

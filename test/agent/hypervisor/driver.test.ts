@@ -100,6 +100,34 @@ for (const kind of kinds) {
       await target.destroy();
     });
 
+    await t.test("halted by a word, it moves all the same, and stays halted when the copy fails", async (t) => {
+      const { source, target, heard, stream } = await drivers.pair(kind);
+      await target.receive(stream);
+      await source.send({ ...stream, maxBandwidth: 4_000_000 });
+      await source.halt();
+      await source.halt();
+      t.ok(heard.source.words.includes("stopped"));
+      await source.cancelSend();
+      await until("given up", () => heard.source.words.some((word) => word === "cancelled" || word === "failed"));
+      t.equal(await source.status(), "halted");
+      await source.resume();
+      t.equal(await source.status(), "running");
+      await target.destroy();
+
+      const next = await drivers.pair(kind);
+      await next.target.receive(next.stream);
+      await next.source.send(next.stream);
+      await next.source.halt();
+      await until("pre-switchover", () => next.heard.source.words.includes("pre-switchover"));
+      await next.source.continueSwitchover();
+      await until("loaded", async () => (await next.target.status()) === "loaded");
+      await until("completed", () => next.heard.source.words.includes("completed"));
+      await next.target.resume();
+      t.equal(await next.target.status(), "running");
+      t.equal(await next.source.status(), "handed-over");
+      for (const guest of [source, next.source, next.target]) await guest.destroy();
+    });
+
     await t.test("postcopy: it runs at the target before its memory is there, and then has all", async (t) => {
       const pair = await drivers.pair(kind);
       const { source, target, heard } = pair;

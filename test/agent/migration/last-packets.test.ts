@@ -96,6 +96,7 @@ class LoadedGuest implements Guest {
   send(): Promise<void> { return Promise.resolve(); }
   preferSwitchover(): Promise<void> { return Promise.resolve(); }
   forceSwitchover(): Promise<void> { return Promise.resolve(); }
+  halt(): Promise<void> { return Promise.resolve(); }
   startPostcopy(): Promise<void> { return Promise.resolve(); }
   continueSwitchover(): Promise<void> { return Promise.resolve(); }
   cancelSend(): Promise<void> { return Promise.resolve(); }
