@@ -8,8 +8,8 @@ import { setTimeout as sleep } from "node:timers/promises";
  * Traffic from inside a namespace, one process each:
  *   udp-send ADDRESS PORT COUNT PER_MS [BYTES,...]   numbered datagrams of 100 bytes, or of these sizes by turns, then {"sent"}
  *   udp-receive PORT                     {"ready"}, and on SIGTERM {"received","overflowed","duplicated","reordered","bytes":{SIZE:COUNT}}
- *   tcp-serve PORT                       {"ready"}; whoever connects sends BYTES and gets as many back
- *   tcp-exchange ADDRESS PORT BYTES      sends a pattern, reads it back: {"sent","received","same","seconds"}
+ *   tcp-serve PORT                       {"ready"}; whoever connects sends BYTES and gets as many back; datagrams come back too
+ *   tcp-exchange ADDRESS PORT BYTES [SIZE,...]   sends a pattern, reads it back, then a datagram of each size: {"sent","received","same","seconds","datagrams":[SIZES THAT CAME BACK]}
  */
 
 function say(line: object): void {
@@ -63,11 +63,36 @@ function udpReceive(port: number): void {
   });
 }
 
+/** Of a datagram's way there and back, fragments and all, on a slow machine. */
+const DATAGRAM_LIMIT_MS = 5_000;
+
 function tcpServe(port: number): void {
-  createServer((socket) => { socket.pipe(socket); }).listen(port, () => { say({ ready: true }); });
+  const datagrams = createSocket("udp4");
+  datagrams.on("message", (datagram, { address, port: from }) => { datagrams.send(datagram, from, address); });
+  datagrams.bind(port, () => {
+    createServer((socket) => { socket.pipe(socket); }).listen(port, () => { say({ ready: true }); });
+  });
 }
 
-async function tcpExchange(address: string, port: number, bytes: number): Promise<void> {
+/** Which of these sizes come back as they were sent, one after another. */
+async function udpExchange(address: string, port: number, sizes: readonly number[]): Promise<number[]> {
+  if (sizes.length === 0) return [];
+  const socket = createSocket({ type: "udp4", recvBufferSize: 1024 * 1024 });
+  const came: number[] = [];
+  for (const size of sizes) {
+    const datagram = Buffer.from(Array.from({ length: size }, (_, index) => (index * 13) & 0xff));
+    const back = new Promise<boolean>((resolve) => {
+      socket.once("message", (message) => { resolve(message.equals(datagram)); });
+      socket.send(datagram, port, address);
+    });
+    if (await Promise.race([back, sleep(DATAGRAM_LIMIT_MS, false)])) came.push(size);
+    socket.removeAllListeners("message");
+  }
+  socket.close();
+  return came;
+}
+
+async function tcpExchange(address: string, port: number, bytes: number, sizes: readonly number[]): Promise<void> {
   const begun = performance.now();
   const socket = connect({ host: address, port });
   const sentHash = createHash("sha256");
@@ -85,7 +110,8 @@ async function tcpExchange(address: string, port: number, bytes: number): Promis
     if (!socket.write(Buffer.from(block))) await new Promise<void>((resolve) => { socket.once("drain", resolve); });
   }
   await new Promise<void>((resolve) => { socket.once("close", () => { resolve(); }); });
-  say({ sent: bytes, received, same: sentHash.digest("hex") === receivedHash.digest("hex"), seconds: (performance.now() - begun) / 1000 });
+  const seconds = (performance.now() - begun) / 1000;
+  say({ sent: bytes, received, same: sentHash.digest("hex") === receivedHash.digest("hex"), seconds, datagrams: await udpExchange(address, port, sizes) });
 }
 
 const [mode = "", ...given] = process.argv.slice(2);
@@ -101,7 +127,7 @@ switch (mode) {
     tcpServe(number(0));
     break;
   case "tcp-exchange":
-    await tcpExchange(given[0] ?? "", number(1), number(2));
+    await tcpExchange(given[0] ?? "", number(1), number(2), given[3]?.split(",").map(Number) ?? []);
     break;
   default:
     throw new Error(`unknown mode "${mode}"`);
