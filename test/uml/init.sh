@@ -26,7 +26,7 @@ load() {
     done
   done
 }
-load veth tun ipip sch_ingress cls_bpf iptable_filter nf_conntrack xt_conntrack xt_tcpudp
+load veth tun bridge ipip sch_ingress cls_bpf iptable_filter nf_conntrack xt_conntrack xt_tcpudp
 
 echo "careof-uml: running"
 bash -c "$command" 2>&1
