@@ -11,7 +11,7 @@ let onlyLegacy = false;
 
 /**
  * A machine whose firewall drops what it does not know, and what belongs to no connection: input takes protocol 4 only, and not even that without `tunnels`; forward what comes from or goes to
- * `forwarded` (null: nothing). By nft, or by iptables-legacy where the kernel has only that. Returns what removes it.
+ * `forwarded` (null: nothing). By nft, or by iptables-legacy where the kernel has only that. In place of what this has set there before. Returns what removes it.
  */
 export function strictFirewall(net: Namespace, forwarded: Prefix | null, { tunnels = true }: { readonly tunnels?: boolean } = {}): () => void {
   const prefix = forwarded === null ? null : `${forwarded.address}/${String(forwarded.length)}`;
@@ -29,7 +29,7 @@ export function strictFirewall(net: Namespace, forwarded: Prefix | null, { tunne
 function byNft(net: Namespace, prefix: string | null, tunnels: boolean): () => void {
   const accepted = prefix === null ? "" : `ip saddr ${prefix} accept\n ip daddr ${prefix} accept`;
   const chain = (name: string, hook: string, rules: string): string => `chain ${name} {\n type filter hook ${hook} priority 0; policy drop;\n ct state invalid drop\n ${rules}\n}\n`;
-  net.exec("nft", `table ip careoftest {\n${chain("forwarding", "forward", accepted)}${chain("incoming", "input", tunnels ? "ip protocol 4 accept" : "")}}`);
+  net.exec("nft", `table ip careoftest\ndelete table ip careoftest\ntable ip careoftest {\n${chain("forwarding", "forward", accepted)}${chain("incoming", "input", tunnels ? "ip protocol 4 accept" : "")}}`);
   return () => { net.exec("nft", "delete", "table", "ip", "careoftest"); };
 }
 

@@ -1,21 +1,13 @@
-import { execFileSync, spawn, type ChildProcessByStdio } from "node:child_process";
+import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Readable } from "node:stream";
 import { Netlink } from "../../../net/netlink/client.js";
-import { changeLink, requireLink } from "../../../net/netlink/links.js";
+import { changeLink, requireLink, type LinkChange } from "../../../net/netlink/links.js";
 import { inNamespace } from "../../../net/netns.js";
 import { unmount } from "../../../net/syscall.js";
 import { writeSysctl } from "../../../net/sysctl.js";
-
-/** Ten thousand routes are more than a megabyte. */
-const MAX_OUTPUT = 32 * 1024 * 1024;
-
-/** What a command printed; throws with its standard error when it fails. */
-function run(command: string, given: readonly string[], input = ""): string {
-  return execFileSync(command, given, { input, encoding: "utf8", stdio: ["pipe", "pipe", "pipe"], timeout: 60_000, maxBuffer: MAX_OUTPUT });
-}
+import { run } from "./command.js";
 
 /**
  * One network namespace of a test. Never entered by `ip netns exec`, which would remount /sys: a command inherits the namespace of the thread that starts it. What needs no command has none, since starting a
@@ -29,7 +21,7 @@ export class Namespace {
     this.name = name;
     this.path = `/run/netns/${name}`;
     run("ip", ["netns", "add", name]);
-    this.up("lo");
+    this.change("lo", { up: true });
   }
 
   /** Runs synchronous work, or the synchronous beginning of asynchronous work, in here. */
@@ -37,12 +29,12 @@ export class Namespace {
     return inNamespace(this.path, work);
   }
 
-  /** As `ip link set NAME up`. */
-  up(name: string): void {
+  /** As `ip link set NAME …`. */
+  change(name: string, change: LinkChange): void {
     this.within(() => {
       const netlink = new Netlink();
       try {
-        changeLink(netlink, requireLink(netlink, name), { up: true });
+        changeLink(netlink, requireLink(netlink, name), change);
       } finally {
         netlink.close();
       }
@@ -67,8 +59,8 @@ export class Namespace {
     this.within(() => { writeSysctl(name.split("."), value); });
   }
 
-  spawn(command: string, ...given: readonly string[]): ChildProcessByStdio<null, Readable, Readable> {
-    return this.within(() => spawn(command, given, { stdio: ["ignore", "pipe", "pipe"] }));
+  spawn(command: string, ...given: readonly string[]): ChildProcessWithoutNullStreams {
+    return this.within(() => spawn(command, given, { stdio: "pipe" }));
   }
 }
 
@@ -86,7 +78,7 @@ export class Namespaces {
   /** A veth pair between two namespaces. */
   connect(a: Namespace, aName: string, b: Namespace, bName: string): void {
     a.ip(`link add ${aName} type veth peer name ${bName} netns ${b.name}`, `link set ${aName} up`);
-    b.up(bName);
+    b.change(bName, { up: true });
   }
 
   destroy(): void {
