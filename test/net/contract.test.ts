@@ -10,7 +10,7 @@ import type { VmPort, VmPorts } from "../../net/vm-port.js";
 import { TEST_PROTOCOL } from "./lab/packets.js";
 import { bound, CORRESPONDENT, deliver, DRIVERS, GATEWAY, HOME_AGENT, MTU, Topology, type Guest, type Host } from "./lab/topology.js";
 import { Wire } from "./lab/wire.js";
-import { onTheWire } from "./on-the-wire.js";
+import { onTheWire, startPeers } from "./on-the-wire.js";
 
 /** Both ends on two hosts, and packets through them, whatever they are made of. */
 interface Ends {
@@ -273,7 +273,9 @@ t.test(`tunnels: home agent ${DRIVERS.home}, hosts ${DRIVERS.hosts}, in network 
   await a.net.within(() => a.tunnel.set([deliver(one)]));
   await b.net.within(() => b.tunnel.set([deliver(two)]));
   await homeAgent.within(() => topology.home.set([bound(one, a), bound(two, b)]));
-  await t.test("on the wire", (t) => onTheWire(t, { topology, byHand: null }));
+  const peers = await startPeers(topology);
+  t.teardown(() => { peers.stop(); });
+  await t.test("on the wire", (t) => onTheWire(t, { topology, peers, byHand: null }));
 });
 
 if (!ELSEWHERE) t.test("ports: the fake", async (t) => {

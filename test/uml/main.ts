@@ -3,7 +3,7 @@ import t from "tap";
 
 /**
  * What runs in user-mode-linux (boot.sh), whose kernel 6.1 has the ipip device: the tests of the drivers once more with ipip at either end or both, with bpf because this
- * kernel is an old one, and what needs the device itself. Each line boots one of its own, two at a time, because each has one processor.
+ * kernel is an old one, and what needs the device itself. Each line boots one of its own, two at a time, because each has one processor. A boot and a process that runs tests cost as much as many tests, so there are few lines.
  * `main.js NAME...` runs only the lines whose title has one of these words.
  */
 

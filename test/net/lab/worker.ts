@@ -2,14 +2,17 @@ import { createHash } from "node:crypto";
 import { createSocket } from "node:dgram";
 import { readFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
+import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /*
  * Traffic from inside a namespace, one process each:
  *   udp-send ADDRESS PORT COUNT PER_MS [BYTES,...]   numbered datagrams of 100 bytes, or of these sizes by turns, then {"sent"}
  *   udp-receive PORT                     {"ready"}, and on SIGTERM {"received","overflowed","duplicated","reordered","bytes":{SIZE:COUNT}}
- *   tcp-serve PORT                       {"ready"}; whoever connects sends BYTES and gets as many back; datagrams come back too
- *   tcp-exchange ADDRESS PORT BYTES [SIZE,...]   sends a pattern, reads it back, then a datagram of each size: {"sent","received","same","seconds","datagrams":[SIZES THAT CAME BACK]}
+ *   tcp-serve PORT                       {"ready"}; whoever connects sends BYTES and gets as many back
+ *   tcp-exchange ADDRESS PORT BYTES      sends a pattern, reads it back: {"sent","received","same","seconds"}
+ *   peer PORT                            {"ready"}; serves as tcp-serve, sends datagrams back, and for each line "ADDRESS BYTES SIZE,..." does tcp-exchange with another peer, then a
+ *                                        datagram of each size: the same answer with {"datagrams":[SIZES THAT CAME BACK]}
  */
 
 function say(line: object): void {
@@ -67,11 +70,18 @@ function udpReceive(port: number): void {
 const DATAGRAM_LIMIT_MS = 5_000;
 
 function tcpServe(port: number): void {
+  createServer((socket) => { socket.pipe(socket); }).listen(port, () => { say({ ready: true }); });
+}
+
+async function peer(port: number): Promise<void> {
   const datagrams = createSocket("udp4");
   datagrams.on("message", (datagram, { address, port: from }) => { datagrams.send(datagram, from, address); });
-  datagrams.bind(port, () => {
-    createServer((socket) => { socket.pipe(socket); }).listen(port, () => { say({ ready: true }); });
-  });
+  datagrams.bind(port, () => { tcpServe(port); });
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [address = "", bytes, sizes = ""] = line.split(" ");
+    const exchanged = await tcpExchange(address, port, Number(bytes));
+    say({ ...exchanged, datagrams: await udpExchange(address, port, sizes.split(",").filter((size) => size !== "").map(Number)) });
+  }
 }
 
 /** Which of these sizes come back as they were sent, one after another. */
@@ -92,7 +102,7 @@ async function udpExchange(address: string, port: number, sizes: readonly number
   return came;
 }
 
-async function tcpExchange(address: string, port: number, bytes: number, sizes: readonly number[]): Promise<void> {
+async function tcpExchange(address: string, port: number, bytes: number): Promise<object> {
   const begun = performance.now();
   const socket = connect({ host: address, port });
   const sentHash = createHash("sha256");
@@ -110,8 +120,7 @@ async function tcpExchange(address: string, port: number, bytes: number, sizes: 
     if (!socket.write(Buffer.from(block))) await new Promise<void>((resolve) => { socket.once("drain", resolve); });
   }
   await new Promise<void>((resolve) => { socket.once("close", () => { resolve(); }); });
-  const seconds = (performance.now() - begun) / 1000;
-  say({ sent: bytes, received, same: sentHash.digest("hex") === receivedHash.digest("hex"), seconds, datagrams: await udpExchange(address, port, sizes) });
+  return { sent: bytes, received, same: sentHash.digest("hex") === receivedHash.digest("hex"), seconds: (performance.now() - begun) / 1000 };
 }
 
 const [mode = "", ...given] = process.argv.slice(2);
@@ -127,7 +136,10 @@ switch (mode) {
     tcpServe(number(0));
     break;
   case "tcp-exchange":
-    await tcpExchange(given[0] ?? "", number(1), number(2), given[3]?.split(",").map(Number) ?? []);
+    say(await tcpExchange(given[0] ?? "", number(1), number(2)));
+    break;
+  case "peer":
+    await peer(number(0));
     break;
   default:
     throw new Error(`unknown mode "${mode}"`);
