@@ -47,6 +47,9 @@ async function startUp(part: "home-agent" | "agent", config: object): Promise<Ou
   return found === null ? { code, stderr } : { said: found };
 }
 
+/** Where the kernel has ipip a process takes its time (user-mode-linux): what is configured says so in test/uml/path.ts, and this is what is left. */
+const ELSEWHERE = process.env["CAREOF_TEST_DRIVERS"] !== undefined;
+
 const noIpip = /no ipip device/;
 const noBpf = "bpf does not work here: the uplink lo is not an Ethernet interface";
 
@@ -59,6 +62,7 @@ t.test("the start-up line says which data plane it is and why, or the refusal do
   for (const part of ["home-agent", "agent"] as const) {
     const rows = part === "home-agent" ? [...table, ["auto", "lo", "ipip", new RegExp(`^${noBpf}`), /bpf: the uplink lo is not an Ethernet.*; ipip: .*no ipip device/] as const] : table;
     for (const [wanted, uplink, driver, reason, refused] of rows) {
+      if (ELSEWHERE && !(wanted === "auto" && driver === "ipip")) continue;
       await t.test(`${part}: ${wanted} on ${uplink}`, async (t) => {
         const outcome = await startUp(part, part === "home-agent"
           ? { name: "home-1", tunnel: { uplink, address: "192.0.2.1", dataPlane: wanted }, home: { prefixes: ["198.51.100.0/24"] }, listen: { agents: "127.0.0.1:0", heartbeats: "127.0.0.1:0", api: "127.0.0.1:0" } }

@@ -8,8 +8,9 @@ import type { HomeTunnel, HostTunnel } from "../../net/tunnel.js";
 import { FakeVmPorts } from "../../net/vm-port-fake.js";
 import type { VmPort, VmPorts } from "../../net/vm-port.js";
 import { TEST_PROTOCOL } from "./lab/packets.js";
-import { CORRESPONDENT, deliver, DRIVERS, GATEWAY, HOME_AGENT, MTU, Topology, type Guest, type Host } from "./lab/topology.js";
+import { bound, CORRESPONDENT, deliver, DRIVERS, GATEWAY, HOME_AGENT, MTU, Topology, type Guest, type Host } from "./lab/topology.js";
 import { Wire } from "./lab/wire.js";
+import { onTheWire, startPeers } from "./on-the-wire.js";
 
 /** Both ends on two hosts, and packets through them, whatever they are made of. */
 interface Ends {
@@ -50,8 +51,7 @@ function fakes(): { ends: Ends; guests: readonly Guest[]; close: () => Promise<v
   return { ends, guests: GUESTS, close: () => Promise.resolve() };
 }
 
-async function real(): Promise<{ ends: Ends; guests: readonly Guest[]; close: () => Promise<void> }> {
-  const topology = new Topology();
+async function real(topology: Topology): Promise<{ ends: Ends; guests: readonly Guest[] }> {
   const { correspondent, guests } = topology;
   const placed: readonly Host[] = [topology.a, topology.b];
   const wires = placed.map((host) => guests.map((guest) => new Wire(guest.on(host), "eth0")));
@@ -77,7 +77,7 @@ async function real(): Promise<{ ends: Ends; guests: readonly Guest[]; close: ()
       return (await lan.packet((packet) => packet.protocol === TEST_PROTOCOL && packet.payload.equals(payload), 100)) !== null;
     },
   };
-  return { ends, guests, close: () => topology.close() };
+  return { ends, guests };
 }
 
 async function tunnels(t: Test, { ends, guests }: { readonly ends: Ends; readonly guests: readonly Guest[] }): Promise<void> {
@@ -265,9 +265,17 @@ if (!ELSEWHERE) t.test("tunnels: the fake", async (t) => {
 });
 
 t.test(`tunnels: home agent ${DRIVERS.home}, hosts ${DRIVERS.hosts}, in network namespaces`, async (t) => {
-  const made = await real();
-  t.teardown(() => made.close());
-  await tunnels(t, made);
+  const topology = new Topology();
+  t.teardown(() => topology.close());
+  const { a, b, homeAgent } = topology;
+  await tunnels(t, await real(topology));
+  const [one, two] = topology.guests as [Guest, Guest];
+  await a.net.within(() => a.tunnel.set([deliver(one)]));
+  await b.net.within(() => b.tunnel.set([deliver(two)]));
+  await homeAgent.within(() => topology.home.set([bound(one, a), bound(two, b)]));
+  const peers = await startPeers(topology);
+  t.teardown(() => { peers.stop(); });
+  await t.test("on the wire", (t) => onTheWire(t, { topology, peers, byHand: null }));
 });
 
 if (!ELSEWHERE) t.test("ports: the fake", async (t) => {

@@ -2,15 +2,16 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
-import { ipv4, prefix, type Ipv4 } from "../../model/address.js";
+import { ipv4, type Ipv4 } from "../../model/address.js";
+import type { HomeEntry, HostEntry } from "../../net/tunnel.js";
+import { pings, SMALL } from "./lab/echo.js";
 import type { Namespace } from "./lab/namespaces.js";
-import { strictFirewall } from "./lab/firewall.js";
-import { setChecksumOffload } from "./lab/offload.js";
-import { bound, CORRESPONDENT, deliver, DRIVERS, Topology, type Guest } from "./lab/topology.js";
+import { bound, CORRESPONDENT, deliver, DRIVERS, HELD, HOME_AGENT, Topology, type Guest } from "./lab/topology.js";
+import { Wire } from "./lab/wire.js";
 import { exchanged, ready, received, sent, Worker } from "./lab/workers.js";
 
 /*
- * Both ends, of either driver, under what a machine does to them: many bindings, changes under load, netfilter, large packets, offloads switched off.
+ * Both ends, of either driver, under what a machine does to them: many bindings, changes under load, large packets, the end of a process.
  */
 const topology = new Topology({ maxEntries: 20_000 });
 const { a, b, correspondent, homeAgent } = topology;
@@ -24,6 +25,11 @@ t.setTimeout(200_000); // a busy machine
 
 const BYTES = 4 * 1024 * 1024;
 const PORT = 5001;
+const COUNTED_PORT = 5002;
+/** For all of it: a process takes its time in user-mode-linux. */
+const server = new Worker(one.on(a), "tcp-serve", PORT);
+await server.line(ready);
+t.teardown(() => { server.stop(); });
 
 async function reset(): Promise<void> {
   await a.net.within(() => a.tunnel.set([deliver(one)]));
@@ -34,11 +40,7 @@ t.beforeEach(reset);
 
 /** TCP with large segments both ways. */
 async function exchange(t: Test): Promise<void> {
-  const server = new Worker(one.on(a), "tcp-serve", PORT);
-  await server.line(ready);
   t.match(await new Worker(correspondent, "tcp-exchange", one.home, PORT, BYTES).line(exchanged), { sent: BYTES, received: BYTES, same: true });
-  server.stop();
-  await server.ended();
 }
 
 t.test("ten thousand bindings: all are there, traffic does not mind, and an unchanged set is not written again", async (t) => {
@@ -70,9 +72,9 @@ function routes(): number {
 
 t.test("bindings added, moved and removed under load: the others' packets all arrive", async (t) => {
   const count = 3_000;
-  const receiver = new Worker(one.on(a), "udp-receive", PORT);
+  const receiver = new Worker(one.on(a), "udp-receive", COUNTED_PORT);
   await receiver.line(ready);
-  const sender = new Worker(correspondent, "udp-send", one.home, PORT, count, 2);
+  const sender = new Worker(correspondent, "udp-send", one.home, COUNTED_PORT, count, 2);
   const sending = Worker.running(sender.line(sent));
   let turns = 0;
   for (; sending.on(); turns++) {
@@ -101,9 +103,9 @@ t.test("bindings added, moved and removed under load: the others' packets all ar
 
 t.test("datagrams near 64 KiB, in fragments, each of them: down, up, and from VM to VM", async (t) => {
   const send = async (from: Namespace, to: Namespace, address: string, count: number, sizes: string): Promise<Readonly<Record<string, number>>> => {
-    const receiver = new Worker(to, "udp-receive", PORT);
+    const receiver = new Worker(to, "udp-receive", COUNTED_PORT);
     await receiver.line(ready);
-    await new Worker(from, "udp-send", address, PORT, count, 0.1, sizes).line(sent);
+    await new Worker(from, "udp-send", address, COUNTED_PORT, count, 0.1, sizes).line(sent);
     await sleep(200);
     receiver.stop();
     return (await receiver.line(received)).bytes;
@@ -121,45 +123,54 @@ t.test("datagrams near 64 KiB, in fragments, each of them: down, up, and from VM
   for (const ledger of [topology.home.counters(one.home), a.tunnel.counters(one.home), b.tunnel.counters(two.home)]) t.equal(ledger.dropped["too-big"], 0);
 });
 
-t.test("checksums made by the sender, and by the card: TCP is the same", async (t) => {
-  const ends = [[one.on(a), "eth0"], [correspondent, "lan"]] as const;
-  for (const on of [false, true]) {
-    for (const [net, name] of ends) setChecksumOffload(net, name, on);
-    await exchange(t);
-  }
-});
-
-t.test("netfilter that drops what it does not know: the home agent's prefix accepted, the hosts' nothing", async (t) => {
-  const remove = [
-    strictFirewall(homeAgent, prefix("198.51.100.0/24")), ...[a, b].map((host) => strictFirewall(host.net, null)),
-  ];
-  try {
-    await exchange(t);
-    const server = new Worker(two.on(b), "tcp-serve", PORT);
-    await server.line(ready);
-    t.match(await new Worker(one.on(a), "tcp-exchange", two.home, PORT, BYTES).line(exchanged), { same: true }, "from VM to VM");
-    server.stop();
-    await server.ended();
-  } finally {
-    for (const each of remove) each();
-  }
-});
-
-t.test("a home agent that is killed: what it left carries on, and the next one makes of it what is wanted", async (t) => {
-  const runDir = join(topology.all.folder, "home");
-  const left = Array.from({ length: 50 }, (_, index) => ({ home: ipv4(`198.51.100.${String(100 + index)}`), active: b.careOf, accept: [b.careOf], mtu: 1400 }));
-  const holder = homeAgent.spawn(process.execPath, join(import.meta.dirname, "lab", "holder.js"), DRIVERS.home, runDir, JSON.stringify([bound(one, a), ...left]));
+/** Killed when it has said that all is set: with nothing to do, or in the middle of changing it. */
+async function killed(net: Namespace, end: "home" | "host", address: Ipv4, entries: readonly (HomeEntry | HostEntry)[], busy: boolean): Promise<void> {
+  const [driver, label] = end === "home" ? [DRIVERS.home, "home"] : [DRIVERS.hosts, "a"];
+  const holder = net.spawn(process.execPath, join(import.meta.dirname, "lab", "holder.js"), end, driver, join(topology.all.folder, label), address, JSON.stringify(entries), busy ? "busy" : "");
   holder.stderr.pipe(process.stderr);
   const [said] = (await once(holder.stdout, "data")) as [Buffer];
   t.match(said.toString(), /ready/);
+  if (busy) await sleep(50 * Math.random());
   holder.kill("SIGKILL");
   await once(holder, "exit");
+}
+
+t.test("a home agent that is killed: what it left carries on, and the next one makes of it what is wanted", async (t) => {
+  const left = Array.from({ length: 50 }, (_, index) => ({ home: ipv4(`198.51.100.${String(100 + index)}`), active: b.careOf, accept: [b.careOf], mtu: 1400 }));
+  for (const busy of [false, true]) {
+    await killed(homeAgent, "home", HOME_AGENT, [bound(one, a), ...left], busy);
+    if (!busy) await exchange(t);
+    const next = homeAgent.within(() => topology.homeTunnel());
+    if (!busy) t.equal(next.entries().length, 51, "it is all still there");
+    await homeAgent.within(() => next.set([bound(one, a)]));
+    t.same(next.entries(), [bound(one, a)]);
+    t.equal(routes(), 1);
+    await homeAgent.within(() => next.close({ keep: true }));
+  }
   await exchange(t);
-  const next = homeAgent.within(() => topology.homeTunnel());
-  t.equal(next.entries().length, 51, "it is all still there");
-  await homeAgent.within(() => next.set([bound(one, a)]));
-  t.same(next.entries(), [bound(one, a)]);
-  t.equal(routes(), 1);
+});
+
+t.test("a host's end that is killed: the same, and packets that it held do not wait for ever", async (t) => {
+  const lan = new Wire(correspondent, "lan");
+  const router = new Wire(homeAgent, "lan");
+  const left = Array.from({ length: 50 }, (_, index): HostEntry => ({ role: "forward", home: ipv4(`198.51.100.${String(100 + index)}`), to: b.careOf }));
+  const held: HostEntry = { ...deliver(two), hold: { device: HELD, from: "all" } };
+  await homeAgent.within(() => topology.home.set([bound(one, a), bound(two, a)]));
+  const reaches = (guest: Guest, limitMs?: number): Promise<boolean> => pings({ wire: lan, via: router.mac, from: CORRESPONDENT, to: guest.home }, SMALL, limitMs);
+  const programs = (port: string): string => a.net.exec("tc", "filter", "show", "dev", port, "ingress");
+  for (const busy of [false, true]) {
+    await killed(a.net, "host", a.careOf, [deliver(one), held, ...left], busy);
+    if (!busy) t.same([await reaches(one), await reaches(two, 300)], [true, false], "what was held goes nowhere while the process is away");
+    const next = a.net.within(() => topology.hostTunnel("a", a.careOf));
+    if (!busy) t.equal(a.net.within(() => next.entries()).length, 52, "it is all still there");
+    await a.net.within(() => next.set([deliver(one), deliver(two)]));
+    t.same(a.net.within(() => next.entries()), [deliver(one), deliver(two)]);
+    t.same([await reaches(one), await reaches(two)], [true, true]);
+    await a.net.within(() => next.set([deliver(one)]));
+    t.match(programs(one.port), /careof/);
+    t.notMatch(programs(two.port), /careof/, "no VM is behind it any more");
+    await a.net.within(() => next.close({ keep: true }));
+  }
   await exchange(t);
-  await homeAgent.within(() => next.close({ keep: true }));
+  for (const wire of [lan, router]) wire.close();
 });

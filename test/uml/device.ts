@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import t from "tap";
+import "../cli/start-up.test.js"; // what auto says when it takes ipip: not worth a boot of its own
 import { ipv4, prefix } from "../../model/address.js";
 import { openHomeTunnel, openHostTunnel } from "../../net/data-plane.js";
 import { probeAuto, probeDataPlanes } from "../../net/probe-ipip.js";

@@ -3,7 +3,7 @@ import t from "tap";
 
 /**
  * What runs in user-mode-linux (boot.sh), whose kernel 6.1 has the ipip device: the tests of the drivers once more with ipip at either end or both, with bpf because this
- * kernel is an old one, and what needs the device itself. Each line boots one of its own, two at a time, because each has one processor.
+ * kernel is an old one, and what needs the device itself. Each line boots one of its own, two at a time, because each has one processor. A boot and a process that runs tests cost as much as many tests, so there are few lines.
  * `main.js NAME...` runs only the lines whose title has one of these words.
  */
 
@@ -16,6 +16,7 @@ const AT_ONCE = 2;
 const LINES: readonly (readonly [file: string, drivers: string])[] = [
   ["net/load.test.js", "ipip,ipip"],
   ["uml/path.js", "ipip,ipip"],
+  ["home-agent/home-lan.test.js", "ipip,ipip"],
   ["net/traffic.test.js", "ipip,ipip"],
   ["net/packets.test.js", "ipip,ipip"],
   ["net/packets.test.js", "bpf,bpf"],
@@ -24,11 +25,8 @@ const LINES: readonly (readonly [file: string, drivers: string])[] = [
   ["net/contract.test.js", "ipip,bpf"],
   ["net/paths.test.js", "ipip,ipip"],
   ["uml/device.js", "ipip,ipip"],
-  ["net/decap.test.js", "bpf,bpf"],
-  ["uml/mixed.js", "ipip,ipip"],
-  ["uml/mixed.js", "bpf,bpf"],
-  ["uml/mixed.js", "bpf,ipip"],
-  ["uml/mixed.js", "ipip,bpf"],
+  ["uml/by-hand.js", "ipip,ipip"],
+  ["uml/by-hand.js", "bpf,bpf"],
 ];
 
 const wanted = process.argv.slice(2);

@@ -2,7 +2,7 @@ import t from "tap";
 import { inNamespace, must } from "../../deploy/lab/command.js";
 import { ExternalLab } from "../../deploy/lab/external.js";
 import { flipsUnderTraffic } from "../../deploy/lab/flips.js";
-import { PLAN } from "../../deploy/lab/plan.js";
+import { HOSTS, PLAN } from "../../deploy/lab/plan.js";
 import { DRIVERS } from "../net/lab/topology.js";
 
 /*
@@ -20,6 +20,10 @@ await t.test("a VM moves between two hosts", async (t) => {
   t.teardown(() => lab.close());
   const hosts = JSON.parse((await lab.lab.careof(["hosts", "--output", "json"])).stdout) as { readonly capabilities: { readonly dataPlane: string } }[];
   t.same(hosts.map(({ capabilities }) => capabilities.dataPlane), [DRIVERS.hosts, DRIVERS.hosts]);
+  for (const part of ["home-agent", ...HOSTS] as const) {
+    const driver = part === "home-agent" ? DRIVERS.home : DRIVERS.hosts;
+    t.match(lab.lab.part(part).tail(1000), new RegExp(`"dataPlane":"${driver}","reason":"configured".*"msg":"data plane: ${driver} \\(configured\\)"`), `${part} says so when it starts`);
+  }
   const homeRoutes = (): Promise<string> => must(inNamespace(lab.lab.namespace("h"), ["ip", "route", "show", "proto", "202"]));
   t.match(await homeRoutes(), new RegExp(`${PLAN.guest.address} +encap ip .* dst ${PLAN.hosts["host-a"].careOf} `));
 

@@ -18,9 +18,10 @@ interface Path {
 }
 
 /**
- * Pings once with DF set, in an IP packet of so many bytes, from one end of a wire; the far end's kernel answers. `true` when the same bytes have come back, with a right checksum.
+ * Pings once with DF set, in an IP packet of so many bytes, from one end of a wire; the far end's kernel answers. `true` when the same bytes have come back, with a right checksum
+ * (within `limitMs`).
  */
-export async function pings({ from, to, via, wire }: Path, bytes: number): Promise<boolean> {
+export async function pings({ from, to, via, wire }: Path, bytes: number, limitMs?: number): Promise<boolean> {
   const request = Buffer.alloc(bytes - IP, bytes & 0xff);
   request.fill(0, 0, 8);
   request.writeUInt8(REQUEST, 0);
@@ -29,6 +30,6 @@ export async function pings({ from, to, via, wire }: Path, bytes: number): Promi
   request.writeUInt16BE(checksum(request), 2);
   wire.forget();
   wire.sendIp(via, { source: from, destination: to, protocol: ICMP, payload: request, dontFragment: true });
-  const reply = await wire.packet(({ payload, protocol, source }) => protocol === ICMP && source === to && payload[0] === REPLY && payload.subarray(4).equals(request.subarray(4)));
+  const reply = await wire.packet(({ payload, protocol, source }) => protocol === ICMP && source === to && payload[0] === REPLY && payload.subarray(4).equals(request.subarray(4)), limitMs);
   return reply !== null && reply.payload.length === request.length && checksum(reply.payload) === 0;
 }

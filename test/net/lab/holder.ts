@@ -1,11 +1,33 @@
-import { prefix } from "../../../model/address.js";
-import { openHomeTunnel } from "../../../net/data-plane.js";
-import type { HomeEntry } from "../../../net/tunnel.js";
-import { HOME_AGENT } from "./topology.js";
+import { setTimeout as sleep } from "node:timers/promises";
+import { ipv4, prefix } from "../../../model/address.js";
+import { openHomeTunnel, openHostTunnel } from "../../../net/data-plane.js";
+import { HoldDevice } from "../../../net/hold.js";
+import type { HomeEntry, HostEntry } from "../../../net/tunnel.js";
+import { HELD, HOME_AGENT } from "./topology.js";
 
-/* A process that sets a home agent's entries and then waits to be killed: holder.js DRIVER RUNDIR ENTRIES (JSON). Says {"ready"}. */
-const [driver, runDir = "", entries = "[]"] = process.argv.slice(2);
-const { tunnel } = openHomeTunnel(driver === "ipip" ? "ipip" : "bpf", { uplink: "uplink", address: HOME_AGENT, homePrefixes: [prefix("198.51.100.0/24")], runDir, maxEntries: 20_000 });
-await tunnel.set(JSON.parse(entries) as readonly HomeEntry[]);
-process.stdout.write(`${JSON.stringify({ ready: true })}\n`);
+/*
+ * A process that sets the entries of one end and then waits to be killed:
+ *   holder.js home|host DRIVER RUNDIR ADDRESS ENTRIES (JSON) [busy]
+ * Says {"ready"}. With `busy` it then changes them all the time, so that it is killed in the middle of that. A host's has a hold device beside, which goes with it.
+ */
+const [end, wanted, runDir = "", text = "", json = "[]", busy] = process.argv.slice(2);
+const driver = wanted === "ipip" ? "ipip" : "bpf";
+const address = ipv4(text);
 setInterval(() => undefined, 60_000);
+
+async function hold<Entry>(tunnel: { set(entries: readonly Entry[]): Promise<void> }): Promise<void> {
+  const entries = JSON.parse(json) as readonly Entry[];
+  await tunnel.set(entries);
+  process.stdout.write(`${JSON.stringify({ ready: true })}\n`);
+  for (let turn = 0; busy === "busy"; turn++) {
+    await tunnel.set(entries.filter((_, index) => (index + turn) % 3 !== 0));
+    await sleep(0);
+  }
+}
+
+if (end === "home") {
+  await hold<HomeEntry>(openHomeTunnel(driver, { uplink: "uplink", address, homePrefixes: [prefix("198.51.100.0/24")], runDir, maxEntries: 20_000 }).tunnel);
+} else {
+  new HoldDevice(HELD, 100);
+  await hold<HostEntry>(openHostTunnel(driver, { uplink: "uplink", careOf: address, homeAgents: [HOME_AGENT], pathMtu: 0, runDir, maxEntries: 20_000 }).tunnel);
+}

@@ -1,20 +1,18 @@
-import { execFileSync, spawn, type ChildProcessByStdio } from "node:child_process";
+import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Readable } from "node:stream";
+import { Netlink } from "../../../net/netlink/client.js";
+import { changeLink, requireLink, type LinkChange } from "../../../net/netlink/links.js";
 import { inNamespace } from "../../../net/netns.js";
 import { unmount } from "../../../net/syscall.js";
+import { writeSysctl } from "../../../net/sysctl.js";
+import { run } from "./command.js";
 
-/** Ten thousand routes are more than a megabyte. */
-const MAX_OUTPUT = 32 * 1024 * 1024;
-
-/** What a command printed; throws with its standard error when it fails. */
-function run(command: string, given: readonly string[], input = ""): string {
-  return execFileSync(command, given, { input, encoding: "utf8", stdio: ["pipe", "pipe", "pipe"], timeout: 60_000, maxBuffer: MAX_OUTPUT });
-}
-
-/** One network namespace of a test. Never entered by `ip netns exec`, which would remount /sys. */
+/**
+ * One network namespace of a test. Never entered by `ip netns exec`, which would remount /sys: a command inherits the namespace of the thread that starts it. What needs no command has none, since starting a
+ * process takes a tenth of a second in user-mode-linux.
+ */
 export class Namespace {
   readonly name: string;
   readonly path: string;
@@ -23,7 +21,7 @@ export class Namespace {
     this.name = name;
     this.path = `/run/netns/${name}`;
     run("ip", ["netns", "add", name]);
-    this.ip("link set lo up");
+    this.change("lo", { up: true });
   }
 
   /** Runs synchronous work, or the synchronous beginning of asynchronous work, in here. */
@@ -31,25 +29,38 @@ export class Namespace {
     return inNamespace(this.path, work);
   }
 
+  /** As `ip link set NAME …`. */
+  change(name: string, change: LinkChange): void {
+    this.within(() => {
+      const netlink = new Netlink();
+      try {
+        changeLink(netlink, requireLink(netlink, name), change);
+      } finally {
+        netlink.close();
+      }
+    });
+  }
+
   /** Lines for `ip -batch`. */
   ip(...lines: readonly string[]): void {
-    run("nsenter", [`--net=${this.path}`, "ip", "-batch", "-"], `${lines.join("\n")}\n`);
+    this.feed(`${lines.join("\n")}\n`, "ip", "-batch", "-");
   }
 
   exec(command: string, ...given: readonly string[]): string {
-    return run("nsenter", [`--net=${this.path}`, command, ...given]);
+    return this.within(() => run(command, given));
+  }
+
+  /** As `exec`, for a command that reads its standard input. */
+  feed(input: string, command: string, ...given: readonly string[]): void {
+    this.within(() => run(command, given, input));
   }
 
   sysctl(name: string, value: string): void {
-    this.exec("sysctl", "-qw", `${name}=${value}`);
+    this.within(() => { writeSysctl(name.split("."), value); });
   }
 
-  spawn(command: string, ...given: readonly string[]): ChildProcessByStdio<null, Readable, Readable> {
-    return spawn("nsenter", [`--net=${this.path}`, command, ...given], { stdio: ["ignore", "pipe", "pipe"] });
-  }
-
-  destroy(): void {
-    if (existsSync(this.path)) run("ip", ["netns", "del", this.name]);
+  spawn(command: string, ...given: readonly string[]): ChildProcessWithoutNullStreams {
+    return this.within(() => spawn(command, given, { stdio: "pipe" }));
   }
 }
 
@@ -67,11 +78,12 @@ export class Namespaces {
   /** A veth pair between two namespaces. */
   connect(a: Namespace, aName: string, b: Namespace, bName: string): void {
     a.ip(`link add ${aName} type veth peer name ${bName} netns ${b.name}`, `link set ${aName} up`);
-    b.ip(`link set ${bName} up`);
+    b.change(bName, { up: true });
   }
 
   destroy(): void {
-    for (const made of this.#made) made.destroy();
+    const there = this.#made.filter(({ path }) => existsSync(path)).map(({ name }) => `netns del ${name}\n`);
+    if (there.length > 0) run("ip", ["-batch", "-"], there.join(""));
     for (const runDir of readdirSync(this.folder)) {
       const pins = join(this.folder, runDir, "bpf");
       if (existsSync(pins) && statSync(pins).dev !== statSync(this.folder).dev) unmount(pins);

@@ -14,6 +14,8 @@ export const HOME_AGENT = ipv4("192.0.2.1");
 export const CORRESPONDENT = ipv4("203.0.113.2");
 export const GATEWAY = { address: ipv4("169.254.1.1"), mac: mac("02:ca:4e:0f:00:01") };
 export const MTU = 1480;
+/** What holder.ts holds packets in. */
+export const HELD = "co-held";
 const TABLE = 1234;
 
 /** Which driver each end has. */

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { createSocket } from "node:dgram";
 import { readFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
+import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /*
@@ -10,6 +11,8 @@ import { setTimeout as sleep } from "node:timers/promises";
  *   udp-receive PORT                     {"ready"}, and on SIGTERM {"received","overflowed","duplicated","reordered","bytes":{SIZE:COUNT}}
  *   tcp-serve PORT                       {"ready"}; whoever connects sends BYTES and gets as many back
  *   tcp-exchange ADDRESS PORT BYTES      sends a pattern, reads it back: {"sent","received","same","seconds"}
+ *   peer PORT                            {"ready"}; serves as tcp-serve, sends datagrams back, and for each line "ADDRESS BYTES SIZE,..." does tcp-exchange with another peer, then a
+ *                                        datagram of each size: the same answer with {"datagrams":[SIZES THAT CAME BACK]}
  */
 
 function say(line: object): void {
@@ -63,11 +66,43 @@ function udpReceive(port: number): void {
   });
 }
 
+/** Of a datagram's way there and back, fragments and all, on a slow machine. */
+const DATAGRAM_LIMIT_MS = 5_000;
+
 function tcpServe(port: number): void {
   createServer((socket) => { socket.pipe(socket); }).listen(port, () => { say({ ready: true }); });
 }
 
-async function tcpExchange(address: string, port: number, bytes: number): Promise<void> {
+async function peer(port: number): Promise<void> {
+  const datagrams = createSocket("udp4");
+  datagrams.on("message", (datagram, { address, port: from }) => { datagrams.send(datagram, from, address); });
+  datagrams.bind(port, () => { tcpServe(port); });
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [address = "", bytes, sizes = ""] = line.split(" ");
+    const exchanged = await tcpExchange(address, port, Number(bytes));
+    say({ ...exchanged, datagrams: await udpExchange(address, port, sizes.split(",").filter((size) => size !== "").map(Number)) });
+  }
+}
+
+/** Which of these sizes come back as they were sent, one after another. */
+async function udpExchange(address: string, port: number, sizes: readonly number[]): Promise<number[]> {
+  if (sizes.length === 0) return [];
+  const socket = createSocket({ type: "udp4", recvBufferSize: 1024 * 1024 });
+  const came: number[] = [];
+  for (const size of sizes) {
+    const datagram = Buffer.from(Array.from({ length: size }, (_, index) => (index * 13) & 0xff));
+    const back = new Promise<boolean>((resolve) => {
+      socket.once("message", (message) => { resolve(message.equals(datagram)); });
+      socket.send(datagram, port, address);
+    });
+    if (await Promise.race([back, sleep(DATAGRAM_LIMIT_MS, false)])) came.push(size);
+    socket.removeAllListeners("message");
+  }
+  socket.close();
+  return came;
+}
+
+async function tcpExchange(address: string, port: number, bytes: number): Promise<object> {
   const begun = performance.now();
   const socket = connect({ host: address, port });
   const sentHash = createHash("sha256");
@@ -85,7 +120,7 @@ async function tcpExchange(address: string, port: number, bytes: number): Promis
     if (!socket.write(Buffer.from(block))) await new Promise<void>((resolve) => { socket.once("drain", resolve); });
   }
   await new Promise<void>((resolve) => { socket.once("close", () => { resolve(); }); });
-  say({ sent: bytes, received, same: sentHash.digest("hex") === receivedHash.digest("hex"), seconds: (performance.now() - begun) / 1000 });
+  return { sent: bytes, received, same: sentHash.digest("hex") === receivedHash.digest("hex"), seconds: (performance.now() - begun) / 1000 };
 }
 
 const [mode = "", ...given] = process.argv.slice(2);
@@ -101,7 +136,10 @@ switch (mode) {
     tcpServe(number(0));
     break;
   case "tcp-exchange":
-    await tcpExchange(given[0] ?? "", number(1), number(2));
+    say(await tcpExchange(given[0] ?? "", number(1), number(2)));
+    break;
+  case "peer":
+    await peer(number(0));
     break;
   default:
     throw new Error(`unknown mode "${mode}"`);

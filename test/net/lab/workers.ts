@@ -30,6 +30,11 @@ export class Worker {
     return schema.parse(JSON.parse(next.value));
   }
 
+  /** To a worker that reads lines. */
+  ask(text: string): void {
+    this.#child.stdin.write(`${text}\n`);
+  }
+
   stop(): void {
     this.#child.kill("SIGTERM");
   }
@@ -42,4 +47,4 @@ export class Worker {
 export const ready = z.object({ ready: z.literal(true) });
 export const sent = z.object({ sent: z.number() });
 export const received = z.object({ received: z.number(), overflowed: z.number(), duplicated: z.number(), reordered: z.number(), bytes: z.record(z.string(), z.number()) });
-export const exchanged = z.object({ sent: z.number(), received: z.number(), same: z.boolean(), seconds: z.number() });
+export const exchanged = z.object({ sent: z.number(), received: z.number(), same: z.boolean(), seconds: z.number(), datagrams: z.array(z.number()).optional() });
