@@ -10,6 +10,9 @@ import { ipInIp } from "../../model/locator.js";
 import type { Body } from "../../proto/messages.js";
 import { begin, clock, Host, PARAMETERS, specOf, until, VM } from "./rig.js";
 
+/** On a machine that has hardly time for this. */
+const LIMIT_MS = 60_000;
+
 /** What the home agent says when the target is ready; nobody listens at its relay. */
 function migrateAt(reserved: Epoch): Body<"migrate"> {
   return {
@@ -64,7 +67,7 @@ await t.test("while the hypervisor is asked for its disks", async (t) => {
   twice.answer();
   await first;
   await t.rejects(second, { code: "already-moving" });
-  t.equal((await twice.host.heard("sourceEnded")).migration, migrationId(VM, epoch(2)), "one move at a time");
+  t.equal((await twice.host.heard("sourceEnded", () => true, LIMIT_MS)).migration, migrationId(VM, epoch(2)), "one move at a time");
 });
 
 await t.test("a guest that has moved away and does not die is ended and cleared away as soon as it can be", async (t) => {
@@ -83,15 +86,15 @@ await t.test("a guest that has moved away and does not die is ended and cleared 
     return dies ? destroy() : Promise.reject(new CareofError("stop-failed", "the process does not end: it waits for a disk"));
   };
   await begin(a, b, 2);
-  await b.heard("running", ({ final }) => final);
+  await b.heard("running", ({ final }) => final, LIMIT_MS);
   t.equal(a.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(2), forwardTo: ipInIp(b.careOf), graceMs: millis(1) }), "accepted");
   // At once, when the grace time is over, and twice of its own accord.
-  await until("it is tried again", () => tries >= 4);
+  await until("it is tried again", () => tries >= 4, LIMIT_MS);
   t.same([a.entries(), a.migrations.records().map(({ state }) => state)], ["forward 10.2.0.2", ["released"]], "nothing of it is forgotten");
   await t.rejects(a.migrations.prepare({
     kind: "prepare", migration: migrationId(VM, epoch(3)), spec: specOf(), epoch: epoch(3), source: b.name, sourceLocator: ipInIp(b.careOf), secret: randomBytes(32), parameters: PARAMETERS, disks: [],
   }), { code: "stop-failed" }, "its place is taken, and whoever comes is told why");
   dies = true;
-  await until("nothing is left", () => a.entries() === "" && a.ports.list().length === 0 && a.migrations.records().length === 0);
+  await until("nothing is left", () => a.entries() === "" && a.ports.list().length === 0 && a.migrations.records().length === 0, LIMIT_MS);
   t.equal(a.guests.get(VM), undefined);
 });
