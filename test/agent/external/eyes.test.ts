@@ -35,7 +35,7 @@ t.test("what the hold has no room for is counted, each packet once", (t) => {
   }
   const lost = eyes.overflowed();
   const held = eyes.takeHeld();
-  t.match(held[0], { home: "198.51.100.7", straggler: false });
+  t.match(held[0], { home: "198.51.100.7", came: "directly" });
   t.ok(held.length > 0 && lost > 0, "some found room, some did not", { found: { held: held.length, lost } });
   t.equal(held.length + lost, SENT);
   t.equal(eyes.overflowed(), 0, "it was told");

@@ -26,9 +26,9 @@ await t.test("what its port refuses: the link tells whether that has gone or is 
   t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }], "and what it refuses now is not looked at");
   refused(3);
   t.same(taken(), [3], "one that was on its way has its second chance");
-  clock.advance(999);
+  clock.advance(990);
   t.match(tunnel.entries(), [{ hold: null }]);
-  clock.advance(1);
+  clock.advance(10);
   t.match(tunnel.entries(), waits);
   refused(4);
   clock.advance(31);

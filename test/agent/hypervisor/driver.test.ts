@@ -11,6 +11,9 @@ import { kinds } from "./machines-here.js";
 import { Drivers, specOf, stopForPostcopy } from "./two-drivers.js";
 
 const drivers = new Drivers(t);
+// The drivers' own timers and processes do not keep a process alive, and a test may wait for nothing else.
+const alive = setInterval(() => undefined, 60_000);
+t.teardown(() => { clearInterval(alive); });
 
 for (const kind of kinds) {
   void t.test(`driver contract: ${kind.name}`, { skip: kind.skip }, async (t) => {
