@@ -16,7 +16,6 @@ const AT_ONCE = 2;
 const LINES: readonly (readonly [file: string, drivers: string])[] = [
   ["net/load.test.js", "ipip,ipip"],
   ["uml/path.js", "ipip,ipip"],
-  ["home-agent/home-lan.test.js", "ipip,ipip"],
   ["net/traffic.test.js", "ipip,ipip"],
   ["net/packets.test.js", "ipip,ipip"],
   ["net/packets.test.js", "bpf,bpf"],

@@ -15,19 +15,22 @@ const driver = wanted === "ipip" ? "ipip" : "bpf";
 const address = ipv4(text);
 setInterval(() => undefined, 60_000);
 
-async function hold<Entry>(tunnel: { set(entries: readonly Entry[]): Promise<void> }): Promise<void> {
-  const entries = JSON.parse(json) as readonly Entry[];
-  await tunnel.set(entries);
+async function hold(set: (chosen: (index: number) => boolean) => Promise<void>): Promise<void> {
+  await set(() => true);
   process.stdout.write(`${JSON.stringify({ ready: true })}\n`);
   for (let turn = 0; busy === "busy"; turn++) {
-    await tunnel.set(entries.filter((_, index) => (index + turn) % 3 !== 0));
+    await set((index) => (index + turn) % 3 !== 0);
     await sleep(0);
   }
 }
 
 if (end === "home") {
-  await hold<HomeEntry>(openHomeTunnel(driver, { uplink: "uplink", address, homePrefixes: [prefix("198.51.100.0/24")], runDir, maxEntries: 20_000 }).tunnel);
+  const { tunnel } = openHomeTunnel(driver, { uplink: "uplink", address, homePrefixes: [prefix("198.51.100.0/24")], runDir, maxEntries: 20_000 });
+  const entries = JSON.parse(json) as readonly HomeEntry[];
+  await hold((chosen) => tunnel.set(entries.filter((_, index) => chosen(index))));
 } else {
   new HoldDevice(HELD, 100);
-  await hold<HostEntry>(openHostTunnel(driver, { uplink: "uplink", careOf: address, homeAgents: [HOME_AGENT], pathMtu: 0, runDir, maxEntries: 20_000 }).tunnel);
+  const { tunnel } = openHostTunnel(driver, { uplink: "uplink", careOf: address, homeAgents: [HOME_AGENT], pathMtu: 0, runDir, maxEntries: 20_000 });
+  const entries = JSON.parse(json) as readonly HostEntry[];
+  await hold((chosen) => tunnel.set(entries.filter((_, index) => chosen(index))));
 }
