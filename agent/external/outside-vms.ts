@@ -13,12 +13,10 @@ import { Losses } from "./losses.js";
 import { MarkerWatch } from "./marker-watch.js";
 import { awaits, begins, deadlineOf, looks, newcomer, noticed, outside, type OutsideEffect, type OutsideEvent, type OutsideVm, type Port } from "./outside-vm.js";
 import { fits } from "./pattern.js";
+import { Refusals } from "./refusals.js";
 
 /** What takes milliseconds waits so long, so that a move has its first ones to itself. */
 const SETTLE_AFTER = millis(30);
-/** An interface whose other end is being taken down takes no packets some milliseconds before it has no carrier. One that still has it then is full. */
-const FULL_AFTER = millis(30);
-const LOOK_AGAIN = millis(2);
 
 export interface OutsideVmsOptions extends DataPathOptions {
   readonly host: HostId;
@@ -38,8 +36,6 @@ interface One {
   recorded: string;
   timer: Timer | null;
   settle: Timer | null;
-  /** Its port refuses packets, since then, and still has a carrier: it is looked at again. */
-  refusing: { readonly since: Millis; readonly timer: Timer } | null;
 }
 
 /** What `careof port` and the log say of one. */
@@ -65,13 +61,20 @@ export class OutsideVms {
   readonly #vms = new Map<VmId, One>();
   readonly #markers: MarkerWatch;
   #links = new Map<number, Link>();
-  /** Their port has refused packets and has not been looked at since. */
-  readonly #refused = new Set<VmId>();
+  readonly #refusals: Refusals;
   #open = false;
 
   constructor(options: OutsideVmsOptions) {
     this.#options = options;
     this.#markers = new MarkerWatch(options.clock, (vm) => { this.#lookForMarker(vm); });
+    this.#refusals = new Refusals({
+      clock: options.clock, log: options.log, eyes: options.eyes, takeHeld: () => this.#takeHeld(),
+      changed: (port, now) => {
+        this.#links.delete(port.index);
+        if (now !== null) this.#links.set(now.index, now);
+        this.#ports([port.name]);
+      },
+    });
   }
 
   /** What an earlier life of the agent knew, with the ports that are here now; before the network is applied. */
@@ -176,7 +179,7 @@ export class OutsideVms {
         link: (event) => { this.#onLink(event); },
         held: () => {
           this.#takeHeld();
-          this.#lookAtRefusers();
+          this.#refusals.look();
         },
         failed: (error) => { log.error({ reason: error.code, err: error }, "VMs that others move cannot be seen any more"); },
       });
@@ -184,7 +187,7 @@ export class OutsideVms {
     }
     const state = { ...newcomer(update), port: this.#portOf(update.spec.externalPort) };
     const path = new DataPath(this.#options, state);
-    this.#vms.set(update.vm, { state, path, losses: new Losses(update.vm, path.held, this.#options), sight: null, port: null, recorded: "", timer: null, settle: null, refusing: null });
+    this.#vms.set(update.vm, { state, path, losses: new Losses(update.vm, path.held, this.#options), sight: null, port: null, recorded: "", timer: null, settle: null });
   }
 
   #require(vm: VmId): One {
@@ -202,10 +205,9 @@ export class OutsideVms {
   #letGo(one: One): void {
     one.timer?.cancel();
     this.#markers.set(one.state.spec.vm, null);
-    this.#refused.delete(one.state.spec.vm);
+    this.#refusals.forget(one.state.spec.vm);
     one.settle?.cancel();
     one.losses.close();
-    one.refusing?.timer.cancel();
     one.path.close();
     one.sight?.eye.close();
     one.sight = null;
@@ -224,36 +226,6 @@ export class OutsideVms {
     else this.#links.set(index, event.link);
     if (event.kind === "there" && before?.carrier === event.link.carrier && before.name === event.link.name) return;
     this.#ports([event.link.name, before?.name]);
-  }
-
-  /** A port that takes nothing has gone, which the kernel's news may tell milliseconds later; or it is full. */
-  #lookAtRefusers(): void {
-    for (const vm of this.#refused) {
-      this.#refused.delete(vm);
-      const one = this.#vms.get(vm);
-      if (one !== undefined) this.#lookAtRefuser(one);
-    }
-  }
-
-  #lookAtRefuser(one: One): void {
-    const { clock, eyes, log } = this.#options;
-    const { port, spec } = one.state;
-    const { refusing } = one;
-    refusing?.timer.cancel();
-    one.refusing = null;
-    if (port === null || !one.path.refused) return;
-    const link = eyes.link(port.name);
-    if (link?.index !== port.index || !link.carrier) {
-      this.#links.delete(port.index);
-      if (link !== null) this.#links.set(link.index, link);
-      this.#ports([port.name]);
-      return;
-    }
-    const since = refusing?.since ?? clock.monotonic();
-    if (clock.monotonic() - since >= FULL_AFTER) {
-      log.warn({ vm: spec.vm, port: port.name, dropped: one.path.held.size }, "a port refuses packets though it is there: it is full");
-      one.path.full(() => this.#takeHeld());
-    } else one.refusing = { since, timer: clock.after("refusing", LOOK_AGAIN, () => { if (this.#vms.get(spec.vm) === one) this.#lookAtRefuser(one); }) };
   }
 
   #look(): void {
@@ -296,7 +268,7 @@ export class OutsideVms {
     for (const effect of effects) this.#say(one, effect);
     one.path.set(state, takeHeld);
     this.#watch(one);
-    this.#lookAtRefusers();
+    this.#refusals.look();
     if (state.phase !== before.phase) {
       const { overflowed, expired, size } = one.path.held;
       log.info({ vm, epoch: state.epoch, owner: state.owner, phase: state.phase, before: before.phase, event: event.type === "seen" ? event.what : event.type, port: state.port?.name ?? null, held: size, overflowed, expired }, "a VM that others move");
@@ -335,9 +307,10 @@ export class OutsideVms {
     const held = this.#options.eyes.takeHeld();
     for (const { home, came, frame } of held) {
       const one = [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home));
-      one?.path.take(frame, came);
-      if (one?.path.refused === true) this.#refused.add(one.state.spec.vm);
-      one?.losses.watch();
+      if (one === undefined) continue;
+      one.path.take(frame, came);
+      this.#refusals.add(one);
+      one.losses.watch();
     }
     return held.length > 0;
   }
