@@ -26,14 +26,14 @@ await t.test("what its port refuses: the link tells whether that has gone or is 
   t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }], "and what it refuses now is not looked at");
   refused(3);
   t.same(taken(), [3], "one that was on its way has its second chance");
-  clock.advance(990);
+  clock.advance(900);
   t.match(tunnel.entries(), [{ hold: null }]);
-  clock.advance(10);
+  clock.advance(100);
   t.match(tunnel.entries(), waits);
   refused(4);
   clock.advance(31);
   t.match(vms.views(), [{ phase: "here", overflowed: 3 }]);
-  clock.advance(1000);
+  clock.advance(1100);
 
   said.length = 0;
   refused(10);
