@@ -191,7 +191,7 @@ t.test("migrate --all: every VM has its result, whatever became of it", async (t
   const text = await careof(["migrate", "--all", "host-b", "--limit", "1", "--api", agent.url]);
   t.match(text.stdout, /\nfails was not moved \(relay-failed\): cut\nlost is LOST \(released-unknown\): `careof resolve lost HOST`\n$/);
   t.match(text.stderr, /fails stays on host-a: relay-failed; cut\n/);
-  for (const row of rows) t.same(Object.keys(row), ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail", "overflowed"], String(row["vm"]));
+  for (const row of rows) t.same(Object.keys(row), ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail", "overflowed", "hold", "undelivered"], String(row["vm"]));
   t.end();
 });
 

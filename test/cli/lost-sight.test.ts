@@ -2,7 +2,7 @@ import t from "tap";
 import { careof, CapturedTerminal, shortLimits } from "./captured-terminal.js";
 import { moved, moving, ScriptedHomeAgent, web1 } from "./scripted-home-agent.js";
 
-const contract = ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail", "overflowed"];
+const contract = ["migration", "vm", "from", "to", "result", "reason", "totalMs", "pauseMs", "gapDownMs", "gapUpMs", "bytes", "detail", "overflowed", "hold", "undelivered"];
 const ID = "web1%404";
 const json = ["migrate", "web1", "host-b", "--output", "json"];
 
