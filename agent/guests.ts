@@ -1,4 +1,4 @@
-import type { Clock } from "../model/clock.js";
+import type { Clock, Timer } from "../model/clock.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, NEVER_BOUND, type Epoch, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
@@ -44,6 +44,8 @@ export class Guests {
   readonly #options: GuestsOptions;
   readonly #residents = new Map<VmId, Resident>();
   readonly #epochs = new Map<VmId, Epoch>();
+  /** Tombstones that the disk has not taken yet. */
+  readonly #unburied = new Map<VmId, Timer>();
 
   constructor(options: GuestsOptions) {
     this.#options = options;
@@ -214,7 +216,11 @@ export class Guests {
       const { clock, log } = this.#options;
       const error = toCareofError(thrown);
       log.error({ vm: spec.vm, epoch, reason: error.code, err: error }, "the tombstone of a guest could not be written: it is tried again");
-      clock.after("bury", BURY_AGAIN, () => { if (!this.#residents.has(spec.vm)) this.buryInTime(spec, epoch); });
+      this.#unburied.get(spec.vm)?.cancel();
+      this.#unburied.set(spec.vm, clock.after("bury", BURY_AGAIN, () => {
+        this.#unburied.delete(spec.vm);
+        if (!this.#residents.has(spec.vm)) this.buryInTime(spec, epoch);
+      }));
     }
   }
 
@@ -223,7 +229,10 @@ export class Guests {
     if (!this.#residents.has(vm) && epoch > this.lastEpoch(vm)) this.#epochs.set(vm, epoch);
   }
 
+  /** Lets go of all: the agent ends. */
   async release(): Promise<void> {
+    for (const timer of this.#unburied.values()) timer.cancel();
+    this.#unburied.clear();
     await Promise.all(this.all().map(async ({ guest }) => guest?.release()));
   }
 

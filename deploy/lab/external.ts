@@ -69,7 +69,7 @@ export class ExternalLab {
       await external.#makeGuest();
       lab.startPart("home-agent");
       for (const host of HOSTS) lab.startPart(host);
-      await lab.connected(HOSTS, 60_000);
+      await lab.connected(HOSTS, 180_000);
       await external.flip("host-a");
       await external.boundAt("host-a");
       return external;

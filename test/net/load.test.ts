@@ -21,7 +21,7 @@ for (const host of [a, b]) {
   await host.net.within(() => host.ports.set(topology.guests.map((guest) => topology.port(guest))));
 }
 t.teardown(() => topology.close());
-t.setTimeout(200_000); // a busy machine
+t.setTimeout(450_000); // a busy machine, or user-mode-linux on one
 
 const BYTES = 4 * 1024 * 1024;
 const PORT = 5001;

@@ -9,7 +9,7 @@ import t from "tap";
 
 const tests = join(import.meta.dirname, "..");
 const boot = join(import.meta.dirname, "../../../test/uml/boot.sh");
-const LIMIT_MS = 300_000;
+const LIMIT_MS = 500_000;
 const AT_ONCE = 2;
 
 /** File below test/, and the drivers of the home agent and the hosts; the longest first. */

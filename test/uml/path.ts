@@ -9,7 +9,7 @@ import { DRIVERS } from "../net/lab/topology.js";
  * The whole path on the ipip data plane: home agent and two host agents as processes of their own from ordinary configuration, a VM that is a namespace, and its moves
  * under traffic. User-mode-linux has one slow CPU, so nothing here is about time.
  */
-t.setTimeout(200_000);
+t.setTimeout(450_000);
 const FLIPS = 4;
 
 await t.test("a VM moves between two hosts", async (t) => {
