@@ -38,6 +38,9 @@ const SERVE_TIMER: SourceEffect = { kind: "timer", name: "serve", delay: SERVE_S
  * Little: what is copied within the downtime limit. A guest for which this never comes stays in `copying` until the time is over; then it is given up, or *forced*: little is then
  * whatever is left. The guest still stops at the gate, and before RELEASE a forced move can be given up like any other.
  *
+ * From the marker on the guest is deaf, so it is halted then (`halt-guest`) rather than by the hypervisor, some milliseconds behind the gate. A hypervisor lets nobody run by itself whom it was told to halt: `returning`
+ * resumes it.
+ *
  * A guest with disks of its own is `mirroring` between `starting` and `copying`: they are the same on both sides before the memory is begun, and stay so. At pre-switchover both
  * sides let go of the copy, and only then the stream goes on.
  *
