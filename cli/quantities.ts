@@ -10,10 +10,10 @@ export function bytes(count: number): string {
   return `${unit === 0 || value >= 99.5 ? value.toFixed(0) : value.toFixed(1)} ${units[unit] ?? ""}`;
 }
 
-/** `7.8 GiB`, `503 GiB`, `5.2/7.8 GiB` with what is left of it; powers of 1024, as memory is configured. `–` for what is not known. Less than 0 is left where more is in use than there is. */
+/** `7.8G`, `503G`, `5.2/7.8G` with what is left of it; G as in `qemu.memory`, powers of 1024. `–` for what is not known. Less than 0 is left where more is in use than there is. */
 export function memory(count: number, left: number | null = null): string {
   if (count <= 0) return "–";
-  return left === null ? `${gib(count)} GiB` : `${gib(left)}/${gib(count)} GiB`;
+  return left === null ? `${gib(count)}G` : `${gib(left)}/${gib(count)}G`;
 }
 
 function gib(count: number): string {

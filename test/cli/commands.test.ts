@@ -33,7 +33,7 @@ t.test("what is answered is shown, for people and for programs", async (t) => {
     { args: ["where", "web1"], text: [/web1 is in care of host-a \(10\.1\.0\.2\)/, /198\.51\.100\.7/, /epoch 3/], json: web1 },
     { args: ["vms"], text: [/^VM +ADDRESS +HOST +CARE-OF +STATE +EPOCH +SINCE +HEARD$/m, /^web1 +198\.51\.100\.7 +host-a +10\.1\.0\.2 +bound +3 /m, /^db .* – +– +expired/m], json: [web1, { ...web1, vm: "db", host: null, careOf: null, state: "expired", since: null, lastHeartbeat: null }] },
     { args: ["history", "web1"], text: [/^EPOCH/m, /^3 +host-a +2026-03-01 .* migration +45 ms +0\.0 ms +–$/m], json: [stay, { ...stay, epoch: 2, until: at, cause: "start", pauseMs: null }] },
-    { args: ["hosts"], text: [/^host-a +10\.1\.0\.2 +connected .* 10\.0\.2 +kvm +bpf +7\.5 GiB +1 +web1$/m, /^host-b .* gone .* – +0 +–$/m], json: [hostA, { ...hostA, name: "host-b", state: "gone", since: null, capabilities: null, vms: [] }] },
+    { args: ["hosts"], text: [/^host-a +10\.1\.0\.2 +connected .* 10\.0\.2 +kvm +bpf +7\.5G +1 +web1$/m, /^host-b .* gone .* – +0 +–$/m], json: [hostA, { ...hostA, name: "host-b", state: "gone", since: null, capabilities: null, vms: [] }] },
     { args: ["start", "web1", "host-a"], text: [/in care of host-a/], json: web1, asked: { method: "POST", path: "/v1/vms/web1/start", body: { host: "host-a" } } },
     { args: ["stop", "web1"], text: [/web1 is stopped/], json: { ...web1, state: "expired", host: null, careOf: null }, asked: { method: "POST", path: "/v1/vms/web1/stop", body: { force: false } } },
     { args: ["stop", "web1", "--force"], text: [/stopped/], json: { ...web1, state: "expired", host: null, careOf: null }, asked: { method: "POST", path: "/v1/vms/web1/stop", body: { force: true } } },
@@ -110,9 +110,9 @@ t.test("tables fit a terminal and are whole in a pipe", async (t) => {
   hosts.columns = 80;
   const table = (await careof(["hosts", "--api", agent.url], { terminal: hosts })).stdout;
   for (const line of table.split("\n")) t.ok(line.length <= 80, line);
-  t.match(table, /^HOST +STATE +SINCE +MEMORY +VMS\n.* draining .* 5\.2\/7\.5 GiB +2\n.* draining .* -1\.0\/7\.5 GiB +1\n.* gone, draining .* – +1\n$/, "what tells hosts apart and what drain places by stay");
+  t.match(table, /^HOST +STATE +SINCE +MEMORY +VMS\n.* draining .* 5\.2\/7\.5G +2\n.* draining .* -1\.0\/7\.5G +1\n.* gone, draining .* – +1\n$/, "what tells hosts apart and what drain places by stay");
   const whole = await careof(["hosts", "--api", agent.url]);
-  for (const word of [host.name, longNames.vm, host.careOf.join(","), "7.5 GiB"]) t.ok(whole.stdout.includes(word), `${word} in a pipe`);
+  for (const word of [host.name, longNames.vm, host.careOf.join(","), "7.5G"]) t.ok(whole.stdout.includes(word), `${word} in a pipe`);
   agent.on("GET /v1/vms", { json: [] });
   t.match((await careof(["vms", "--api", agent.url])).stdout, /no VM is configured/);
 });
