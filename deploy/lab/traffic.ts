@@ -5,6 +5,9 @@ import { CareofError } from "../../model/errors.js";
 import { inNamespace } from "./command.js";
 import { labProgram } from "./program.js";
 
+/** For the correspondent's answer; in user-mode-linux it may get no processor for seconds. */
+const ANSWER_MS = 60_000;
+
 const gap = z.number().nonnegative().nullable();
 const count = z.number().int().nonnegative();
 
@@ -116,7 +119,7 @@ export class Traffic {
 
   async #ask<T extends Line["type"]>(command: string, type: T): Promise<LineOf<T>> {
     this.#child.stdin.write(`${command}\n`);
-    return this.#expect(type, 10_000);
+    return this.#expect(type, ANSWER_MS);
   }
 
   async #expect<T extends Line["type"]>(type: T, limitMs: number): Promise<LineOf<T>> {
