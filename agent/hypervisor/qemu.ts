@@ -19,6 +19,8 @@ import { Qmp } from "./qmp.js";
 
 /** From exec to QMP's greeting; QEMU allocates the guest's memory before. */
 const START_LIMIT_MS = 10_000;
+/** Reading the program and its libraries from a cold or slow disk counts; a program that hangs must not. */
+const VERSION_LIMIT_MS = 60_000;
 const CONNECT_LIMIT = millis(2000);
 
 export interface QemuOptions {
@@ -214,9 +216,10 @@ function givenBackMark(control: string): string {
 async function qemuVersion(binary: string): Promise<string> {
   let said: string;
   try {
-    said = (await promisify(execFile)(binary, ["--version"], { timeout: START_LIMIT_MS })).stdout;
+    said = (await promisify(execFile)(binary, ["--version"], { timeout: VERSION_LIMIT_MS })).stdout;
   } catch (cause) {
-    throw new CareofError("unsupported", `cannot run ${binary}: ${toCareofError(cause).message}`, { cause });
+    const late = cause instanceof Error && "killed" in cause && cause.killed === true;
+    throw new CareofError("unsupported", late ? `${binary} --version does not answer within ${String(VERSION_LIMIT_MS)} ms` : `cannot run ${binary}: ${toCareofError(cause).message}`, { cause });
   }
   const match = /version ([0-9]+\.[0-9]+\.[0-9]+)/.exec(said);
   if (match?.[1] === undefined) throw new CareofError("unsupported", `${binary} --version says: ${said.slice(0, 200)}`);

@@ -13,7 +13,7 @@ import { must } from "../lab/command.js";
 import type { Machine } from "./checks.js";
 import { fileRefused, type Settings } from "./fix.js";
 
-const QEMU_ANSWER_MS = 5000;
+const QEMU_ANSWER_MS = 60_000;
 
 const LASTING = "/etc/sysctl.d/60-careof.conf";
 
