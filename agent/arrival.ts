@@ -245,8 +245,19 @@ export class Arrival {
     } else if (body.final) {
       this.#heard = true;
       this.#mayEnd();
-      clock.after("stragglers", STRAGGLERS_MS, () => { if (guests.get(spec.vm)?.epoch === epoch) network.settle(spec.vm); });
+      clock.after("stragglers", STRAGGLERS_MS, () => {
+        if (guests.get(spec.vm)?.epoch !== epoch) return;
+        network.settle(spec.vm);
+        this.#sayWhatItLeft(body.overflowed);
+      });
     }
+  }
+
+  /** The move is over and its result told; but a guest that is slow to catch up with what has waited may have left its port's queue full since. */
+  #sayWhatItLeft(told: number): void {
+    const { spec: { vm }, migration } = this.#file;
+    const packets = this.#context.network.overflowed(vm) - this.#overflowedBefore - told;
+    if (packets > 0) this.#context.log.warn({ migration, vm, packets }, "packets for the guest found its port's queue full after it had moved (ports.queueLength): it takes less than it is sent");
   }
 
   /** Without the VM's own record the migration's still speaks for the guest. */

@@ -1,10 +1,12 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { addressFromBytes, isV4 } from "../model/address.js";
 import type { Clock, Timer } from "../model/clock.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, type Epoch, type Millis, type VmId } from "../model/ids.js";
 import type { Logger } from "../model/log.js";
 import type { Reason } from "../model/reasons.js";
+import type { StragglerSocket } from "../net/stragglers.js";
 import type { PortQueue } from "../net/tap-queue.js";
 import type { Body, MigrationParameters, VmReport } from "../proto/messages.js";
 import { backoff, type Backoff } from "./backoff.js";
@@ -38,6 +40,7 @@ export interface MigrationContext {
   readonly log: Logger;
   readonly hold?: Hold;
   readonly urgency: Urgency;
+  readonly stragglers: Pick<StragglerSocket, "send">;
   /** Disks of a guest that has moved away are set aside instead of removed. */
   readonly keepMovedDisks: boolean;
 }
@@ -82,6 +85,7 @@ export class Departure {
       sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
       clearStamps: () => { network.clearStamps(vm); },
       forward: () => { network.forward(vm, file.peerLocator.address); },
+      passOn: (packet) => { this.#passOn(packet); },
       deliver: () => { network.deliver(vm); },
       report: (event) => { this.#report(event); },
       destroyed: async () => {
@@ -100,6 +104,13 @@ export class Departure {
       log.warn({ migration, vm: spec.vm, reason: toCareofError(thrown).code, detail: toCareofError(thrown).message }, "cannot see whether the guest has taken what was in front of its port");
       return null;
     }
+  }
+
+  /** A broadcast, say, is not for anybody elsewhere. */
+  #passOn(packet: Buffer): void {
+    const { peerLocator: { address: to }, spec } = this.#file;
+    const destination = addressFromBytes(packet.subarray(16, 20));
+    if (isV4(to) && spec.homeAddresses.includes(destination)) this.#context.stragglers.send(packet, to);
   }
 
   static begin(context: MigrationContext, file: MigrationFile, guest: Guest, body: Body<"migrate">, lead: boolean, settled: () => void): Departure {

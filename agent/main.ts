@@ -11,6 +11,7 @@ import { openHostTunnel } from "../net/data-plane.js";
 import { Netlink } from "../net/netlink/client.js";
 import { requireLink } from "../net/netlink/links.js";
 import { LinuxPathWire, PathMtus } from "../net/path-mtu.js";
+import { StragglerSocket } from "../net/stragglers.js";
 import { LinuxVmPorts } from "../net/vm-port-linux.js";
 import { HostAgent } from "./agent.js";
 import { readAgentConfig, relayEndpoint, type AgentConfig } from "./config.js";
@@ -76,7 +77,7 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   const migrations = new Migrations({
     host: config.name, careOf: config.careOf, relays, runDir: config.runDir, driver, guests, network, outbox, clock, log,
     records: new Records(join(config.stateDir, "migrations"), migrationFile), say: (body) => { session.tell(body); },
-    keepMovedDisks: config.disks.keepMoved, hold: holdOf(process.env["CAREOF_HOLD"], clock, log), urgency: new Urgency(log),
+    stragglers: new StragglerSocket(config.careOf), keepMovedDisks: config.disks.keepMoved, hold: holdOf(process.env["CAREOF_HOLD"], clock, log), urgency: new Urgency(log),
   });
   const { queueLength } = config.ports;
   const outside = new OutsideVms({

@@ -1,7 +1,6 @@
 import { Buffer } from "node:buffer";
-import { addressBytes, addressFromBytes, isV4, type Ipv4 } from "../model/address.js";
+import { addressFromBytes, isV4, type Ipv4 } from "../model/address.js";
 import { readSome } from "./bounded-reads.js";
-import { ipHeader } from "./marker.js";
 import { changeLink, requireLink } from "./netlink/links.js";
 import { Netlink } from "./netlink/client.js";
 import { writeSysctlIfThere } from "./sysctl.js";
@@ -20,7 +19,6 @@ export type Came = "directly" | "straggler" | "refused";
 
 const ETHERNET = 14;
 const IP = 20;
-const IPIP = 4;
 /** `HOLD_DIRECT` and so on of bpf/layout.h, in the last byte of the frame's source. */
 const CAME: ReadonlyMap<number | undefined, Came> = new Map([[1, "directly"], [2, "straggler"], [4, "refused"]]);
 const FRAME_BYTES = 65_550;
@@ -65,23 +63,5 @@ export class HoldDevice {
 
   close(): void {
     sys.close(this.descriptor);
-  }
-}
-
-/** Sends held packets on to another host as stragglers, as the data plane does with those that it need not hold. */
-export class StragglerSocket {
-  readonly #fd = sys.socket(2, 3 | 0o2000000, 255);
-
-  /** @throws CareofError `kernel-refused` */
-  send(frame: Buffer, from: Ipv4, to: Ipv4): void {
-    const inner = frame.subarray(ETHERNET);
-    const address = Buffer.alloc(16);
-    address.writeUInt16LE(2);
-    address.set(addressBytes(to), 4);
-    sys.sendTo(this.#fd, Buffer.concat([ipHeader(from, to, IPIP, IP + inner.length), inner]), address);
-  }
-
-  close(): void {
-    sys.close(this.#fd);
   }
 }

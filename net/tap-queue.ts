@@ -1,19 +1,35 @@
+import { Buffer } from "node:buffer";
 import { readdirSync, readFileSync } from "node:fs";
 import { CareofError } from "../model/errors.js";
-import { close, descriptorOf, readable } from "./syscall.js";
-import { requireInterfaceName } from "./tap.js";
+import { wholePackets } from "./left-behind.js";
+import { close, descriptorOf, readable, tryRead } from "./syscall.js";
+import { offloadHeader, requireInterfaceName } from "./tap.js";
+
+/** A TAP frame with its headers: 64 KiB of IP at most. */
+const FRAME_BYTES = 65_600;
 
 /** What waits in front of a VM's port until its reader takes it. */
 export interface PortQueue {
   /** Whether the reader has taken everything that has been delivered to the port until now. */
   isEmpty(): boolean;
+  /**
+   * Takes up to `limit` frames away from a reader that does not read any more, oldest first; what they were as IPv4 packets, and of how many frames nothing can be made.
+   * An answer without either: nothing is left. @throws CareofError `kernel-refused`
+   */
+  take(limit: number): Taken;
   /** Idempotent. */
   close(): void;
 }
 
+export interface Taken {
+  readonly frames: number;
+  readonly packets: readonly Buffer[];
+  readonly unfit: number;
+}
+
 /**
  * The queues of TAP `name` (one, but for a QEMU with several), seen through the descriptors by which process `reader` reads them: the kernel says nowhere else how full they are. Nothing is read
- * here, and the TAP is kept open no longer than until `close`. What vhost-net has taken already and the guest has not is not seen.
+ * here before `take`, and the TAP is kept open no longer than until `close`. What vhost-net has taken already and the guest has not is not seen.
  * @throws CareofError `no-reader` (the process does not hold that TAP), `kernel-refused`
  */
 export function tapQueue(reader: number, name: string): PortQueue {
@@ -27,7 +43,25 @@ export function tapQueue(reader: number, name: string): PortQueue {
     closeAll();
     throw thrown;
   }
-  return { isEmpty: () => !own.some((fd) => readable(fd)), close: closeAll };
+  return { isEmpty: () => !own.some((fd) => readable(fd)), take: (limit) => takeFrom(own, limit), close: closeAll };
+}
+
+/** Only what is there: the descriptors are the reader's, and may be ones that wait. */
+function takeFrom(descriptors: readonly number[], limit: number): Taken {
+  const buffer = Buffer.allocUnsafe(FRAME_BYTES);
+  const taken = { frames: 0, packets: new Array<Buffer>(), unfit: 0 };
+  for (const fd of descriptors) {
+    const header = offloadHeader(fd);
+    while (taken.frames < limit && readable(fd)) {
+      const length = tryRead(fd, buffer);
+      if (length < 0) break;
+      taken.frames++;
+      const packets = wholePackets(buffer.subarray(0, length), header);
+      if (packets === null) taken.unfit++;
+      else taken.packets.push(...packets);
+    }
+  }
+  return taken;
 }
 
 /** The numbers under which `reader` has TAP `name` open: the kernel tells by an `iff:` line. */

@@ -4,6 +4,8 @@ import { close, ioctl, open } from "./syscall.js";
 
 const TUNSETIFF = 0x4004_54ca;
 const TUNSETPERSIST = 0x4004_54cb;
+const TUNGETIFF = 0x8004_54d2;
+const TUNGETVNETHDRSZ = 0x8004_54d7;
 const IFF_TAP = 0x0002;
 const IFF_NO_PI = 0x1000;
 const IFF_VNET_HDR = 0x4000;
@@ -51,4 +53,14 @@ export function openTap(name: string): number {
     throw thrown;
   }
   return fd;
+}
+
+/** Bytes of offload header in front of each frame that is read by this descriptor of a TAP; 0 for one without. @throws CareofError `kernel-refused` */
+export function offloadHeader(fd: number): number {
+  const request = Buffer.alloc(IFREQ);
+  ioctl(fd, TUNGETIFF, request, "a TAP's flags");
+  if ((request.readUInt16LE(IFNAMSIZ) & IFF_VNET_HDR) === 0) return 0;
+  const size = Buffer.alloc(4);
+  ioctl(fd, TUNGETVNETHDRSZ, size, "the size of a TAP's offload header");
+  return size.readInt32LE(0);
 }

@@ -8,6 +8,8 @@ import type { VmPort, VmPorts } from "./vm-port.js";
 export class FakeVmPorts implements VmPorts {
   readonly frames: { readonly name: string; readonly frame: Uint8Array }[] = [];
   readonly external = new Set<string>();
+  /** By port, packets that wait in its queue. */
+  readonly waiting = new Map<string, Buffer[]>();
   /** As it was last set. */
   pathMtu: number | null = null;
   #ports = new Map<string, VmPort>();
@@ -52,7 +54,11 @@ export class FakeVmPorts implements VmPorts {
 
   queue(name: string): PortQueue {
     if (!this.#ports.has(name)) throw noLink(name);
-    return { isEmpty: () => true, close: () => undefined };
+    const left = this.waiting.get(name) ?? [];
+    return {
+      isEmpty: () => left.length === 0, close: () => undefined,
+      take: (limit) => { const packets = left.splice(0, limit); return { frames: packets.length, packets, unfit: 0 }; },
+    };
   }
 
   usePathMtu(bytes: number): void {

@@ -1,12 +1,15 @@
 import type { Ipv4 } from "../../model/address.js";
 import { toCareofError, type CareofError } from "../../model/errors.js";
-import { HoldDevice, StragglerSocket, type HeldFrame } from "../../net/hold.js";
+import { HoldDevice, type HeldFrame } from "../../net/hold.js";
 import { Netlink } from "../../net/netlink/client.js";
 import { LinkMonitor, type LinkEvent } from "../../net/netlink/link-monitor.js";
 import { findLink, listLinks, type Link } from "../../net/netlink/links.js";
 import { PortSight, type Seen } from "../../net/port-sight.js";
 import { Readiness } from "../../net/readiness.js";
+import { StragglerSocket } from "../../net/stragglers.js";
 import type { VmSpec } from "../../proto/messages.js";
+
+const ETHERNET = 14;
 
 /** What is heard, at once and never while one of the other calls runs. */
 export interface Heard {
@@ -44,18 +47,17 @@ export interface Eyes {
 /** By rtnetlink, packet sockets and a TAP, in the network namespace in which it was made. */
 export class LinuxEyes implements Eyes {
   readonly hold = "co-hold";
-  readonly #careOf: Ipv4;
   readonly #queueLength: number;
   readonly #netlink = new Netlink();
   readonly #monitor = new LinkMonitor();
-  readonly #stragglers = new StragglerSocket();
+  readonly #stragglers: StragglerSocket;
   #heard: Heard | null = null;
   #readiness: Readiness | null = null;
   #device: HoldDevice | null = null;
   #dropped = 0;
 
   constructor(options: { readonly careOf: Ipv4; readonly queueLength: number }) {
-    this.#careOf = options.careOf;
+    this.#stragglers = new StragglerSocket(options.careOf);
     this.#queueLength = options.queueLength;
   }
 
@@ -107,7 +109,7 @@ export class LinuxEyes implements Eyes {
   }
 
   passOn(frame: Buffer, to: Ipv4): void {
-    this.#stragglers.send(frame, this.#careOf, to);
+    this.#stragglers.send(frame.subarray(ETHERNET), to);
   }
 
   close(): void {

@@ -7,6 +7,7 @@ import type { GuestEvent, StreamStatus } from "../hypervisor/driver.js";
 import { DiskCopy } from "./disk-copy.js";
 import { GuestCommands } from "./guest-commands.js";
 import { missedEvents } from "./missed-events.js";
+import { LeftBehind } from "./left-behind.js";
 import { OldPath } from "./old-path.js";
 import type { SourceRelay } from "./relay.js";
 import { stepSource } from "./source.js";
@@ -26,6 +27,7 @@ export class SourceRun {
   readonly #events: SourceEvent[] = [];
   #state: SourceState;
   readonly #oldPath: OldPath;
+  readonly #leftBehind: LeftBehind;
   readonly #words: SourceWords;
   readonly #progress: SourceProgress;
   readonly #commands: GuestCommands;
@@ -45,6 +47,8 @@ export class SourceRun {
     const { guest, clock, log, stream } = rim;
     const state = (): SourceState => this.#state;
     this.#oldPath = new OldPath(rim);
+    const { migration, vm } = this.#state.plan;
+    this.#leftBehind = new LeftBehind({ clock, log: log.child({ migration, vm }), queue: () => rim.queue(), passOn: (packet) => { rim.passOn(packet); } });
     this.#words = new SourceWords(rim, this.#oldPath, state);
     this.#progress = new SourceProgress({
       guest, clock, log, state, say: (body) => { rim.say(body); }, disks: () => this.#disks.figures, looked: (progress) => { this.#later({ kind: "progress", ...progress }); },
@@ -99,6 +103,7 @@ export class SourceRun {
     this.#progress.close();
     this.#words.close();
     this.#oldPath.close();
+    this.#leftBehind.close();
     this.#cutRelay("shutting-down");
   }
 
@@ -176,7 +181,11 @@ export class SourceRun {
       }
       case "watch-marker": { this.#oldPath.watch(effect.token, this.#state.plan.holdMaxMs, (at) => { this.#later({ kind: "marker", at }); }); return; }
       case "forward": { this.#rim.forward(); return; }
-      case "deliver": { this.#rim.deliver(); return; }
+      case "deliver": {
+        this.#leftBehind.close();
+        this.#rim.deliver();
+        return;
+      }
       case "continue-switchover": { this.#commands.run("continue-switchover", () => guest?.continueSwitchover()); return; }
       case "cancel-send": { this.#commands.run("cancel-send", () => guest?.cancelSend()); return; }
       case "resume-guest": { this.#commands.run("resume-guest", () => guest?.resume()); return; }
@@ -189,7 +198,11 @@ export class SourceRun {
       case "end-guest": { this.#commands.run("end-guest", () => guest?.destroy()); return; }
       case "tell-lead-ready": { this.#words.leadReady(this.#relay, (delay, tell) => { this.#timer("drain", delay, tell); }); return; }
       case "tell-switch-over": { this.#words.switchOver(); return; }
-      case "report-released": { this.#words.released(); return; }
+      case "report-released": {
+        this.#words.released();
+        this.#leftBehind.begin();
+        return;
+      }
       case "report-ended": { this.#words.ended(effect.result); return; }
       case "timer": { this.#timer(effect.name, effect.delay, () => { this.take({ kind: "timer", name: effect.name }); }); return; }
       case "stop-timer": { this.#timers.get(effect.name)?.cancel(); return; }

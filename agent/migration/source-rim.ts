@@ -21,6 +21,8 @@ export interface SourceRim extends OldPathRim {
   /** By the reverse tunnel, behind everything that the guest has sent. @throws CareofError `kernel-refused` */
   sendUpMarker(token: number): void;
   forward(): void;
+  /** The guest is elsewhere for good: a packet that it had not taken goes there. @throws CareofError `kernel-refused` */
+  passOn(packet: Buffer): void;
   deliver(): void;
   /** To the home agent: `say` once, if it is there; `report` until it is answered. */
   say(body: Body): void;

@@ -1,9 +1,10 @@
 import t from "tap";
 import { FakeHypervisor } from "../../agent/hypervisor/qemu-fake.js";
+import { addressBytes, ipv4 } from "../../model/address.js";
 import { epoch, millis, migrationId } from "../../model/ids.js";
 import { ipInIp } from "../../model/locator.js";
 import { kinds } from "./hypervisor/machines-here.js";
-import { begin, clock, Host, settle, sleep, until, VM } from "./rig.js";
+import { begin, clock, HOME, Host, settle, sleep, until, VM } from "./rig.js";
 
 for (const kind of kinds) {
   const real = kind.name === "qemu";
@@ -46,6 +47,23 @@ for (const kind of kinds) {
       await settle(b, a, 3);
       t.equal(await both(a, b), "a");
       t.equal(b.migrations.records().length, 0);
+    });
+
+    await t.test("what the guest had not taken when it stopped goes after it, and only then", async (t) => {
+      const { a, b } = await started(t);
+      const packet = (to: string): Buffer => Buffer.concat([Buffer.from([0x45, 0, 0, 24]), Buffer.alloc(12), addressBytes(ipv4(to)), Buffer.alloc(4)]);
+      const port = a.ports.list()[0]?.name ?? "";
+      a.ports.waiting.set(port, [packet(HOME), packet("224.0.0.251"), packet(HOME)]);
+      const prepare = await begin(a, b, 2, real ? { maxBandwidth: 1_000_000 } : { lead: true, holdMaxMs: millis(3000) });
+      t.equal(a.migrations.abort({ kind: "abort", migration: prepare.migration, vm: VM, reason: "cancelled-by-operator" }), "accepted");
+      await a.heard("sourceEnded");
+      await until("settled", () => !b.migrations.has(VM) && !a.migrations.has(VM));
+      t.equal(a.ports.waiting.get(port)?.length, 3, "a guest that stays takes it itself");
+      await begin(a, b, 3);
+      await b.heard("running", ({ final, epoch: under }) => final && under === 3);
+      await until("passed on", () => a.passedOn.length === 2);
+      t.same(a.passedOn, [0, 1].map(() => ({ packet: packet(HOME), to: "192.0.2.12" })), "to the new host, and what is for nobody there is not sent");
+      await settle(a, b, 3);
     });
 
     await t.test("refusals change nothing", async (t) => {

@@ -58,6 +58,7 @@ export class Host {
   readonly relays = new RelayListener({ address: "127.0.0.1", port: 0 });
   readonly deaths: string[] = [];
   readonly reached: string[] = [];
+  readonly passedOn: { readonly packet: Buffer; readonly to: Ipv4 }[] = [];
   network!: VmNetwork;
   guests!: Guests;
   migrations!: Migrations;
@@ -84,6 +85,7 @@ export class Host {
     this.migrations = new Migrations({
       host: this.name, careOf: this.careOf, relays: this.relays, runDir: this.directory, keepMovedDisks: false, driver: this.driver, guests: this.guests, network: this.network,
       records: new Records(join(this.directory, "migrations"), migrationFile), outbox: this.outbox, say: (body) => { this.#tell(body); }, clock, log, urgency: new Urgency(log),
+      stragglers: { send: (packet, to) => { this.passedOn.push({ packet, to }); } },
     });
     const gone = await this.guests.recover();
     const begin = await this.migrations.recover();

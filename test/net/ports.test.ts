@@ -153,6 +153,16 @@ t.test("what waits in front of a TAP is seen through its reader's descriptor", a
   t.equal(queue.isEmpty(), false, "one of two was taken");
   readSync(reader, buffer);
   t.equal(queue.isEmpty(), true);
+
+  const ip = Buffer.alloc(60);
+  ip.writeUInt16BE(0x0800, 12);
+  ip.writeUInt8(0x45, 14);
+  host.within(() => { for (let n = 0; n < 5; n++) made.sendFrame(TAP.name, n === 1 ? frame : ip); });
+  const taken = queue.take(3);
+  t.same([taken.frames, taken.unfit, taken.packets], [3, 0, [ip.subarray(14), ip.subarray(14)]], "IPv4 only, without the headers in front of it");
+  t.equal(queue.isEmpty(), false);
+  t.match(queue.take(10), { frames: 2, unfit: 0 });
+  t.same(queue.take(10), { frames: 0, packets: [], unfit: 0 });
   queue.close();
   queue.close();
   t.equal(queue.isEmpty(), true);

@@ -15,7 +15,7 @@ function world(waiting: number | null): { readonly clock: FakeClock; readonly pa
   let closed = 0;
   const path = new OldPath({
     clock, stamps: () => ({ marker, passedMarker: null, firstPacket: null, behindMarker: null, firstForwarded: null }),
-    queue: () => (waiting === null ? null : { isEmpty: () => clock.monotonic() - start >= waiting, close: () => { closed++; } }),
+    queue: () => (waiting === null ? null : { isEmpty: () => clock.monotonic() - start >= waiting, take: () => ({ frames: 0, packets: [], unfit: 0 }), close: () => { closed++; } }),
   });
   return {
     clock, path, over, closed: () => closed,

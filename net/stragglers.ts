@@ -1,0 +1,30 @@
+import { Buffer } from "node:buffer";
+import { addressBytes, type Ipv4 } from "../model/address.js";
+import { ipHeader } from "./marker.js";
+import * as sys from "./syscall.js";
+
+const IP_HEADER = 20;
+const IPIP = 4;
+
+/** Sends packets that were kept or left here on to another host, in the outer header in which the data plane sends those that it passes on by itself. */
+export class StragglerSocket {
+  readonly #from: Ipv4;
+  readonly #fd = sys.socket(2, 3 | 0o2000000, 255);
+
+  /** @throws CareofError `kernel-refused` */
+  constructor(careOf: Ipv4) {
+    this.#from = careOf;
+  }
+
+  /** An IPv4 packet. @throws CareofError `kernel-refused` */
+  send(packet: Buffer, to: Ipv4): void {
+    const address = Buffer.alloc(16);
+    address.writeUInt16LE(2);
+    address.set(addressBytes(to), 4);
+    sys.sendTo(this.#fd, Buffer.concat([ipHeader(this.#from, to, IPIP, IP_HEADER + packet.length), packet]), address);
+  }
+
+  close(): void {
+    sys.close(this.#fd);
+  }
+}
