@@ -6,7 +6,7 @@ import { record } from "../results.js";
 import { measureIpip, type IpipResult } from "./ipip.js";
 import { METRICS, sample, spreadSample, type Metric, type Round, type Sample, type Times } from "./measure.js";
 import { bindingsResult, notMeasured, VARIANTS, variantResult, type BindingsResult, type VariantName, type VariantResult } from "./outcome.js";
-import { programTimes, type ProgramTime } from "./program-times.js";
+import { timed, timesOf, type TrafficTimes } from "./program-times.js";
 import { report } from "./report.js";
 import { targets, type Target } from "./targets.js";
 import { ours, plain, vxlan, wireguard, type Path } from "./variants.js";
@@ -30,13 +30,6 @@ export interface DataplaneResult {
   readonly ipip: IpipResult | null;
   readonly targets: readonly Target[];
   readonly programTimes: readonly TrafficTimes[];
-}
-
-/** What each of our programs takes under one kind of traffic, in ns a run, and the part of one processor's time that is. `ppsAll`: packets to ten thousand addresses in turn. */
-export interface TrafficTimes {
-  readonly traffic: Metric | "ppsAll";
-  readonly share: number;
-  readonly programs: readonly ProgramTime[];
 }
 
 /** What a round yields: every path in turn, metric by metric, so that what is compared lies as close together as it can. */
@@ -117,16 +110,9 @@ async function round(paths: ReadonlyMap<string, Path>, extent: Times): Promise<Y
 
 /** After the rounds, so that the statistics cost none of them anything. */
 async function times(one: Path, many: Path, extent: Times): Promise<TrafficTimes[]> {
-  const found: TrafficTimes[] = [];
-  for (const traffic of ["tcpDown", "tcpUp", "ppsDown", "ppsUp", "ppsAll"] as const) {
-    const path = traffic === "ppsAll" ? many : one;
-    const begun = performance.now();
-    const programs = await programTimes([path.network.path("h"), path.network.path("a")], async () => {
-      await (traffic === "ppsAll" ? spreadSample(path, MANY, extent) : sample(path, traffic, extent));
-    });
-    const ns = (performance.now() - begun) * 1e6;
-    found.push({ traffic, share: Number((programs.reduce((sum, each) => sum + each.runs * each.nsPerRun, 0) / ns).toFixed(3)), programs });
-  }
+  const found = await timesOf(one, 1, METRICS, extent);
+  found.push(...await timesOf(many, MANY, ["tcpDown", "tcpUp", "ppsDown", "ppsUp"], extent));
+  found.push(await timed(many, "ppsAll", MANY, () => spreadSample(many, MANY, extent)));
   return found;
 }
 

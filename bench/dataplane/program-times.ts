@@ -3,6 +3,8 @@ import { inNamespace } from "../../net/netns.js";
 import { listFilters } from "../../net/netlink/filters.js";
 import { Netlink } from "../../net/netlink/client.js";
 import { listLinks } from "../../net/netlink/links.js";
+import { sample, type Metric, type Times } from "./measure.js";
+import type { Path } from "./variants.js";
 
 const SWITCH = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -11,6 +13,15 @@ export interface ProgramTime {
   readonly program: string;
   readonly runs: number;
   readonly nsPerRun: number;
+}
+
+/** What each of our programs takes under one kind of traffic, in ns a run, and the part of one processor's time that is. `ppsAll`: packets to ten thousand addresses in turn. */
+export interface TrafficTimes {
+  readonly traffic: Metric | "ppsAll";
+  /** At both ends. */
+  readonly bindings: number;
+  readonly share: number;
+  readonly programs: readonly ProgramTime[];
 }
 
 /** Our programs by the kernel's id, as the filters in these namespaces name them. */
@@ -67,4 +78,18 @@ export async function programTimes(namespaces: readonly string[], work: () => Pr
   } finally {
     writeFileSync(SWITCH, before);
   }
+}
+
+/** The same as part of the time that `work` takes. */
+export async function timed(path: Path, traffic: TrafficTimes["traffic"], bindings: number, work: () => Promise<unknown>): Promise<TrafficTimes> {
+  const begun = performance.now();
+  const programs = await programTimes([path.network.path("h"), path.network.path("a")], async () => { await work(); });
+  const ns = (performance.now() - begun) * 1e6;
+  return { traffic, bindings, share: Number((programs.reduce((sum, each) => sum + each.runs * each.nsPerRun, 0) / ns).toFixed(3)), programs };
+}
+
+export async function timesOf(path: Path, bindings: number, metrics: readonly Metric[], extent: Times): Promise<TrafficTimes[]> {
+  const found: TrafficTimes[] = [];
+  for (const metric of metrics) found.push(await timed(path, metric, bindings, () => sample(path, metric, extent)));
+  return found;
 }

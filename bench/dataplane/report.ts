@@ -1,6 +1,7 @@
 import type { Interval } from "../statistics.js";
-import type { DataplaneResult, TrafficTimes } from "./main.js";
+import type { DataplaneResult } from "./main.js";
 import type { RatioName, VariantResult } from "./outcome.js";
+import type { TrafficTimes } from "./program-times.js";
 
 /** The text of RESULTS.md. */
 export function report(result: DataplaneResult): string {
@@ -49,32 +50,63 @@ const REST = "The rest is the kernel's because of them: calling them, a larger b
   "A host whose program delivers spares its stack the routing, so that the programs may take more than the difference. How much each of that is, a profile says (ARCHITECTURE.md, \"What bpf costs\").";
 
 /** Where the time goes, said whether or not a target was missed; nothing where bpf was not measured. */
-function programs({ programTimes, variants }: DataplaneResult): string[] {
-  if (programTimes.length === 0) return [];
-  const rows = programTimes.map(({ traffic, share, programs }) => [
-    traffic, `${(share * 100).toFixed(0)} %`, programs.map((each) => `${each.program} ${String(each.nsPerRun)} ns × ${thousands(each.runs)}`).join(", "),
-  ]);
-  const of = (name: string): VariantResult | undefined => variants.find((each) => each.name === name);
-  const sentences = ([["ppsDown", "pps", "host_ingress"], ["ppsUp", "ppsUp", "home_ingress"]] as const).flatMap(([traffic, rate, last]) => {
-    const [plain, bpf] = [of("plain")?.[rate] ?? 0, of("bpf")?.[rate] ?? 0];
-    const own = perPacket(programTimes.find((each) => each.traffic === traffic), last);
-    if (plain === 0 || bpf === 0 || own === null) return [];
-    return [`${traffic}: a packet takes ${String(Math.round(1e9 / bpf - 1e9 / plain))} ns more of the processor that sends and forwards than in plain forwarding; our programs (adding and removing the header included) take ${String(Math.round(own))} ns.`];
-  });
-  const streams = (["tcpDown", "tcpUp"] as const).flatMap((traffic) => {
-    const [ratio, times] = [of("bpf")?.[`${traffic}Ratio`] ?? null, programTimes.find((each) => each.traffic === traffic)];
-    if (ratio === null || times === undefined) return [];
-    return [`${traffic}: ${((1 - ratio) * 100).toFixed(0)} % of the time of the processor that sends and forwards is more than plain forwarding takes; our programs, for data one way and acknowledgements the other, take ${(times.share * 100).toFixed(0)} %.`];
-  });
-  return [
-    "Where bpf's time goes (the kernel's statistics of our programs, which add some 50 ns a run):", "", ...table(["traffic", "of one processor", "programs"], rows), "",
-    ...[...sentences, ...streams, REST].flatMap((sentence) => [sentence, ""]),
-  ];
+function programs({ ipip, programTimes, variants }: DataplaneResult): string[] {
+  const found: string[] = [];
+  if (programTimes.length > 0) {
+    const of = (name: string): VariantResult | undefined => variants.find((each) => each.name === name);
+    const own = programTimes.filter(({ bindings, traffic }) => bindings === 1 && traffic !== "ppsAll");
+    found.push(
+      "Where bpf's time goes (the kernel's statistics of our programs, which add some 50 ns a run):", "", ...timesTable(programTimes), "",
+      ...[...packets(of("plain"), of("bpf"), own, "plain forwarding"), ...streams(of("bpf"), own), ...manyBindings(programTimes), REST].flatMap((sentence) => [sentence, ""]),
+    );
+  }
+  if (ipip !== null && ipip.programTimes.length > 0) {
+    found.push(
+      "Where ipip's time goes, beside the bare device, in user-mode-linux. That kernel has no compiler for BPF and interprets the check of the outer and the inner source; the bare device checks neither.", "", ...timesTable(ipip.programTimes), "",
+      ...packets(ipip.device, ipip.ipip, ipip.programTimes, "the bare device").flatMap((sentence) => [sentence, ""]),
+    );
+  }
+  return found;
 }
 
-/** Time in all programs for one packet, which the program named last sees once; `null` when it saw none. */
-function perPacket(times: TrafficTimes | undefined, last: string): number | null {
-  const packets = times?.programs.find((each) => each.program === last)?.runs ?? 0;
+function timesTable(times: readonly TrafficTimes[]): string[] {
+  const rows = times.map(({ bindings, traffic, share, programs }) => [
+    traffic, String(bindings), `${(share * 100).toFixed(0)} %`, programs.map((each) => `${each.program} ${String(each.nsPerRun)} ns × ${thousands(each.runs)}`).join(", "),
+  ]);
+  return table(["traffic", "bindings", "of one processor", "programs"], rows);
+}
+
+/** What a packet costs more than without us, and what of it is our programs'. */
+function packets(without: VariantResult | undefined, ours: VariantResult | undefined, times: readonly TrafficTimes[], name: string): string[] {
+  return ([["ppsDown", "pps"], ["ppsUp", "ppsUp"]] as const).flatMap(([traffic, rate]) => {
+    const [before, after] = [without?.[rate] ?? 0, ours?.[rate] ?? 0];
+    const own = perPacket(times.find((each) => each.traffic === traffic));
+    if (before === 0 || after === 0 || own === null) return [];
+    return [`${traffic}: a packet takes ${String(Math.round(1e9 / after - 1e9 / before))} ns more of the processor that sends and forwards than with ${name}; our programs take ${String(Math.round(own))} ns.`];
+  });
+}
+
+function streams(ours: VariantResult | undefined, times: readonly TrafficTimes[]): string[] {
+  return (["tcpDown", "tcpUp", "tcp8Down", "tcp8Up"] as const).flatMap((traffic) => {
+    const [ratio, of] = [ours?.[`${traffic}Ratio`] ?? null, times.find((each) => each.traffic === traffic)];
+    if (ratio === null || of === undefined) return [];
+    return [`${traffic}: ${((1 - ratio) * 100).toFixed(0)} % of the time of the processor that sends and forwards is more than plain forwarding takes; our programs, for data one way and acknowledgements the other, take ${(of.share * 100).toFixed(0)} %.`];
+  });
+}
+
+/** The programs' part with many bindings beside one: what is more than that is not theirs. */
+function manyBindings(times: readonly TrafficTimes[]): string[] {
+  const many = times.filter(({ bindings, traffic }) => bindings > 1 && traffic !== "ppsAll");
+  const shares = many.flatMap(({ share, traffic }) => {
+    const one = times.find((each) => each.bindings === 1 && each.traffic === traffic);
+    return one === undefined ? [] : [`${traffic} ${(share * 100).toFixed(1)} % beside ${(one.share * 100).toFixed(1)} %`];
+  });
+  return shares.length === 0 ? [] : [`With ${String(many[0]?.bindings ?? 0)} bindings beside one our programs take, of one processor: ${shares.join(", ")}. What a stream loses beyond that is not lost in a look-up.`];
+}
+
+/** Time in all programs for one packet: the one that runs most often sees each packet once. `null` when none ran. */
+function perPacket(times: TrafficTimes | undefined): number | null {
+  const packets = Math.max(0, ...(times?.programs ?? []).map((each) => each.runs));
   return times === undefined || packets === 0 ? null : times.programs.reduce((sum, each) => sum + each.runs * each.nsPerRun, 0) / packets;
 }
 

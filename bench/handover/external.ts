@@ -57,7 +57,7 @@ async function oneCase(lab: ExternalLab, of: ExternalCase, series: FlipSeries): 
     ? { windows: await flipsOfASilentVm(lab, series, say), survived: null }
     : await flipsUnderTraffic(lab, series, say);
   // A flip that does not end where the cable is throws: who comes here has moved. What the hypervisor does is not seen, so neither is a pause.
-  const counted = windows.map((window) => ({ move: { result: "completed" as const, pauseMs: null, gapDownMs: null, gapUpMs: null, overflowed: null, hold: null }, window }));
+  const counted = windows.map((window) => ({ move: { result: "completed" as const, pauseMs: null, gapDownMs: null, gapUpMs: null, overflowed: null, hold: null }, window, portDropped: null }));
   return caseResult({ name: of.name, pps: PPS, delayMs: of.delayMs }, counted, [], survived);
 }
 

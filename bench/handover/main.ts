@@ -115,9 +115,9 @@ async function series(of: HandoverCase, quick: boolean): Promise<() => Promise<C
   }
 }
 
-function line({ move, window }: Counted): string {
+function line({ move, window, portDropped }: Counted): string {
   const lost = window.sentDown - window.receivedDown + window.sentUp - window.receivedUp;
-  const full = (move.overflowed ?? 0) + window.guestRefused === 0 ? "" : ` (${String(move.overflowed ?? 0)} at the full queue of the port, ${String(window.guestRefused)} at the guest's full socket)`;
+  const full = (portDropped ?? 0) + window.guestRefused === 0 ? "" : ` (${String(portDropped ?? 0)} at the full queue of the port, ${String(move.overflowed ?? 0)} of them while the guest stood; ${String(window.guestRefused)} at the guest's full socket)`;
   return `  ${move.result}: lost ${String(lost)} of ${String(window.sentDown + window.sentUp)}${full}, pause ${ms(move.pauseMs)}, gap ${ms(move.gapDownMs)} down, ${ms(move.gapUpMs)} up, silent ${ms(window.serviceGapDownMs)} down, ${ms(window.serviceGapUpMs)} up\n`;
 }
 

@@ -5,10 +5,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { countedMoves } from "../../deploy/lab/counted.js";
 import { Lab } from "../../deploy/lab/lab.js";
-import { HOSTS, type HostName } from "../../deploy/lab/plan.js";
+import { HOSTS, PLAN, type HostName } from "../../deploy/lab/plan.js";
 import type { Traffic } from "../../deploy/lab/traffic.js";
 import type { HandoverCase } from "./cases.js";
 import type { Counted } from "./outcome.js";
+import { PortDrops } from "./port-drops.js";
 
 const gateSchema = z.object({ sinceMarkerMs: z.number().nullable() });
 /** Of an agent's log, since a move's gate. */
@@ -47,6 +48,7 @@ export class Moves {
   readonly #case: HandoverCase;
   readonly #lab: Lab;
   readonly #holds: string;
+  readonly #drops: PortDrops;
   /** Of each move, in ms: from the marker's arrival to the opening of the gate; from there to the stop it is the hypervisor's turn. `null`: without a gate. */
   readonly gates: (number | null)[] = [];
   #at: HostName = "host-a";
@@ -55,6 +57,7 @@ export class Moves {
     this.#case = of;
     this.#lab = lab;
     this.#holds = holds;
+    this.#drops = new PortDrops(`co-${PLAN.guest.name}`, HOSTS.map((host) => lab.part(host).pid));
   }
 
   static async open(of: HandoverCase): Promise<Moves> {
@@ -79,7 +82,12 @@ export class Moves {
     const quiet = idleMs > 0 ? await this.#lab.traffic({ pps: 0, bulkMbit: 0 }) : null;
     const traffic = await this.#lab.traffic({ pps, bulkMbit });
     try {
-      const counted = await countedMoves(traffic, { moves, marginMs, arrivalMs: ARRIVAL_MS + 4 * this.#case.delayMs, shared }, () => this.#move(), say);
+      const counted: Counted[] = [];
+      await countedMoves(traffic, { moves, marginMs, arrivalMs: ARRIVAL_MS + 4 * this.#case.delayMs, shared }, () => this.#move(), (one) => {
+        const whole = { ...one, portDropped: this.#drops.between(one.window.t0, one.window.t1) };
+        counted.push(whole);
+        say(whole);
+      });
       const survived = await ended(traffic);
       const since = performance.now();
       return { counted, rest: async () => { await sleep(Math.max(0, idleMs - (performance.now() - since))); return (quiet === null || await ended(quiet)) && survived; } };
@@ -89,6 +97,7 @@ export class Moves {
   }
 
   async close(): Promise<void> {
+    this.#drops.close();
     const left = await this.#lab.close();
     rmSync(this.#holds, { recursive: true, force: true });
     if (left.length > 0) process.stderr.write(`left over: ${left.join(", ")}\n`);

@@ -7,6 +7,8 @@ import type { HandoverCase } from "./cases.js";
 export interface Counted {
   readonly move: Pick<Move, "result" | "pauseMs" | "gapDownMs" | "gapUpMs" | "overflowed" | "hold">;
   readonly window: CountedWindow;
+  /** What the guest's port has dropped in the window, at either host; `null` where nobody looked. */
+  readonly portDropped: number | null;
 }
 
 export interface ControlCounted {
@@ -33,6 +35,8 @@ export interface CaseResult {
   readonly reordered: number;
   /** Part of `lostDown`: what found the queue of the guest's port full, as careof says it; `null` where it said nothing. */
   readonly overflowed: number | null;
+  /** Part of `lostDown`: what found that queue full at any time in the windows, as the kernel counts it: `overflowed`, and what a guest that is too slow has left to lie. */
+  readonly portDropped: number | null;
   /** Part of `lostDown`: what arrived in the guest and found the buffer of its socket full. */
   readonly guestRefused: number;
   readonly tcpSurvived: boolean | null;
@@ -65,6 +69,7 @@ export function caseResult(of: Pick<HandoverCase, "name" | "pps" | "delayMs">, c
     duplicated: sum((window) => window.duplicatedDown + window.duplicatedUp),
     reordered: sum((window) => window.reorderedDown + window.reorderedUp),
     overflowed: counted.every(({ move }) => move.overflowed === null) ? null : counted.reduce((total, { move }) => total + (move.overflowed ?? 0), 0),
+    portDropped: counted.every(({ portDropped }) => portDropped === null) ? null : counted.reduce((total, { portDropped }) => total + (portDropped ?? 0), 0),
     guestRefused: sum((window) => window.guestRefused),
     tcpSurvived,
     pauseMs: spread(counted.map(({ move }) => move.pauseMs)),
@@ -88,10 +93,10 @@ export function caseTable(results: readonly CaseResult[]): string {
   const ms = ({ median, p90, max }: Spread): string => [median, p90, max].map((value) => (value === null ? "–" : value.toFixed(1))).join(" / ");
   const rows = results.map((result) => [
     result.name, `${String(result.completed)} of ${String(result.moves)}`, String(result.achievedPps ?? "–"),
-    `${String(result.lostDown)} of ${String(result.sentDown)}`, `${String(result.overflowed ?? "–")} / ${String(result.guestRefused)}`, `${String(result.lostUp)} of ${String(result.sentUp)}`, `${String(result.duplicated)} / ${String(result.reordered)}`,
+    `${String(result.lostDown)} of ${String(result.sentDown)}`, `${String(result.portDropped ?? "–")} (${String(result.overflowed ?? "–")}) / ${String(result.guestRefused)}`, `${String(result.lostUp)} of ${String(result.sentUp)}`, `${String(result.duplicated)} / ${String(result.reordered)}`,
     ms(result.pauseMs), ms(result.gapDownMs), ms(result.gateMs), ms(result.gapUpMs), ms(result.serviceGapDownMs), ms(result.serviceGapUpMs), ms(result.controlServiceGapDownMs), ms(result.controlServiceGapUpMs), ms(result.tcpStallMs),
     result.tcpSurvived === null ? "–" : result.tcpSurvived ? "yes" : "NO",
   ]);
-  const head = ["case", "moves", "packets/s", "lost down", "of these full queue / full socket", "lost up", "dup. / reord.", "pause", "gap down", "of it to the gate", "gap up", "service gap down", "up", "control down", "up", "TCP stall", "TCP lives"];
+  const head = ["case", "moves", "packets/s", "lost down", "of these full queue (while it stood) / full socket", "lost up", "dup. / reord.", "pause", "gap down", "of it to the gate", "gap up", "service gap down", "up", "control down", "up", "TCP stall", "TCP lives"];
   return ["Milliseconds are median / 90 % / longest.", "", ...[head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`)].join("\n");
 }

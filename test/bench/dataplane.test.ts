@@ -58,10 +58,14 @@ t.test("targets: met, missed, and not measured", (t) => {
 
 t.test("the report names every variant, and where the time goes", (t) => {
   const variants = VARIANTS.map((name) => (name === "ipip" ? notMeasured(name, "no such device") : variantResult(name, slower, plain)));
-  const text = report({ rounds: 6, variants, bindings: null, ipip: null, targets: targets(variants, null, null), programTimes: [{ traffic: "tcpUp", share: 0.12, programs: [{ program: "home_ingress", runs: 20_000, nsPerRun: 700 }] }] });
+  const text = report({ rounds: 6, variants, bindings: null, ipip: null, targets: targets(variants, null, null), programTimes: [
+    { traffic: "tcpUp", bindings: 1, share: 0.12, programs: [{ program: "home_ingress", runs: 20_000, nsPerRun: 700 }] },
+    { traffic: "tcpUp", bindings: 10_000, share: 0.125, programs: [{ program: "home_ingress", runs: 20_000, nsPerRun: 710 }] },
+  ] });
   for (const name of VARIANTS) t.ok(text.includes(name), name);
   t.match(text, /home_ingress 700 ns × 20 k/);
   t.match(text, /tcpUp: 10 % of the time .* take 12 %/, "what is more than plain forwarding, and what of it is ours");
+  t.match(text, /10000 bindings beside one .*: tcpUp 12\.5 % beside 12\.0 %/);
   t.match(text, /0\.90 \(0\.90–0\.90\)/);
   t.notMatch(text, /NaN|undefined/);
   t.end();
@@ -75,7 +79,9 @@ t.test("the ipip driver beside the bare device, from another kernel", (t) => {
   t.equal(found.length, 6);
   t.ok(found.every(({ met }) => met === true));
   t.ok(targets(variants, null, outcome("6.1.0", { plain, device: plain, ipip: slower })).some(({ met, target }) => target.startsWith("ipip beside the bare device: tcpDownRatio") && met === false));
-  const text = report({ rounds: 6, variants, bindings: null, ipip, targets: [], programTimes: [] });
+  const timed = { ...ipip, device: { ...ipip.device, pps: 100_000 }, programTimes: [{ traffic: "ppsDown" as const, bindings: 1, share: 0.1, programs: [{ program: "home_egress", runs: 1000, nsPerRun: 100 }, { program: "host_ingress", runs: 1000, nsPerRun: 900 }] }] };
+  const text = report({ rounds: 6, variants, bindings: null, ipip: timed, targets: [], programTimes: [] });
+  t.match(text, /ppsDown: a packet takes 1111 ns more .* than with the bare device; our programs take 1000 ns/);
   t.match(text, /\| ipip ¹ \|.*\| device ¹ \|/s);
   t.match(text, /Linux 6\.1\.0, one processor/);
   t.notMatch(text, /NaN|undefined/);
