@@ -29,6 +29,7 @@ export function repointResult(ways: readonly Way[], restore: Restore, load: Unde
     targets: [
       ...limits,
       atMost(`${String(restore.bindings)} bindings restored in under ${String(RESTORE_MS)} ms`, restore.emptyMs, RESTORE_MS),
+      atMost(`${String(restore.bindings)} bindings that the kernel has kept, in under ${String(RESTORE_MS)} ms`, restore.keptMs, RESTORE_MS),
       atMost(`packets lost over ${String(load.repoints)} re-points = 0`, load.lostDown + load.lostUp, 0),
     ],
   };
