@@ -5,7 +5,9 @@ import type { Logger } from "../../model/log.js";
 import type { PortQueue } from "../../net/tap-queue.js";
 
 /** Frames at a time, so that the agent does other things in between. */
-const PORTION = 256;
+const PORTION = 64;
+/** RELEASE is on its way out when this begins, and comes first: the guest stands until it has arrived. */
+const BEGIN = millis(5);
 
 export interface LeftBehindRim {
   readonly clock: Clock;
@@ -36,8 +38,10 @@ export class LeftBehind {
   begin(): void {
     if (this.#begun) return;
     this.#begun = true;
-    this.#queue = this.#rim.queue();
-    this.#go();
+    this.#timer = this.#rim.clock.after("left-behind", BEGIN, () => {
+      this.#queue = this.#rim.queue();
+      this.#go();
+    });
   }
 
   close(): void {

@@ -32,10 +32,13 @@ function world(waiting: number, refused: (packet: Buffer) => boolean = () => fal
 void t.test("what the guest had not taken goes after it, in order and once", (t) => {
   const { left, clock, passedOn, taken, closed } = world(1000);
   left.begin();
-  t.ok(passedOn.length > 0 && passedOn.length < 1000, "not all in one turn");
+  t.equal(passedOn.length, 0, "RELEASE goes first");
+  clock.advance(4);
+  t.equal(passedOn.length, 0);
   left.begin();
   clock.advance(100);
   t.same(passedOn, Array.from({ length: 1000 }, (_, index) => index));
+  t.ok(taken.every((portion) => portion < 100), "not all in one turn");
   t.equal(taken.reduce((sum, each) => sum + each, 0), 1000);
   t.equal(closed(), 1);
   left.close();
@@ -51,15 +54,26 @@ void t.test("one that cannot be sent does not keep the others", (t) => {
   t.end();
 });
 
-void t.test("nothing is taken from a guest that runs here again", (t) => {
-  const { left, clock, passedOn, closed } = world(1000);
+void t.test("nothing more is taken from a guest that runs here again", (t) => {
+  const { left, clock, passedOn, closed } = world(1000, () => {
+    if (passedOn.length === 10) left.close();
+    return false;
+  });
   left.begin();
-  const before = passedOn.length;
-  left.close();
   clock.advance(100);
-  t.equal(passedOn.length, before);
+  t.ok(passedOn.length > 10 && passedOn.length < 100, "what has been taken is sent");
   t.equal(closed(), 1);
   left.begin();
-  t.equal(passedOn.length, before);
+  clock.advance(100);
+  t.ok(passedOn.length < 100);
+  t.end();
+});
+
+void t.test("nor is its queue looked at when it was taken back at once", (t) => {
+  const { left, clock, taken } = world(10);
+  left.begin();
+  left.close();
+  clock.advance(100);
+  t.same(taken, []);
   t.end();
 });
