@@ -56,13 +56,14 @@ async function oneCase(lab: ExternalLab, of: ExternalCase, series: FlipSeries): 
   const { windows, survived } = of.silent
     ? { windows: await flipsOfASilentVm(lab, series, say), survived: null }
     : await flipsUnderTraffic(lab, series, say);
-  // A flip that does not end where the cable is throws: who comes here has moved. What the hypervisor does is not seen, so neither is a pause.
-  const counted = windows.map((window) => ({ move: { result: "completed" as const, pauseMs: null, gapDownMs: null, gapUpMs: null, overflowed: null, hold: null }, window, portDropped: null }));
+  // A flip that does not end where the cable is throws: who comes here has moved. Its pause is the time in which the VM had no cable.
+  const counted = windows.map((window) => ({ move: { result: "completed" as const, pauseMs: window.cutMs ?? null, gapDownMs: null, gapUpMs: null, overflowed: null, hold: null }, window, portDropped: null }));
   return caseResult({ name: of.name, pps: PPS, delayMs: of.delayMs }, counted, [], survived);
 }
 
 function say(window: CountedWindow): void {
   const lost = window.sentDown - window.receivedDown + window.sentUp - window.receivedUp;
   const silent = window.serviceGapDownMs === null ? "not measured" : `${window.serviceGapDownMs.toFixed(1)} ms`;
-  process.stderr.write(`  lost ${String(lost)} of ${String(window.sentDown + window.sentUp)}, ${String(window.reorderedDown + window.reorderedUp)} reordered, silent ${silent} down\n`);
+  const cut = window.cutMs === undefined ? "" : `, without a cable ${window.cutMs.toFixed(1)} ms`;
+  process.stderr.write(`  lost ${String(lost)} of ${String(window.sentDown + window.sentUp)}, ${String(window.reorderedDown + window.reorderedUp)} reordered, silent ${silent} down${cut}\n`);
 }

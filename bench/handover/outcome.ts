@@ -40,6 +40,7 @@ export interface CaseResult {
   /** Part of `lostDown`: what arrived in the guest and found the buffer of its socket full. */
   readonly guestRefused: number;
   readonly tcpSurvived: boolean | null;
+  /** Of an external case: the time in which the VM had no cable. */
   readonly pauseMs: Spread;
   readonly gapDownMs: Spread;
   /** Part of `gapDownMs`: until the agent opened the gate. The rest of it is the hypervisor's, until the guest stood. */
@@ -98,5 +99,5 @@ export function caseTable(results: readonly CaseResult[]): string {
     result.tcpSurvived === null ? "–" : result.tcpSurvived ? "yes" : "NO",
   ]);
   const head = ["case", "moves", "packets/s", "lost down", "of these full queue (while it stood) / full socket", "lost up", "dup. / reord.", "pause", "gap down", "of it to the gate", "gap up", "service gap down", "up", "control down", "up", "TCP stall", "TCP lives"];
-  return ["Milliseconds are median / 90 % / longest.", "", ...[head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`)].join("\n");
+  return ["Milliseconds are median / 90 % / longest. The pause of an external case is the time in which the VM had no cable.", "", ...[head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`)].join("\n");
 }

@@ -27,9 +27,9 @@ const sentSchema = z.object({ sent: z.number() });
 /** Between two looks at the silent VM. `longestMs` is the longest silence that it saw, of a packet every millisecond. */
 export type SilentReport = z.infer<typeof reportSchema>;
 
-const flipSchema = z.object({ pulledAt: z.number(), pluggedAt: z.number() });
+const flipSchema = z.object({ pulledAt: z.number(), pluggedAt: z.number(), cutMs: z.number() });
 
-/** CLOCK_MONOTONIC milliseconds. */
+/** CLOCK_MONOTONIC milliseconds. `cutMs`: so long the VM had no cable at all. */
 export type Flip = z.infer<typeof flipSchema>;
 
 export interface FlipOptions {

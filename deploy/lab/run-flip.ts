@@ -12,7 +12,8 @@ import { PacketSocket } from "../../net/packet-socket.js";
  * Plugs a VM that is a network namespace (external.ts) from one cable into another, in much less than a millisecond where the kernel is quick.
  *   run-flip GATEWAY GATEWAY-MAC      reads lines `pull|plug|ready|switch|linger FROM TO quiet|rarp|gratuitous-arp ADDRESS`; FROM may be `-`
  * `pull` takes the old cable out before the new one is in, `plug` after it: then the VM can always send. `ready` only puts the new one in, as a hypervisor makes
- * the new port ahead of a migration, and `switch` goes over to it and takes the old one out. `linger` leaves the old one in: somebody else removes it later. Answers each line by {"pulledAt", "pluggedAt"}.
+ * the new port ahead of a migration, and `switch` goes over to it and takes the old one out. `linger` leaves the old one in: somebody else removes it later. Answers each line by {"pulledAt", "pluggedAt", "cutMs"};
+ * the last is the time from the beginning of a `pull` until the new cable is in, in which the VM has none.
  */
 
 const [, , gatewayText = "", gatewayMac = ""] = process.argv;
@@ -55,13 +56,15 @@ createInterface({ input: process.stdin }).on("line", (line) => {
   const next = requireLink(netlink, to);
   if (order === "ready") {
     const now = ready(next);
-    process.stdout.write(`${JSON.stringify({ pulledAt: now, pluggedAt: now })}\n`);
+    process.stdout.write(`${JSON.stringify({ pulledAt: now, pluggedAt: now, cutMs: 0 })}\n`);
     return;
   }
+  const began = clock.monotonic();
   const first = order === "pull" ? pull(old) : plug(next);
   if (order === "switch" && (how === "rarp" || how === "gratuitous-arp")) announce(next, how, address);
   const second = order === "pull" ? plug(next) : order === "linger" ? first : pull(old);
   if (order !== "switch" && (how === "rarp" || how === "gratuitous-arp")) announce(next, how, address);
-  process.stdout.write(`${JSON.stringify({ pulledAt: order === "pull" ? first : second, pluggedAt: order === "pull" ? second : first })}\n`);
+  const [pulledAt, pluggedAt] = order === "pull" ? [first, second] : [second, first];
+  process.stdout.write(`${JSON.stringify({ pulledAt, pluggedAt, cutMs: order === "pull" ? pluggedAt - began : 0 })}\n`);
 }).on("close", () => { process.exit(); });
 process.stdout.write('{"ready":true}\n');
