@@ -193,20 +193,19 @@ export class BpfHomeTunnel implements HomeTunnel {
       return [routeKey(route), route];
     }));
     const wanted = new Map<string, string>(entries.map((entry) => [entry.home, this.#way.routeWord(entry)]));
-    const right = new Set<string>();
+    const missing = new Map<string, HomeEntry>(entries.map((entry) => [entry.home, entry]));
     const obsolete: Route[] = [];
     for (const found of listRoutes(this.#netlink, HOME_AGENT_PROTOCOL)) {
       const word = isHomeRoute(found) ? wanted.get(found.destination.address) : undefined;
       if (word !== undefined) {
-        if (found.device === this.#device && this.#way.wordOf(found, this.#options.address) === word) right.add(found.destination.address);
+        if (found.device === this.#device && this.#way.wordOf(found, this.#options.address) === word) missing.delete(found.destination.address);
         continue;
       }
       const prefix = unreachable.get(routeKey(found));
       if (prefix === undefined) obsolete.push(found);
       else if (sameRoute(prefix, found)) unreachable.delete(routeKey(found));
     }
-    const missing = right.size === 0 ? entries : entries.filter(({ home }) => !right.has(home));
-    this.#netlink.requestAll([...[...unreachable.values()].map(routeRequest), ...this.#way.routeRequests(missing, this.#device, this.#options.address)]);
+    this.#netlink.requestAll([...[...unreachable.values()].map(routeRequest), ...this.#way.routeRequests([...missing.values()], this.#device, this.#options.address)]);
     for (const route of obsolete) deleteRoute(this.#netlink, route);
     this.#routed = wanted;
   }
