@@ -281,6 +281,10 @@ static __always_inline int from_port(struct __sk_buff *skb, enum way way)
 	return to_home_agent(skb, me, &home, &h, way, AT_INGRESS);
 }
 
+/*
+ * What the stack let out of the slow path, and nothing else: it goes to the hop that does not exist, and has come in by the port of the VM whose address it bears, where from_port has looked at it. The host's own
+ * processes and containers have neither, whatever source they write. A fragment can look like a marker that the whole packet was not.
+ */
 static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
 {
 	const struct config *me = instance();
@@ -290,10 +294,14 @@ static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
 
 	if (!me || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || read_ip(skb, ETH, &h.inner) || is_own_outer(skb, me, &h.inner))
 		return PASS;
+	if (!meant_for_tunnel(skb, me))
+		return PASS;
 	home = mapped(h.inner.source);
 	entry = bpf_map_lookup_elem(&guests, &home);
-	if (!entry || entry->role != ROLE_DELIVER)
-		return !meant_for_tunnel(skb, me) ? PASS : entry ? drop(&home, SPOOFED) : drop_unowned(SPOOFED);
+	if (!entry)
+		return drop_unowned(SPOOFED);
+	if (entry->role != ROLE_DELIVER || entry->port != skb->ingress_ifindex || marker_token(skb, ETH, &h.inner))
+		return drop(&home, SPOOFED);
 	if (bpf_ntohs(h.inner.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);
 	count_up(skb, &home, &h.inner);

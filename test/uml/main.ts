@@ -23,6 +23,7 @@ const LINES: readonly (readonly [file: string, drivers: string])[] = [
   ["net/contract.test.js", "bpf,ipip"],
   ["net/contract.test.js", "ipip,bpf"],
   ["net/paths.test.js", "ipip,ipip"],
+  ["net/slow-path.test.js", "ipip,ipip"],
   ["uml/device.js", "ipip,ipip"],
   ["uml/by-hand.js", "ipip,ipip"],
   ["uml/by-hand.js", "bpf,bpf"],
