@@ -283,7 +283,7 @@ static __always_inline int from_port(struct __sk_buff *skb, enum way way)
 
 /*
  * What the stack let out of the slow path, and nothing else: it goes to the hop that does not exist, and has come in by the port of the VM whose address it bears, where from_port has looked at it. The host's own
- * processes and containers have neither, whatever source they write. A fragment can look like a marker that the whole packet was not.
+ * processes and containers have neither, whatever source they write. A guest that has left may still send as long as its entry names the port. A fragment can look like a marker that the whole packet was not.
  */
 static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
 {
@@ -300,7 +300,7 @@ static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
 	entry = bpf_map_lookup_elem(&guests, &home);
 	if (!entry)
 		return drop_unowned(SPOOFED);
-	if (entry->role != ROLE_DELIVER || entry->port != skb->ingress_ifindex || marker_token(skb, ETH, &h.inner))
+	if (!entry->port || entry->port != skb->ingress_ifindex || marker_token(skb, ETH, &h.inner))
 		return drop(&home, SPOOFED);
 	if (bpf_ntohs(h.inner.length) > 65535 - IP)
 		return drop(&home, TOO_BIG);

@@ -68,8 +68,17 @@ async function arrivesCut(t: Test, what: string): Promise<void> {
   t.equal(pieces.reduce((sum, piece) => sum + (piece?.payload.length ?? 0), 0), large.length, what);
 }
 
-t.test("what has to be cut arrives", async (t) => {
-  await arrivesCut(t, "whole");
+t.test("what has to be cut arrives, of a VM that is here and of one that has left and still sends", async (t) => {
+  await arrivesCut(t, "here");
+  const sender = { port: one.port, mac: one.mac };
+  a.net.within(() => { a.tunnel.put({ role: "forward", home: one.home, to: b.careOf, sender }); });
+  const payload = payloadOf("small");
+  up({ payload });
+  t.ok(await lan.packet((packet) => packet.payload.equals(payload)), "by the fast path");
+  const before = a.tunnel.counters(one.home);
+  await arrivesCut(t, "by the slow one");
+  t.same(a.tunnel.counters(one.home).dropped, before.dropped);
+  t.equal(a.tunnel.counters(one.home).upPackets, before.upPackets + 2);
 });
 
 t.test("what the host's own processes and containers send with a VM's address is no business of the tunnel's", async (t) => {
