@@ -190,24 +190,22 @@ static __always_inline __u32 marker_token(struct __sk_buff *skb, __u32 offset, c
 	return bpf_ntohl(m.token);
 }
 
-/* RFC 2003 3.1: room in front of the packet, whose own header is h->inner, and what belongs there: send_outer writes it. */
+/*
+ * RFC 2003 3.1: room in front of the packet, whose own header is h->inner, and what belongs there: send_outer writes it. DF always: the ends of this driver put no outer fragments together, so a router is to say what it
+ * cannot carry (net/path-mtu.ts) and the stack to cut the inner packet, where that may be cut. What is never cut needs no identification (RFC 6864).
+ */
 static __always_inline int push_outer(struct __sk_buff *skb, struct headers *h, __be32 source, __be32 destination)
 {
 	h->outer = (struct ip4){
 		.version_ihl = 0x45,
 		.tos = h->inner.tos, /* RFC 6040 normal mode: DSCP and ECN are copied */
 		.length = bpf_htons(bpf_ntohs(h->inner.length) + IP),
-		.fragment = h->inner.fragment & DF,
+		.fragment = DF,
 		.ttl = OUTER_TTL,
 		.protocol = PROTO_IPIP,
 		.source = source,
 		.destination = destination,
 	};
-	if (!h->outer.fragment) { /* only a packet that may be fragmented needs one (RFC 6864) */
-		h->outer.id = (__u16)bpf_get_prandom_u32();
-		if (!h->outer.id)
-			h->outer.id = 1;
-	}
 	h->outer.check = checksum(&h->outer);
 	return bpf_skb_adjust_room(skb, IP, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
 }

@@ -2,7 +2,7 @@ import t from "tap";
 import { ipv4, type Ipv4 } from "../../model/address.js";
 import { SystemClock } from "../../model/clock.js";
 import { LEAST_PATH_MTU } from "../../model/locator.js";
-import { LinuxPathWire, PathMtus } from "../../net/path-mtu.js";
+import { LinuxPathWire, PathMtus, type PathWire } from "../../net/path-mtu.js";
 import { until } from "../home-agent/bench.js";
 import { checksum, encode, ICMP, IPIP, TEST_PROTOCOL, type Packet } from "./lab/packets.js";
 import { bound, CORRESPONDENT, deliver, GATEWAY, HOME_AGENT, MTU, Topology, type Guest, type Host } from "./lab/topology.js";
@@ -76,6 +76,48 @@ t.test("down, without a probe: a VM's own packet finds it out, and the next one 
   down(MTU);
   t.equal((await lan.packet(fragNeeded))?.payload.readUInt16BE(6), NARROW - 20);
   paths.close();
+});
+
+/** Nobody probes: what is learned is learned of a VM's own packets. */
+const watchOnly = (where: "home" | Host, changed: (mtu: number) => void): PathMtus => {
+  const [net, address] = where === "home" ? [homeAgent, HOME_AGENT] : [where.net, where.careOf];
+  return net.within(() => {
+    const wire = new LinuxPathWire();
+    const silent: PathWire = { listen: (...given) => { wire.listen(...given); }, probe: () => undefined, close: () => { wire.close(); } };
+    return new PathMtus({ wire: silent, clock, address, changed: (_to, mtu) => { changed(mtu); }, failed: (error) => { failures.push(error.message); } });
+  });
+};
+
+t.test("what may be cut teaches it too, both ways: it is lost once, and then comes in pieces that fit", async (t) => {
+  await b.net.within(() => b.tunnel.set([deliver(one)]));
+  await homeAgent.within(() => topology.home.set([bound(one, b)]));
+  const mayBeCut = { payload: Buffer.alloc(MTU - 20, 9), dontFragment: false, id: 11 };
+  const toGuest = { wire: oneOnB, send: (): void => { lan.sendIp(lanRouter, { source: CORRESPONDENT, destination: one.home, ...mayBeCut }); } };
+  const toLan = { wire: lan, send: (): void => { oneOnB.sendIp(GATEWAY.mac, { source: one.home, destination: CORRESPONDENT, ...mayBeCut }); } };
+  const atHome = (mtu: number): void => { homeAgent.within(() => { topology.home.put({ ...bound(one, b), mtu: mtu - 20 }); }); };
+  const atHost = (mtu: number): void => {
+    b.net.within(() => {
+      b.ports.usePathMtu(mtu);
+      b.tunnel.usePathMtu(mtu);
+    });
+  };
+  for (const [what, where, far, { send, wire }, use] of [["down", "home", b.careOf, toGuest, atHome], ["up", b, HOME_AGENT, toLan, atHost]] as const) {
+    const paths = watchOnly(where, use);
+    paths.set(new Map([[far, LINK]]));
+    wire.forget();
+    send();
+    await until(`${what}: the router's word about it`, () => paths.mtu(far) === NARROW);
+    t.equal(wire.next(), null, `${what}: nothing of it came`);
+    send();
+    let bytes = 0;
+    await wire.packet(({ fragment, payload, protocol }) => {
+      if (protocol === TEST_PROTOCOL && fragment !== 0) bytes += payload.length;
+      return bytes >= MTU - 20;
+    });
+    t.equal(bytes, MTU - 20, `${what}: the next one does`);
+    paths.close();
+  }
+  atHost(0);
 });
 
 t.test("up: the host finds it in the same way, and the guest hears it from its gateway", async (t) => {
