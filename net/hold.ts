@@ -14,13 +14,16 @@ export interface HeldFrame {
   readonly frame: Buffer;
 }
 
-/** From the home agent; by another host, hence before what comes directly; or either way, and the port did not take it. */
-export type Came = "directly" | "straggler" | "refused";
+/**
+ * From the home agent; by another host, hence before what comes directly; or either way, and the port did not take it. `doubtful`: the port said "congestion" (NET_XMIT_CN), which a discipline of its says when it has queued the
+ * packet and dropped another one, and the kernel when there is no carrier and it has dropped this one. Whoever reads it finds out by the carrier.
+ */
+export type Came = "directly" | "straggler" | "refused" | "doubtful";
 
 const ETHERNET = 14;
 const IP = 20;
 /** `HOLD_DIRECT` and so on of bpf/layout.h, in the last byte of the frame's source. */
-const CAME: ReadonlyMap<number | undefined, Came> = new Map([[1, "directly"], [2, "straggler"], [4, "refused"]]);
+const CAME: ReadonlyMap<number | undefined, Came> = new Map([[1, "directly"], [2, "straggler"], [4, "refused"], [8, "doubtful"]]);
 const FRAME_BYTES = 65_550;
 
 /**

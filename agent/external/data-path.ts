@@ -34,7 +34,7 @@ export class DataPath {
   #state: OutsideVm;
   /** The entries that the data plane has, as text. */
   #entries = "";
-  /** Index of the port that has refused packets which wait for a word on that. */
+  /** Index of the port that has refused packets, for certain or perhaps, which wait for a word on that. */
   #refuser: number | null = null;
   /** Runs while the port counts as full. */
   #full: Timer | null = null;
@@ -77,16 +77,35 @@ export class DataPath {
 
   /** A packet that waited in the kernel. */
   take(frame: Buffer, came: Came): void {
-    this.held.put(frame, came, this.#options.clock.monotonic());
     const delivery = deliveryOf(this.#state);
-    if (came === "refused" && this.#asks()) this.#refuser = this.#state.port?.index ?? null;
+    // The port was there a moment ago: it would get it twice.
+    if (came === "doubtful" && delivery.to === "port" && this.#full !== null) return;
+    this.held.put(frame, came, this.#options.clock.monotonic());
+    if ((came === "refused" || came === "doubtful") && this.#asks()) this.#refuser = this.#state.port?.index ?? null;
     // Whoever passed a straggler on would not take it back; what came directly was on its way into the hold when the way on was opened.
     this.#release(delivery.to === "host" && delivery.holdStragglers ? "straggler" : null);
+  }
+
+  /**
+   * The port is there: what it did not refuse for certain it has queued, or one of its queue's disciplines chose to drop it, whose business that is. It is congested, so nothing more of it is asked for a while. True
+   * unless it has refused something for certain, too.
+   */
+  present(takeHeld: () => boolean): boolean {
+    if (this.held.has("doubtful")) {
+      this.held.forget("doubtful");
+      if (!this.held.has("refused")) this.#rest(takeHeld);
+    }
+    return !this.refused;
   }
 
   /** The port is there and has no room. */
   full(takeHeld: () => boolean): void {
     this.held.giveUp();
+    this.#rest(takeHeld);
+  }
+
+  /** For `FULL_FOR` the data plane does not look what becomes of a packet. */
+  #rest(takeHeld: () => boolean): void {
     this.#refuser = null;
     this.#full?.cancel();
     this.#full = this.#options.clock.after("full", FULL_FOR, () => {

@@ -11,7 +11,7 @@ interface Waiting {
 }
 
 /** What was sent earlier goes first: a packet that the port refused had arrived before the VM left, and so before those that another host passes on. */
-const ORDER: readonly Came[] = ["refused", "straggler", "directly"];
+const ORDER: readonly (readonly Came[])[] = [["refused", "doubtful"], ["straggler"], ["directly"]];
 
 /** Packets of one VM that wait for it, in order, so many and so long; what is more is dropped and counted. */
 export class Held {
@@ -47,7 +47,16 @@ export class Held {
     this.#expire(now);
     const taken = this.#waiting.filter(({ came }) => came !== but);
     this.#waiting = this.#waiting.filter(({ came }) => came === but);
-    return ORDER.flatMap((kind) => taken.filter(({ came }) => came === kind)).map(({ frame }) => frame);
+    return ORDER.flatMap((kinds) => taken.filter(({ came }) => kinds.includes(came))).map(({ frame }) => frame);
+  }
+
+  has(came: Came): boolean {
+    return this.#waiting.some((waiting) => waiting.came === came);
+  }
+
+  /** Those that came so are somewhere else already: neither kept nor counted. */
+  forget(came: Came): void {
+    this.#waiting = this.#waiting.filter((waiting) => waiting.came !== came);
   }
 
   /** Drops all of them, counted as those that found no room: their port has none. */

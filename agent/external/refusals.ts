@@ -66,6 +66,7 @@ export class Refusals {
       this.#rim.changed(port, link);
       return;
     }
+    if (path.present(() => this.#rim.takeHeld())) return;
     const since = before?.since ?? clock.monotonic();
     if (clock.monotonic() - since >= FULL_AFTER) {
       log.warn({ vm, port: port.name, dropped: path.held.size }, "a port refuses packets though it is there: it is full");

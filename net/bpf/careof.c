@@ -123,7 +123,8 @@ static __always_inline int to_hold(struct __sk_buff *skb, const struct address *
 
 /*
  * Out of the VM's port, towards the guest. A redirect tells nobody what became of the packet, a clone does: where that is asked for, the packet is still at hand when the port refuses it. It costs a
- * copy of the headers.
+ * copy of the headers. "Congestion" is said by a discipline that has queued the packet and dropped another one, or has chosen to drop this one, and by the queue that the kernel puts in place of those of a port without a carrier,
+ * which drops all: user space tells them apart by the carrier.
  */
 static __always_inline int to_port(struct __sk_buff *skb, const struct address *home, const struct host_entry *entry)
 {
@@ -132,14 +133,18 @@ static __always_inline int to_port(struct __sk_buff *skb, const struct address *
 		__u8 source[6];
 		__be16 type;
 	} frame;
+	long refused;
 
 	__builtin_memcpy(frame.destination, entry->mac, 6);
 	__builtin_memcpy(frame.source, entry->port_mac, 6);
 	frame.type = bpf_htons(ETH_P_IP);
 	if (bpf_skb_store_bytes(skb, 0, &frame, ETH, 0))
 		return drop(home, REFUSED);
-	if ((entry->held & HOLD_REFUSED) && bpf_clone_redirect(skb, entry->port, 0))
-		return to_hold(skb, home, entry, HOLD_REFUSED);
+	if (entry->held & HOLD_REFUSED) {
+		refused = bpf_clone_redirect(skb, entry->port, 0);
+		if (refused)
+			return to_hold(skb, home, entry, refused == NET_XMIT_CN ? HOLD_DOUBTFUL : HOLD_REFUSED);
+	}
 	stamp_packet(home);
 	return entry->held & HOLD_REFUSED ? TC_ACT_STOLEN : bpf_redirect(entry->port, 0);
 }

@@ -47,6 +47,7 @@ struct home_entry {
 #define HOLD_DIRECT 1
 #define HOLD_STRAGGLERS 2
 #define HOLD_REFUSED 4 /* what the port does not take: its device is gone or down, or nobody is at the other end */
+#define HOLD_DOUBTFUL 8 /* in a frame alone: what the port may have taken */
 
 /* Host, by home address. */
 struct host_entry {

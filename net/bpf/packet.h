@@ -22,6 +22,7 @@
 #define FRAGMENTED bpf_htons(0x3fff)
 #define OUTER_TTL 64
 #define HERE 0 /* PACKET_HOST */
+#define NET_XMIT_CN 2 /* what bpf_clone_redirect hands on from dev_queue_xmit; 1 is a drop, an error is negative */
 /* Not ours, or the stack's from here on: other filters on the hook have their say. */
 #define PASS TC_ACT_UNSPEC
 

@@ -335,8 +335,10 @@ t.test("what the port does not take waits: no carrier, down, gone; what it takes
 
   a.net.ip("link add spare type veth peer name far", "link set spare up", "link set far up", "tuntap add dead mode tap", "link set dead up");
   t.teardown(() => { a.net.ip("link del dead"); });
-  for (const [name, port, change] of [
-    ["pulled at the other end", "spare", "link set far down"], ["down", "spare", "link set spare down"], ["gone", "spare", "link del spare"], ["a TAP that nobody reads", "dead", "link set dead up"],
+  // The kernel first drops what a port without a carrier is given, then puts a queue in its place that says "congestion".
+  for (const [name, port, change, ways] of [
+    ["pulled at the other end", "spare", "link set far down", ["refused", "doubtful"]], ["down", "spare", "link set spare down", ["refused", "doubtful"]],
+    ["gone", "spare", "link del spare", ["refused"]], ["a TAP that nobody reads", "dead", "link set dead up", ["refused", "doubtful"]],
   ] as const) {
     a.net.within(() => { a.tunnel.put({ ...kept, port }); });
     a.net.ip(change);
@@ -347,8 +349,26 @@ t.test("what the port does not take waits: no carrier, down, gone; what it takes
       await sleep(10);
       found.push(...a.net.within(() => hold.read()));
     }
-    t.same(found.map(({ came, home, frame: bytes }) => [came, home, payloads.findIndex((payload) => bytes.includes(payload))]), payloads.map((_, n) => ["refused", one.home, n]), name);
+    t.same(found.map(({ home, frame: bytes }) => [home, payloads.findIndex((payload) => bytes.includes(payload))]), payloads.map((_, n) => [one.home, n]), name);
+    t.same(found.filter(({ came }) => !ways.some((way) => way === came)), [], `${name}: ${found.map(({ came }) => came).join(" ")}`);
   }
+});
+
+t.test("a port whose queue is full drops another packet and keeps this one: that is not refused", async (t) => {
+  const hold = a.net.within(() => new HoldDevice("co-hold", 100));
+  t.teardown(() => { a.net.within(() => { hold.close(); }); });
+  // One packet leaves at once and half a second lies between the others, of which two have room.
+  a.net.exec("tc", "qdisc", "add", "dev", one.port, "root", "handle", "1:", "tbf", "rate", "8kbit", "burst", "600", "limit", "10000");
+  a.net.exec("tc", "qdisc", "add", "dev", one.port, "parent", "1:1", "pfifo_head_drop", "limit", "2");
+  t.teardown(() => { a.net.exec("tc", "qdisc", "del", "dev", one.port, "root"); });
+  a.net.within(() => { a.tunnel.put({ ...deliver(one), hold: { device: hold.name, from: "port" } }); });
+  const payloads = Array.from({ length: 8 }, (_, n) => Buffer.concat([payloadOf(`queued ${String(n)} `), Buffer.alloc(480)]).subarray(0, 480));
+  for (const payload of payloads) down({ payload });
+  const last = payloads.at(-1) ?? Buffer.alloc(0);
+  t.ok(await oneOnA.packet(has(last), 20_000), "the last one is in the queue, whatever was said of it");
+  const found = a.net.within(() => hold.read());
+  t.ok(found.some(({ frame: bytes }) => bytes.includes(last)), "it was said of that one too");
+  t.same([...new Set(found.map(({ came }) => came))], ["doubtful"]);
 });
 
 t.test("other people's filters stay, and the end of the tunnel leaves nothing", async (t) => {

@@ -30,7 +30,7 @@ in_order() {
     for file in $(printf '%s\n' ${line/:/} | tac); do printf '%s\n' "$modules/$file"; done
   done | awk '!seen[$0]++'
 }
-in_order veth tun ipip sch_ingress cls_bpf iptable_filter nf_conntrack xt_conntrack xt_tcpudp >"$work/modules"
+in_order veth tun ipip sch_ingress sch_tbf cls_bpf iptable_filter nf_conntrack xt_conntrack xt_tcpudp >"$work/modules"
 
 child=
 # What user-mode-linux starts are processes of its own group: none may outlive it.

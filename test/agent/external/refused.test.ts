@@ -67,3 +67,40 @@ await t.test("what its port refuses: the link tells whether that has gone or is 
   t.same(taken(), [3], "nothing of all that went to the port");
   vms.close();
 });
+
+await t.test("what its port may have queued (congestion): with a carrier it has it, without one it was dropped", async (t) => {
+  const { clock, said, make } = rig(t);
+  const { vms, eyes, tunnel, ports } = await make();
+  eyes.change("tap-web1", 7, true);
+  vms.binding(update(A, 3), true);
+  const heard = (...frames: readonly (readonly ["doubtful" | "refused", number])[]): void => {
+    eyes.waiting.push(...frames.map(([came, tag]) => held(came, tag)));
+    eyes.heard?.held();
+  };
+  const waits = [{ role: "deliver", port: "tap-web1", hold: { device: "co-hold", from: "port" } }];
+  heard(["doubtful", 1], ["doubtful", 2]);
+  t.match(vms.views(), [{ phase: "here", held: 0, overflowed: 0 }], "neither kept nor counted");
+  t.match(tunnel.entries(), [{ port: "tap-web1", hold: null }], "nor asked for again at once: it would be so of each packet");
+  heard(["doubtful", 3]);
+  t.match(vms.views(), [{ phase: "here", held: 0, overflowed: 0 }], "one that was on its way");
+  clock.advance(1000);
+  t.match(tunnel.entries(), waits);
+
+  heard(["doubtful", 4], ["refused", 5]);
+  t.match(vms.views(), [{ phase: "here", held: 1, overflowed: 0 }], "what is refused for certain waits for a word on the port");
+  clock.advance(31);
+  t.match(vms.views(), [{ phase: "here", held: 0, overflowed: 1 }]);
+  clock.advance(1000);
+  t.match(tunnel.entries(), waits);
+  t.same(ports.frames, [], "nothing goes to the port twice");
+
+  said.length = 0;
+  eyes.present = eyes.present.map((link) => ({ ...link, carrier: false }));
+  heard(["refused", 6], ["doubtful", 7], ["refused", 8], ["doubtful", 9]);
+  t.match(vms.views(), [{ phase: "leaving", held: 0, overflowed: 1 }], "pulled, before the kernel has said so");
+  t.match(said, [{ kind: "vmReport", state: "absent", basedOn: 3 }]);
+  t.same(eyes.passed.map(({ frame, to }) => [frame[14], to]), [6, 7, 8, 9].map((tag) => [tag, "10.2.0.2"]), "all are passed on, in order");
+  heard(["doubtful", 10]);
+  t.same(eyes.passed.at(-1)?.frame[14], 10, "one that was on its way");
+  vms.close();
+});
