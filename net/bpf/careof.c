@@ -37,7 +37,7 @@ int home_egress(struct __sk_buff *skb)
 		return meant_for_tunnel(skb, me) ? drop_unowned(NO_BINDING) : PASS;
 	if (is_zero(&entry->active))
 		return drop(&home, NO_BINDING);
-	if (bpf_ntohs(h.inner.length) > 65535 - IP)
+	if (too_big(skb, &h.inner))
 		return drop(&home, TOO_BIG);
 	if (marker_token(skb, ETH, &h.inner)) /* nobody but sendMarker makes them, and those come encapsulated */
 		return drop(&home, SPOOFED);
@@ -276,7 +276,7 @@ static __always_inline int from_port(struct __sk_buff *skb, enum way way)
 	}
 	if (!fits(skb, ETH, &h.inner, me->inner_mtu))
 		return PASS; /* its route has that MTU: it answers "frag needed" or fragments */
-	if (bpf_ntohs(h.inner.length) > 65535 - IP)
+	if (too_big(skb, &h.inner))
 		return drop(&home, TOO_BIG);
 	count_up(skb, &home, &h.inner);
 	if (way == BY_PROGRAM)
@@ -307,7 +307,7 @@ static __always_inline int from_stack(struct __sk_buff *skb, enum way way)
 		return drop_unowned(SPOOFED);
 	if (!entry->port || entry->port != skb->ingress_ifindex || marker_token(skb, ETH, &h.inner))
 		return drop(&home, SPOOFED);
-	if (bpf_ntohs(h.inner.length) > 65535 - IP)
+	if (too_big(skb, &h.inner))
 		return drop(&home, TOO_BIG);
 	count_up(skb, &home, &h.inner);
 	return to_home_agent(skb, me, &home, &h, way, AT_EGRESS);

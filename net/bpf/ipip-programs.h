@@ -34,7 +34,7 @@ int ipip_home_egress(struct __sk_buff *skb)
 		return drop_unowned(NO_BINDING);
 	if (is_zero(&entry->active))
 		return drop(&home, NO_BINDING);
-	if (bpf_ntohs(ip.length) > 65535 - IP)
+	if (too_big(skb, &ip))
 		return drop(&home, TOO_BIG);
 	if (marker_token(skb, 0, &ip))
 		return drop(&home, SPOOFED);

@@ -166,6 +166,15 @@ static __always_inline int fits(struct __sk_buff *skb, __u32 offset, const struc
 	return header + skb->gso_size <= limit;
 }
 
+/*
+ * More than an outer header can say? Not what is to be cut into segments, which the kernel joins to up to 65,535 bytes: each segment gets a length of its own, and nobody reads the one before. For such a packet is
+ * longer than any interface takes uncut (gso_max_size, 65,536 with the Ethernet header), so it is cut before it leaves this machine.
+ */
+static __always_inline int too_big(struct __sk_buff *skb, const struct ip4 *ip)
+{
+	return bpf_ntohs(ip->length) > 65535 - IP && !skb->gso_size;
+}
+
 /* Packets on the wire that this buffer stands for. */
 static __always_inline __u64 segments(struct __sk_buff *skb, const struct ip4 *ip)
 {
@@ -200,7 +209,7 @@ static __always_inline int push_outer(struct __sk_buff *skb, struct headers *h, 
 	h->outer = (struct ip4){
 		.version_ihl = 0x45,
 		.tos = h->inner.tos, /* RFC 6040 normal mode: DSCP and ECN are copied */
-		.length = bpf_htons(bpf_ntohs(h->inner.length) + IP),
+		.length = bpf_ntohs(h->inner.length) > 65535 - IP ? 0 : bpf_htons(bpf_ntohs(h->inner.length) + IP), /* 0: "see the buffer", as the kernel writes it too (since 6.3) */
 		.fragment = DF,
 		.ttl = OUTER_TTL,
 		.protocol = PROTO_IPIP,
