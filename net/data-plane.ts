@@ -26,7 +26,7 @@ const hosts: Driver<HostTunnelOptions, HostTunnel> = { bpf: (options) => new Bpf
 /** What another driver may be able to do. */
 const ANOTHER_MAY = new Set(["kernel-refused", "unsupported"]);
 
-/** @throws CareofError `unsupported` (this kernel cannot do what is wanted, or neither), `no-link`, `not-ours`, `kernel-refused` */
+/** @throws CareofError `both-ends`, `unsupported` (this kernel cannot do what is wanted, or neither), `no-link`, `not-ours`, `kernel-refused` */
 export function openHomeTunnel(wanted: DataPlane, options: HomeTunnelOptions): Chosen<HomeTunnel> {
   return choose(wanted, homes, options);
 }

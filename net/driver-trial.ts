@@ -1,6 +1,7 @@
 import { CareofError, toCareofError } from "../model/errors.js";
 import { careofObject, loadProgram } from "./bpf/loader.js";
 import { createMap, type BpfMap } from "./bpf/maps.js";
+import { requireOneEnd } from "./end-claim.js";
 import { EEXIST, EOPNOTSUPP, errnoOf } from "./errno.js";
 import { IPIP_DEVICE, type End } from "./ipip-device.js";
 import { Netlink } from "./netlink/client.js";
@@ -44,6 +45,7 @@ export function tryPrograms(way: Pick<TunnelWay, "programs" | "maps" | "decapFla
  */
 export function tryDriver(driver: "bpf" | "ipip", end: End, uplink: string | null): void {
   const way = WAYS[driver][end];
+  if (uplink !== null) requireOneEnd(end);
   const netlink = new Netlink();
   try {
     if (uplink !== null && findLink(netlink, uplink) !== null) way.uplink(netlink, uplink);

@@ -29,7 +29,7 @@ export function ensureIpipDevice(netlink: Netlink, end: End, wantedMtu: number):
   const link = found ?? requireLink(netlink, IPIP_DEVICE);
   // Without an alias its maker died right after it made it.
   if (link.alias !== "" && link.alias !== alias(end)) {
-    throw new CareofError("not-ours", `the ipip device here is that of ${link.alias}: a machine that is home agent and host at once needs the bpf data plane`);
+    throw new CareofError("not-ours", `the ipip device here is that of ${link.alias}, left by an end that does not run now: "ip link del ${IPIP_DEVICE}" if it shall not run here again`);
   }
   changeLink(netlink, link, { alias: alias(end), mtu });
   return link;

@@ -33,7 +33,8 @@ export function probeDataPlanes(wanted: DataPlane, end: End, uplink: string, att
     const { driver, reason } = chooseDriver(wanted, { bpf: () => { attempt("bpf", end, uplink); }, ipip: () => { attempt("ipip", end, uplink); } });
     return [{ name, ok: true, found: wanted === "auto" ? `${driver} (auto): ${reason}` : `${driver}, as configured`, mend: "" }, ...(driver === "ipip" ? probePathMtu() : [])];
   } catch (thrown) {
-    const { message } = toCareofError(thrown);
+    const { code, message } = toCareofError(thrown);
+    if (code === "both-ends") return [{ name, ok: false, found: message, mend: "run one of them in a network namespace of its own; README has how" }];
     return [wanted === "auto" ? neither(message) : { name, ok: false, found: `${wanted}, as configured, does not work here: ${message}`, mend: "tunnel.dataPlane: auto takes the other one where that works" }];
   }
 }

@@ -7,6 +7,7 @@ import { PinnedMaps } from "./bpf/loader.js";
 import type { BpfMap } from "./bpf/maps.js";
 import { decodeHomeEntry, encodeConfig, encodeHomeEntry, putHomeEntry } from "./bpf/records.js";
 import { removeIpipDevice } from "./ipip-device.js";
+import { EndClaim, requireOneEnd } from "./end-claim.js";
 import { checkHomeEntry, checkSet, requireV4 } from "./entry-checks.js";
 import { MarkerSocket } from "./marker.js";
 import { Netlink } from "./netlink/client.js";
@@ -19,7 +20,7 @@ import type { Counters, HomeEntry, HomeTunnel, HomeTunnelOptions, Stamps } from 
 import { HOME_MAPS, type HomeWay, type Workbench } from "./tunnel-way.js";
 import { requireEthernet } from "./uplink.js";
 
-/** Our place among the uplink's filters; a host's end on the same machine has another. */
+/** Our place among the uplink's filters; what a host's end has left there has another. */
 const PREFERENCE = 202;
 /** A connected home network (proxy ARP) comes before "unreachable". */
 const UNREACHABLE_METRIC = 60_000;
@@ -67,6 +68,7 @@ export class BpfHomeTunnel implements HomeTunnel {
   readonly #ledger: Ledger;
   readonly #attachments: Attachments;
   readonly #markers: MarkerSocket;
+  readonly #claim: EndClaim;
   readonly #decapFlags: bigint;
   /** `routeWord` of every home address that has a route, as far as we made it. */
   #routed = new Map<string, string>();
@@ -78,9 +80,10 @@ export class BpfHomeTunnel implements HomeTunnel {
 
   /**
    * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
-   * @throws CareofError `no-link`, `unsupported` (the uplink is not Ethernet), `kernel-refused`
+   * @throws CareofError `both-ends`, `no-link`, `unsupported` (the uplink is not Ethernet), `kernel-refused`
    */
   constructor(options: HomeTunnelOptions, way: HomeWay = BPF_HOME_WAY) {
+    requireOneEnd("home");
     this.driver = way.driver;
     this.#way = way;
     this.#options = options;
@@ -94,6 +97,7 @@ export class BpfHomeTunnel implements HomeTunnel {
     for (const program of way.programs) this.#attachments.load(program);
     this.#decapFlags = way.decapFlags(this.#maps);
     this.#markers = new MarkerSocket();
+    this.#claim = new EndClaim("home");
   }
 
   set(entries: readonly HomeEntry[]): Promise<void> {
@@ -153,6 +157,7 @@ export class BpfHomeTunnel implements HomeTunnel {
       this.#attachments.close();
       this.#maps.close({ keep });
       this.#markers.close();
+      this.#claim.close();
       this.#netlink.close();
     });
   }

@@ -7,6 +7,7 @@ import { PinnedMaps } from "./bpf/loader.js";
 import type { BpfMap } from "./bpf/maps.js";
 import { decodeHostRecord, encodeConfig, encodeHostRecord, MAX_HOME_AGENTS, type HostRecord } from "./bpf/records.js";
 import { removeIpipDevice } from "./ipip-device.js";
+import { EndClaim, requireOneEnd } from "./end-claim.js";
 import { checkHostEntry, checkSet, requireV4 } from "./entry-checks.js";
 import { MarkerSocket } from "./marker.js";
 import { Netlink } from "./netlink/client.js";
@@ -64,6 +65,7 @@ export class BpfHostTunnel implements HostTunnel {
   readonly #ledger: Ledger;
   readonly #attachments: Attachments;
   readonly #markers: MarkerSocket;
+  readonly #claim: EndClaim;
   readonly #decapFlags: bigint;
   #pathMtu: number;
   #uplink: Link;
@@ -74,12 +76,13 @@ export class BpfHostTunnel implements HostTunnel {
 
   /**
    * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
-   * @throws CareofError `no-link`, `unsupported`, `too-many` (home agents), `no-home-agent`, `kernel-refused`
+   * @throws CareofError `both-ends`, `no-link`, `unsupported`, `too-many` (home agents), `no-home-agent`, `kernel-refused`
    */
   constructor(options: HostTunnelOptions, way: HostWay = BPF_HOST_WAY) {
     const [first] = options.homeAgents;
     if (first === undefined) throw new CareofError("no-home-agent", "a host's tunnel needs the address of a home agent");
     if (options.homeAgents.length > MAX_HOME_AGENTS) throw new CareofError("too-many", `a host listens to at most ${String(MAX_HOME_AGENTS)} home agents`);
+    requireOneEnd("host");
     this.driver = way.driver;
     this.#way = way;
     this.#options = options;
@@ -96,6 +99,7 @@ export class BpfHostTunnel implements HostTunnel {
     for (const program of way.programs) this.#attachments.load(program);
     this.#decapFlags = way.decapFlags(this.#maps);
     this.#markers = new MarkerSocket();
+    this.#claim = new EndClaim("host");
   }
 
   set(entries: readonly HostEntry[]): Promise<void> {
@@ -158,6 +162,7 @@ export class BpfHostTunnel implements HostTunnel {
       this.#attachments.close();
       this.#maps.close({ keep });
       this.#markers.close();
+      this.#claim.close();
       this.#netlink.close();
     });
   }

@@ -22,7 +22,7 @@ export function putTunnelHop(netlink: Netlink, uplink: number): void {
   putNeighbour(netlink, { device: uplink, address: TUNNEL_HOP.address, mac: TUNNEL_HOP.mac });
 }
 
-/** Idempotent. It stays while the other end on the same machine has a program there; ours are to be gone. */
+/** Idempotent. It stays while a program of the other end, which may have run here before, is there; ours are to be gone. */
 export function deleteTunnelHop(netlink: Netlink, uplink: number): void {
   if (listFilters(netlink, uplink).some(({ direction, name }) => direction === "egress" && name.startsWith("careof_"))) return;
   deleteNeighbour(netlink, { device: uplink, address: TUNNEL_HOP.address });

@@ -31,14 +31,17 @@ t.test("the device, in the kernel's own words", async (t) => {
   t.match(homeAgent.exec("ip", "route", "show", "type", "unreachable"), /unreachable 198\.51\.100\.0\/24 proto 202 metric 60000/);
 });
 
-t.test("a device that is not ours", (t) => {
-  t.throws(() => homeAgent.within(() => openHostTunnel("ipip", { ...host, careOf: HOME_AGENT })), { code: "not-ours", message: /careof:home.*bpf data plane/ });
+t.test("a device that is not ours", async (t) => {
+  t.throws(() => homeAgent.within(() => openHostTunnel("ipip", { ...host, careOf: HOME_AGENT })), { code: "both-ends", message: /a home agent of careof runs/ });
+  const former = correspondent.within(() => openHomeTunnel("ipip", { ...home, uplink: "lan", homePrefixes: [], runDir: join(topology.all.folder, "former") }).tunnel);
+  await correspondent.within(() => former.close({ keep: true }));
+  t.throws(() => correspondent.within(() => openHostTunnel("ipip", { ...host, uplink: "lan", runDir: join(topology.all.folder, "latter") })), { code: "not-ours", message: /careof:home.*ip link del careof-ipip/ }, "what an end has left");
+  correspondent.ip("link del careof-ipip");
   topology.router.ip("link add foreign type ipip external");
   const there = { ...home, uplink: "toh", runDir: join(topology.all.folder, "foreign") };
   t.throws(() => topology.router.within(() => openHomeTunnel("ipip", there)), { code: "not-ours", message: /another program/ });
   t.equal(topology.router.within(() => openHomeTunnel("auto", there)).tunnel.driver, "bpf");
   t.match(topology.router.exec("ip", "link", "show"), / foreign/, "it stays");
-  t.end();
 });
 
 t.test("auto: bpf, and ipip where a home agent's uplink is of another kind", async (t) => {
@@ -52,7 +55,7 @@ t.test("auto: bpf, and ipip where a home agent's uplink is of another kind", asy
   t.match(net.within(() => probeDataPlanes("auto", "home", "lo")), [{ ok: true, found: /^ipip \(auto\): bpf does not work here: the uplink lo is not an Ethernet interface/ }], "as doctor says before");
   t.match(net.within(() => probeDataPlanes("ipip", "host", "lan")), [{ ok: true, found: "ipip, as configured" }]);
   t.match(net.within(() => probeAuto()), [{ ok: true, found: "bpf (auto): this kernel takes the BPF programs" }]);
-  t.match(homeAgent.within(() => probeDataPlanes("ipip", "host", "uplink")), [{ ok: false, found: /the ipip device here is that of careof:home/ }]);
+  t.match(homeAgent.within(() => probeDataPlanes("ipip", "host", "uplink")), [{ ok: false, found: /a home agent of careof runs/ }]);
   t.match(topology.router.within(() => probeDataPlanes("ipip", "home", "toh")), [{ ok: false, found: /another program/ }]);
   t.notMatch(net.exec("ip", "link", "show"), /careof|coipip/);
   t.throws(() => net.within(() => openHostTunnel("auto", { ...host, uplink: "lo" })), { code: "unsupported", message: /bpf: .*not an Ethernet.*ipip: / });
