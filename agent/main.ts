@@ -12,6 +12,8 @@ import { Netlink } from "../net/netlink/client.js";
 import { requireLink } from "../net/netlink/links.js";
 import { LinuxPathWire, PathMtus } from "../net/path-mtu.js";
 import { StragglerSocket } from "../net/stragglers.js";
+import { UplinkMender } from "../net/uplink-mender.js";
+import { LinuxUplinkNews } from "../net/uplink-news.js";
 import { LinuxVmPorts } from "../net/vm-port-linux.js";
 import { HostAgent } from "./agent.js";
 import { readAgentConfig, relayEndpoint, type AgentConfig } from "./config.js";
@@ -58,6 +60,8 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   await driver.facts();
   const ports = new LinuxVmPorts({ uplink: config.uplink, gateway: config.gateway, table: config.ports.table, pathMtu });
   const network = new VmNetwork({ ports, queueLength: config.ports.queueLength, guestMtu: config.ports.mtu === 0 ? pathMtu - TUNNEL_HEADER : config.ports.mtu });
+  // Its news begins before anything is set there, so that no loss of it is overlooked.
+  const uplink = new UplinkMender({ uplink: config.uplink, news: new LinuxUplinkNews({ uplink: config.uplink, address: config.careOf }), clock, log, renew: () => network.apply() });
   const session: Session = new Session({
     url: config.homeAgent, host: config.name, token: readToken(config.tokenFile, log), clock, log, random: Math.random,
     register: () => agent.registration(),
@@ -106,8 +110,10 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
   });
   try {
     await agent.start();
+    uplink.start();
   } catch (thrown) {
     // What waits on another thread would keep the process for ever, and nobody would start it again.
+    uplink.close();
     await Promise.allSettled([agent.close(), ports.close({ keep: true })]);
     process.off("SIGHUP", hangUp);
     throw thrown;
@@ -118,6 +124,7 @@ export async function runAgent(configFile: string, signal: AbortSignal): Promise
     else signal.addEventListener("abort", () => { resolve(); }, { once: true });
   });
   log.info("host agent ends; guests and tunnels stay");
+  uplink.close();
   await control.close();
   await agent.close();
   await ports.close({ keep: true });

@@ -171,6 +171,15 @@ export class HomeAgent {
     return this.#alarms;
   }
 
+  get metrics(): Metrics {
+    return this.#metrics;
+  }
+
+  /** Every entry that the bindings want, at once: somebody else has taken away what the kernel had. @throws CareofError what the tunnel throws */
+  async setRoutes(): Promise<void> {
+    await this.#driver.setRoutes();
+  }
+
   /**
    * Takes over hosts, VMs and times of the changed configuration; connections and traffic of what stays are not touched.
    * @throws CareofError `config-…`, `already-moving`, having changed nothing

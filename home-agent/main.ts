@@ -7,6 +7,8 @@ import { openHomeTunnel } from "../net/data-plane.js";
 import { LinuxHomeLan, stopAnswering } from "../net/home-lan-linux.js";
 import type { HomeLan } from "../net/home-lan.js";
 import { LinuxPathWire } from "../net/path-mtu.js";
+import { UplinkMender } from "../net/uplink-mender.js";
+import { LinuxUplinkNews } from "../net/uplink-news.js";
 import { readHomeAgentConfig, type HomeAgentConfig } from "./config.js";
 import { HomeAgent, openStore } from "./home-agent.js";
 
@@ -24,7 +26,11 @@ export async function runHomeAgent(configFile: string, signal: AbortSignal): Pro
   const { tunnel, reason } = openHomeTunnel(dataPlane, { uplink, address, homePrefixes: config.home.prefixes, runDir: config.runDir, maxEntries });
   log.info({ dataPlane: tunnel.driver, reason, uplink, address }, `data plane: ${tunnel.driver} (${reason})`);
   const homeLan = openHomeLan(config, log);
-  const homeAgent = await HomeAgent.open({ config, readConfig: () => readHomeAgentConfig(configFile), clock: new SystemClock(), log, tunnel, homeLan, pathWire: new LinuxPathWire(), store, version: careofVersion() });
+  // Before anything is set there, so that no loss of it is overlooked.
+  const news = new LinuxUplinkNews({ uplink, address });
+  const clock = new SystemClock();
+  const homeAgent = await HomeAgent.open({ config, readConfig: () => readHomeAgentConfig(configFile), clock, log, tunnel, homeLan, pathWire: new LinuxPathWire(), store, version: careofVersion() });
+  const mender = new UplinkMender({ uplink, news, clock, log, renew: () => homeAgent.setRoutes(), mended: (reason) => { homeAgent.metrics.uplinkLosses.inc({ reason }); } });
   const reload = (): void => {
     homeAgent.reload().catch((thrown: unknown) => {
       const error = toCareofError(thrown);
@@ -34,10 +40,12 @@ export async function runHomeAgent(configFile: string, signal: AbortSignal): Pro
   process.on("SIGHUP", reload);
   try {
     await homeAgent.start();
+    mender.start();
     await aborted(signal);
     log.info("stopping; the tunnels stay");
   } finally {
     process.off("SIGHUP", reload);
+    mender.close();
     await homeAgent.close();
   }
 }

@@ -14,6 +14,7 @@ export class Metrics {
   readonly alarms = new Counter({ name: "careof_alarms_total", help: "What wants a person's attention, by kind", labelNames: ["kind"], registers: [this.registry] });
   readonly gratuitousArps = new Counter({ name: "careof_gratuitous_arps_sent_total", help: "haGratuitiousARPsSent of RFC 2006: for VMs that left (away) and came home (home)", labelNames: ["what"], registers: [this.registry] });
   readonly arrivalsIgnored = new Counter({ name: "careof_home_lan_arrivals_ignored_total", help: "Announcements on the home LAN that led to nothing: a storm of them that was not looked at (storm), of a VM that says the same again and again (repeated)", labelNames: ["why"], registers: [this.registry] });
+  readonly uplinkLosses = new Counter({ name: "careof_uplink_losses_total", help: "Times that the uplink may have lost what was set on it and it was set again, by reason: uplink-down, uplink-gone, address-gone, news-missed", labelNames: ["reason"], registers: [this.registry] });
   readonly answered = new Gauge({ name: "careof_proxied_addresses", help: "Home addresses that are answered for on the home LAN", registers: [this.registry] });
   readonly bindings: Gauge;
   readonly hosts: Gauge;

@@ -26,9 +26,10 @@ export const ENODEV = 19;
 export const EINVAL = 22;
 export const EOPNOTSUPP = 95;
 export const EADDRNOTAVAIL = 99;
+export const ENOBUFS = 105;
 
 /** Answers that the same call may not get again a moment later: EINTR, EAGAIN, ENOMEM, EBUSY, ENOBUFS. */
-const RETRYABLE: ReadonlySet<number> = new Set([4, EAGAIN, ENOMEM, 16, 105]);
+const RETRYABLE: ReadonlySet<number> = new Set([4, EAGAIN, ENOMEM, 16, ENOBUFS]);
 
 export function errnoName(errno: number): string {
   return errno > 0 && Number.isInteger(errno) ? getSystemErrorName(-errno) : `errno ${String(errno)}`;

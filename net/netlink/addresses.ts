@@ -1,10 +1,10 @@
-import { addressBytes, addressFromBytes, isV4, type Prefix } from "../../model/address.js";
+import { addressBytes, addressFromBytes, isV4, type Ipv4, type Prefix } from "../../model/address.js";
 import { EADDRNOTAVAIL, errnoOf } from "../errno.js";
 import { decodeAttributes, encodeAttributes, raw } from "./attributes.js";
-import { NLM_F_CREATE, NLM_F_REPLACE, type Netlink } from "./client.js";
+import { NLM_F_CREATE, NLM_F_REPLACE, type Netlink, type Reply } from "./client.js";
 
-const RTM_NEWADDR = 20;
-const RTM_DELADDR = 21;
+export const RTM_NEWADDR = 20;
+export const RTM_DELADDR = 21;
 const RTM_GETADDR = 22;
 const AF_INET = 2;
 const IFA_ADDRESS = 1;
@@ -39,10 +39,16 @@ export function deleteAddress(netlink: Netlink, index: number, prefix: Prefix): 
 export function listAddresses(netlink: Netlink, index: number): Prefix[] {
   const header = Buffer.alloc(HEADER);
   header.writeUInt8(AF_INET, 0);
-  return netlink.dump({ type: RTM_GETADDR, flags: 0, body: header, what: "the list of addresses" }).flatMap(({ type, body }) => {
-    if (type !== RTM_NEWADDR || body.length < HEADER || body.readUInt32LE(4) !== index) return [];
-    const bytes = decodeAttributes(body.subarray(HEADER)).get(IFA_LOCAL);
-    const address = bytes === undefined ? null : addressFromBytes(bytes);
-    return address !== null && isV4(address) ? [{ address, length: body.readUInt8(1) }] : [];
+  return netlink.dump({ type: RTM_GETADDR, flags: 0, body: header, what: "the list of addresses" }).flatMap((reply) => {
+    const found = reply.type === RTM_NEWADDR ? decodeAddress(reply) : null;
+    return found?.device === index ? [{ address: found.address, length: found.length }] : [];
   });
+}
+
+/** Of an RTM_NEWADDR or RTM_DELADDR; `null` unless it is one of IPv4. */
+export function decodeAddress({ body }: Reply): { readonly device: number; readonly address: Ipv4; readonly length: number } | null {
+  if (body.length < HEADER) return null;
+  const bytes = decodeAttributes(body.subarray(HEADER)).get(IFA_LOCAL);
+  const address = bytes === undefined ? null : addressFromBytes(bytes);
+  return address !== null && isV4(address) ? { device: body.readUInt32LE(4), address, length: body.readUInt8(1) } : null;
 }

@@ -19,6 +19,8 @@ const NARROW = 1380;
 const CORRESPONDENT = ipv4(PLAN.correspondent);
 const GUEST = ipv4(PLAN.guest.address);
 const PATHS = { "host-b": NARROW + 20 };
+/** Far longer than it takes (a second or so). */
+const BACK_MS = 30_000;
 const ECHO = 8, ECHO_REPLY = 0, UNREACHABLE = 3;
 
 const at = (name: string): { readonly within: <T>(work: () => T) => T } => ({ within: (work) => within(`/run/netns/${name}`, work) });
@@ -107,6 +109,21 @@ await t.test("a VM that something else moves hears it from its gateway, the firs
     await lab.boundAt(to);
     await both(t, up(to), largest, `up from ${to}`);
     await both(t, down, largest, `down to ${to}`);
+  }
+
+  /** What is sent until it is answered so, and how long that took. */
+  const again = async (ask: () => ReturnType<typeof echo>, wanted: Awaited<ReturnType<typeof echo>>): Promise<number | null> => {
+    const begun = performance.now();
+    while (performance.now() - begun < BACK_MS) if (await ask() === wanted) return performance.now() - begun;
+    return null;
+  };
+  for (const [node, uplink, routes, name] of [
+    ["h", "core0", ["10.0.0.0/8 via 192.0.2.2"], "home agent"], ["a", "uplink0", ["192.0.2.0/24 via 10.1.0.1", "10.2.0.0/24 via 10.1.0.1"], "host"],
+  ] as const) {
+    await must(inNamespace(lab.lab.namespace(node), ["ip", "-batch", "-"]), { input: [`link set ${uplink} down`, `link set ${uplink} up`, ...routes.map((route) => `route add ${route}`)].join("\n") });
+    const [there, tooBig] = [await again(() => down(WIDE), "answered"), await again(() => up("host-a")(WIDE + 2), WIDE)];
+    t.ok(there !== null && tooBig !== null, `the uplink of the ${name} was down and is up, and traffic flows again, the host's own answers too`);
+    t.comment(`${name}: back after ${(there ?? 0).toFixed(0)} ms, the host's answer ${(tooBig ?? 0).toFixed(0)} ms later`);
   }
   t.same(await lab.close(), []);
 });
