@@ -18,6 +18,7 @@ export class KernelError extends Error {
 /** Numbers that this folder decides on; all others are only reported. */
 export const ENOENT = 2;
 export const ESRCH = 3;
+export const EINTR = 4;
 export const EAGAIN = 11;
 export const ENETDOWN = 100;
 export const ENOMEM = 12;
@@ -29,7 +30,7 @@ export const EADDRNOTAVAIL = 99;
 export const ENOBUFS = 105;
 
 /** Answers that the same call may not get again a moment later: EINTR, EAGAIN, ENOMEM, EBUSY, ENOBUFS. */
-const RETRYABLE: ReadonlySet<number> = new Set([4, EAGAIN, ENOMEM, 16, ENOBUFS]);
+const RETRYABLE: ReadonlySet<number> = new Set([EINTR, EAGAIN, ENOMEM, 16, ENOBUFS]);
 
 export function errnoName(errno: number): string {
   return errno > 0 && Number.isInteger(errno) ? getSystemErrorName(-errno) : `errno ${String(errno)}`;

@@ -1,6 +1,7 @@
 import { Buffer } from "node:buffer";
 import { readSync, writeSync } from "node:fs";
 import type { CareofError } from "../model/errors.js";
+import { EINTR, errnoOf } from "./errno.js";
 import { close, eventDescriptor, poll } from "./syscall.js";
 
 const POLLIN = 1;
@@ -70,7 +71,9 @@ export class Readiness {
         return;
       }
       if (failed !== null) {
-        this.#failed(failed);
+        // A signal that Node handles has met just this thread: nothing is wrong, and nobody is ready.
+        if (errnoOf(failed) === EINTR) this.#wait();
+        else this.#failed(failed);
         return;
       }
       const ready = descriptors.filter((_, index) => polled.readInt16LE(index * POLLFD + 6) !== 0);
