@@ -8,6 +8,7 @@ import { readSysctl, type Setting } from "./sysctl.js";
 
 const DATA_PLANE = "data plane";
 const ENDS: readonly End[] = ["home", "host"];
+const PATH_MTU: Setting = { name: ["net", "ipv4", "ip_no_pmtu_disc"], value: "0" };
 
 /** Has this kernel what `dataPlane: ipip` needs? For a machine without a configuration: nobody misses it, `auto` takes bpf first. */
 export function probeIpip(): Probe {
@@ -28,14 +29,13 @@ export function probeIpip(): Probe {
  * row says what the kernel would do with "frag needed" if that is not as it comes.
  */
 export function probeDataPlanes(wanted: DataPlane, end: End, uplink: string, attempt: typeof tryDriver = tryDriver): readonly Probe[] {
-  const name = DATA_PLANE;
   try {
     const { driver, reason } = chooseDriver(wanted, { bpf: () => { attempt("bpf", end, uplink); }, ipip: () => { attempt("ipip", end, uplink); } });
-    return [{ name, ok: true, found: wanted === "auto" ? `${driver} (auto): ${reason}` : `${driver}, as configured`, mend: "" }, ...(driver === "ipip" ? probePathMtu() : [])];
+    return taken(driver, wanted === "auto" ? `${driver} (auto): ${reason}` : `${driver}, as configured`);
   } catch (thrown) {
     const { code, message } = toCareofError(thrown);
-    if (code === "both-ends") return [{ name, ok: false, found: message, mend: "run one of them in a network namespace of its own; README has how" }];
-    return [wanted === "auto" ? neither(message) : { name, ok: false, found: `${wanted}, as configured, does not work here: ${message}`, mend: "tunnel.dataPlane: auto takes the other one where that works" }];
+    if (code === "both-ends") return [{ name: DATA_PLANE, ok: false, found: message, mend: "run one of them in a network namespace of its own; README has how" }];
+    return [wanted === "auto" ? neither(message) : { name: DATA_PLANE, ok: false, found: `${wanted}, as configured, does not work here: ${message}`, mend: "tunnel.dataPlane: auto takes the other one where that works" }];
   }
 }
 
@@ -44,10 +44,17 @@ export function probeAuto(attempt: typeof tryDriver = tryDriver): readonly Probe
   const both = (driver: "bpf" | "ipip"): void => { for (const end of ENDS) attempt(driver, end, null); };
   try {
     const { driver, reason } = chooseDriver("auto", { bpf: () => { both("bpf"); }, ipip: () => { both("ipip"); } });
-    return [{ name: DATA_PLANE, ok: true, found: `${driver} (auto): ${reason}`, mend: "" }, ...(driver === "ipip" ? probePathMtu() : [])];
+    return taken(driver, `${driver} (auto): ${reason}`);
   } catch (thrown) {
     return [neither(toCareofError(thrown).message)];
   }
+}
+
+function taken(driver: "bpf" | "ipip", found: string): Probe[] {
+  const row: Probe = { name: DATA_PLANE, ok: true, found, mend: "" };
+  if (driver === "bpf") return [row];
+  // As every machine has it there is nothing to say; that it stays so is a setting of the data plane's own row.
+  return readSysctl(PATH_MTU.name) === PATH_MTU.value ? [{ ...row, settings: [PATH_MTU] }] : [row, ...probePathMtu()];
 }
 
 function neither(found: string): Probe {
@@ -59,12 +66,11 @@ function neither(found: string): Probe {
  * careof, which hears it by itself, is alone. Only 1 is undone by --fix: the kernel does act on the routers' messages there, only worse; 2 and 3 are somebody's protection against them.
  */
 function probePathMtu(): Probe[] {
-  const setting: Setting = { name: ["net", "ipv4", "ip_no_pmtu_disc"], value: "0" };
-  const value = readSysctl(setting.name);
+  const value = readSysctl(PATH_MTU.name);
   const row = { name: "path MTU", ok: "warn" } as const;
   switch (value) {
     case "1":
-      return [{ ...row, found: "net.ipv4.ip_no_pmtu_disc is 1: after the first \"frag needed\" the kernel's ipip device sends 552 bytes at most", mend: "set it to 0 (careof doctor --fix)", settings: [setting] }];
+      return [{ ...row, found: "net.ipv4.ip_no_pmtu_disc is 1: after the first \"frag needed\" the kernel's ipip device sends 552 bytes at most", mend: "set it to 0 (careof doctor --fix)", settings: [PATH_MTU] }];
     case "2":
     case "3":
       return [{

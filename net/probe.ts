@@ -127,9 +127,13 @@ export function probeForwarding(interfaces: readonly string[] = []): Probe {
 
 /** Without it the kernel interprets the programs that every packet passes. */
 export function probeJit(): Probe[] {
+  const name = "bpf jit";
   const setting: Setting = { name: ["net", "core", "bpf_jit_enable"], value: "1" };
-  if (readSysctl(setting.name) !== "0") return [];
-  return [{ name: "bpf jit", ok: "warn", found: "net.core.bpf_jit_enable is 0: the kernel interprets the BPF programs that every packet passes", mend: "set net.core.bpf_jit_enable=1 (careof doctor --fix)", settings: [setting] }];
+  const value = readSysctl(setting.name);
+  if (value === "1") return [{ ...fine(name, "net.core.bpf_jit_enable is 1"), settings: [setting] }];
+  // 2 compiles too, and is somebody's wish; without the setting there is no compiler, or it is always on.
+  if (value !== "0") return [];
+  return [{ name, ok: "warn", found: "net.core.bpf_jit_enable is 0: the kernel interprets the BPF programs that every packet passes", mend: "set net.core.bpf_jit_enable=1 (careof doctor --fix)", settings: [setting] }];
 }
 
 /**

@@ -7,14 +7,15 @@ import { fix, persist, type Settings } from "../../deploy/doctor/fix.js";
 import { ThisMachine } from "../../deploy/doctor/machine.js";
 import { runDoctor } from "../../deploy/doctor/main.js";
 import { CareofError } from "../../model/errors.js";
-import type { Probe } from "../../net/probe.js";
-import { sysctlText } from "../../net/sysctl.js";
+import { probeJit, type Probe } from "../../net/probe.js";
+import { readSysctl, sysctlText } from "../../net/sysctl.js";
 import { setNetworkNamespace } from "../../net/syscall.js";
 import { Namespaces } from "../net/lab/namespaces.js";
 
 t.setTimeout(120_000); // a busy machine
 
 const FORWARD = ["net", "ipv4", "ip_forward"] as const;
+const JIT = ["net", "core", "bpf_jit_enable"] as const;
 const DOTTED = ["net", "ipv4", "conf", "eth0.5", "rp_filter"] as const;
 
 function row(...settings: NonNullable<Probe["settings"]>): Probe {
@@ -53,6 +54,15 @@ t.test("the lasting file: ours is added, the rest stays, and nothing is written 
   t.equal(persist(rows, settings), true);
   t.same(settings.text().split("\n").slice(1), ["net.core.somaxconn = 1000", "net.ipv4.ip_forward = 1", "net/ipv4/conf/eth0.5/rp_filter = 2", ""]);
   t.equal(persist(rows, settings), false);
+  t.end();
+});
+
+t.test("the BPF compiler: what is right already goes into the file too", { skip: readSysctl(JIT) === "1" ? false : "this machine does not say that it compiles" }, (t) => {
+  const settings = memory({ "net.core.bpf_jit_enable": "1" });
+  const rows = probeJit();
+  t.match(rows, [{ name: "bpf jit", ok: true }]);
+  t.same([fix(rows, settings), persist(rows, settings)], [[], true]);
+  t.match(settings.text(), /^net\.core\.bpf_jit_enable = 1$/m);
   t.end();
 });
 
@@ -104,8 +114,9 @@ t.test("a home agent's machine as it came, for real", async (t) => {
   t.same({ ...answer, checks: answer.checks.length > 5 }, { checks: true, fixes: [], file: lasting });
   t.notMatch(again.said, /"settings"/);
   const text = readFileSync(lasting, "utf8");
-  for (const line of ["net.ipv4.ip_forward = 1", "net.ipv4.conf.side.rp_filter = 2", "net.ipv4.conf.home0.proxy_arp = 0"]) t.match(text, line);
+  for (const line of ["net.ipv4.ip_forward = 1", "net.ipv4.conf.side.rp_filter = 2", "net.ipv4.conf.home0.proxy_arp = 0", "net.ipv4.conf.all.proxy_arp = 0"]) t.match(text, line);
   t.notMatch(text, "uplink.rp_filter");
+  t.equal(sysctl("conf.all.proxy_arp"), "0", "it was right from the beginning, and is to stay so");
   t.match((await doctor("text", true, true)).said, /ok {4}fix +no sysctl had to be set[\s\S]*ok {4}sysctl\.d +\S+60-careof\.conf said so already/);
   t.equal(readFileSync(lasting, "utf8"), text);
   net.exec("sysctl", "-q", "-p", lasting);

@@ -1,5 +1,5 @@
 import t from "tap";
-import { fix, type Settings } from "../../deploy/doctor/fix.js";
+import { fix, persist, type Settings } from "../../deploy/doctor/fix.js";
 import { CareofError } from "../../model/errors.js";
 import type { DataPlane } from "../../net/data-plane.js";
 import type { Probe } from "../../net/probe.js";
@@ -34,6 +34,18 @@ t.test("the ipip data plane goes by what the kernel makes of \"frag needed\"", (
   }
   set("0");
   t.equal(rows("auto").length, 1);
+  let text = "";
+  const lasting: Settings = { ...settings, writeFile: (after) => { text = after; } };
+  for (const found of [rows("auto"), rows("ipip"), host.within(() => probeAuto(onlyIpip))]) {
+    text = "";
+    t.same([fix(found, lasting), persist(found, lasting)], [[], true], "what is right already is to stay so");
+    t.match(text, /^net\.ipv4\.ip_no_pmtu_disc = 0$/m);
+  }
+  for (const value of ["2", "3"]) {
+    set(value);
+    t.equal(persist([...rows("ipip"), ...rows("bpf")], { ...lasting, writeFile: (after) => { text = after; } }) && text.includes("pmtu_disc"), false, "somebody's protection is not made to go with the next start");
+  }
+  set("0");
   t.ok(asked.some(([driver, end, uplink]) => driver === "ipip" && end === "home" && uplink === null), "without a configuration both ends are tried");
   t.end();
 });
