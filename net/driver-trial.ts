@@ -3,7 +3,7 @@ import { careofObject, loadProgram } from "./bpf/loader.js";
 import { createMap, type BpfMap } from "./bpf/maps.js";
 import { requireOneEnd } from "./end-claim.js";
 import { EEXIST, EOPNOTSUPP, errnoOf } from "./errno.js";
-import { IPIP_DEVICE, type End } from "./ipip-device.js";
+import { IPIP_DEVICE, removeLeftTrials, TRIAL_DEVICE, type End } from "./ipip-device.js";
 import { Netlink } from "./netlink/client.js";
 import { createIpip } from "./netlink/ipip.js";
 import { deleteLink, findLink, requireLink } from "./netlink/links.js";
@@ -58,15 +58,15 @@ export function tryDriver(driver: "bpf" | "ipip", end: End, uplink: string | nul
 
 /** By making the device for a moment, unless ours is there. `end` null: whosever it is. @throws CareofError `unsupported`, `not-ours`, `kernel-refused` */
 export function tryIpipDevice(netlink: Netlink, end: End | null): void {
-  const name = `coipip${String(process.pid % 10_000_000)}`;
   const ours = findLink(netlink, IPIP_DEVICE);
   if (ours !== null) {
     if (end === null || ours.alias === "" || ours.alias === `careof:${end}`) return;
     throw new CareofError("not-ours", `the ipip device here is that of ${ours.alias}`);
   }
   try {
-    createIpip(netlink, name, TRIAL_MTU);
-    deleteLink(netlink, requireLink(netlink, name));
+    removeLeftTrials(netlink);
+    createIpip(netlink, TRIAL_DEVICE, TRIAL_MTU);
+    deleteLink(netlink, requireLink(netlink, TRIAL_DEVICE));
   } catch (thrown) {
     const cause = toCareofError(thrown);
     if (errnoOf(thrown) === EOPNOTSUPP) throw new CareofError("unsupported", "this kernel has no ipip device (module ipip)", { cause });

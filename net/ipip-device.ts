@@ -2,11 +2,15 @@ import { CareofError, toCareofError } from "../model/errors.js";
 import { EEXIST, EOPNOTSUPP, errnoOf } from "./errno.js";
 import type { Netlink } from "./netlink/client.js";
 import { createIpip } from "./netlink/ipip.js";
-import { changeLink, deleteLink, findLink, requireLink, type Link } from "./netlink/links.js";
+import { changeLink, deleteLink, findLink, listLinks, requireLink, type Link } from "./netlink/links.js";
 import { routeFor, writeSysctlIfThere } from "./sysctl.js";
 
 /** There is one of its kind per namespace, so one name will do. */
 export const IPIP_DEVICE = "careof-ipip";
+
+/** A device that is made to see whether this kernel has it (driver-trial.ts): its maker's number tells whether it still is at it. */
+export const TRIAL_DEVICE = `coipip${String(process.pid)}`;
+const TRIAL_NAME = /^coipip(\d+)$/;
 
 /** Below what the kernel allows such a device (65,515 bytes, earlier kernels a little less); an uplink such as `lo` may have more. */
 const LARGEST_MTU = 65_000;
@@ -25,7 +29,10 @@ function alias(end: End): string {
 export function ensureIpipDevice(netlink: Netlink, end: End, wantedMtu: number): Link {
   const mtu = Math.min(wantedMtu, LARGEST_MTU);
   const found = findLink(netlink, IPIP_DEVICE);
-  if (found === null) create(netlink, mtu);
+  if (found === null) {
+    removeLeftTrials(netlink);
+    create(netlink, mtu);
+  }
   const link = found ?? requireLink(netlink, IPIP_DEVICE);
   // Without an alias its maker died right after it made it.
   if (link.alias !== "" && link.alias !== alias(end)) {
@@ -33,6 +40,25 @@ export function ensureIpipDevice(netlink: Netlink, end: End, wantedMtu: number):
   }
   changeLink(netlink, link, { alias: alias(end), mtu });
   return link;
+}
+
+/** What a process left that was killed in the midst of its trial: as long as it is there the kernel makes no other. Idempotent. */
+export function removeLeftTrials(netlink: Netlink): void {
+  for (const link of listLinks(netlink)) {
+    const maker = TRIAL_NAME.exec(link.name)?.[1];
+    if (maker !== undefined && !runsElsewhere(Number(maker))) deleteLink(netlink, link);
+  }
+}
+
+/** This process is not in the midst of a trial while it asks. */
+function runsElsewhere(pid: number): boolean {
+  if (pid === process.pid) return false;
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (thrown) {
+    return !(thrown instanceof Error && "code" in thrown && thrown.code === "ESRCH");
+  }
 }
 
 function create(netlink: Netlink, mtu: number): void {

@@ -272,6 +272,14 @@ t.test("probes find what is wrong, and say how to mend it", async (t) => {
   t.match(plane("auto", "host", "lo"), { ok: false, found: /bpf: the uplink lo.*ipip: the uplink lo/ });
   t.match(host.within(() => probeAuto()), [{ name: "data plane", ok: true, found: "bpf (auto): this kernel takes the BPF programs" }]);
   t.notMatch(show("link"), /coprobe|coipip/);
+  // As if it were a trial's: whether or not this kernel has the device, who looks next removes what nobody is at any more.
+  host.ip("link add coipip4194305 type veth peer name coipip1");
+  plane("ipip", "home", "uplink");
+  t.notMatch(show("link"), /coipip4194305/);
+  host.ip("link add coipip1 type veth peer name far9");
+  plane("ipip", "home", "uplink");
+  t.match(show("link"), /coipip1@/, "one whose process is there is left alone");
+  host.ip("link del coipip1");
   host.sysctl("net.ipv4.ip_forward", "0");
   t.match(host.within(() => probeForwarding()), { ok: "warn", mend: /ip_forward=1/ });
   host.sysctl("net.ipv4.ip_forward", "1");
