@@ -7,6 +7,7 @@ import { probeAuto, probeDataPlanes } from "../../net/probe-ipip.js";
 import type { HomeTunnel, HostTunnel } from "../../net/tunnel.js";
 import { bound, deliver, GATEWAY, HOME_AGENT, Topology, type Guest } from "../net/lab/topology.js";
 import { exchanged, ready, Worker } from "../net/lab/workers.js";
+import { uplinkComesBack } from "../net/uplink-again.js";
 
 /* What only the ipip driver has: a device of which there is one per namespace. And the change from one driver to the other. */
 
@@ -31,6 +32,8 @@ t.test("the device, in the kernel's own words", async (t) => {
   t.match(homeAgent.exec("ip", "route", "show", "type", "unreachable"), /unreachable 198\.51\.100\.0\/24 proto 202 metric 60000/);
 });
 
+t.test("the uplink goes and comes back: the device stays, the routes do not always", (t) => uplinkComesBack(t, topology));
+
 t.test("a device that is not ours", async (t) => {
   t.throws(() => homeAgent.within(() => openHostTunnel("ipip", { ...host, careOf: HOME_AGENT })), { code: "both-ends", message: /a home agent of careof runs/ });
   const former = correspondent.within(() => openHomeTunnel("ipip", { ...home, uplink: "lan", homePrefixes: [], runDir: join(topology.all.folder, "former") }).tunnel);
@@ -42,6 +45,21 @@ t.test("a device that is not ours", async (t) => {
   t.throws(() => topology.router.within(() => openHomeTunnel("ipip", there)), { code: "not-ours", message: /another program/ });
   t.equal(topology.router.within(() => openHomeTunnel("auto", there)).tunnel.driver, "bpf");
   t.match(topology.router.exec("ip", "link", "show"), / foreign/, "it stays");
+});
+
+t.test("what is left of a trial whose process was killed keeps nobody from having the device", async (t) => {
+  const { correspondent: net } = topology;
+  // The largest number that the kernel gives to processes, and one more: nobody's.
+  const [dead, alive] = ["coipip4194305", "coipip1"];
+  const options = { ...home, uplink: "lan", runDir: join(topology.all.folder, "left") };
+  net.ip(`link add ${alive} type ipip external`);
+  t.throws(() => net.within(() => openHomeTunnel("ipip", options)), { code: "not-ours" }, "one that is in the midst of a trial is left alone");
+  net.ip(`link set ${alive} name ${dead}`);
+  t.match(net.within(() => probeDataPlanes("ipip", "home", "lan")), [{ ok: true }]);
+  net.ip(`link add ${dead} type ipip external`);
+  const { tunnel } = net.within(() => openHomeTunnel("ipip", options));
+  await net.within(() => tunnel.close({ keep: false }));
+  t.notMatch(net.exec("ip", "link", "show"), /careof|coipip/);
 });
 
 t.test("auto: bpf, and ipip where a home agent's uplink is of another kind", async (t) => {
