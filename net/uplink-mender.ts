@@ -25,7 +25,6 @@ export interface UplinkMenderOptions {
 /** Of some at once the greatest gives the reason. */
 const GREATNESS: Readonly<Record<UplinkLoss, number>> = { "news-missed": 0, "address-gone": 1, "uplink-down": 2, "uplink-gone": 3 };
 
-/** Of some at once the greatest gives the reason. */
 /**
  * When the uplink was down, gone or without its address, what was set there is set again as soon as it is there: some losses at once lead to one renewal, one that fails is repeated, and after one that did not the
  * state is looked at once more. While the uplink is away nothing is tried; it is said once.
