@@ -59,14 +59,18 @@ export async function uplinkComesBack(t: Test, topology: Topology): Promise<void
   let sequence = 0;
   /** A packet each way, and one that is too big for the tunnel, which the host's stack answers by the policy route over the uplink. */
   const passes = async (): Promise<boolean> => {
-    const payload = Buffer.from(`again ${String(sequence++)}`);
+    const number = sequence++;
+    const payload = Buffer.from(`again ${String(number)}`);
     const ours = (packet: Packet): boolean => packet.protocol === TEST_PROTOCOL && packet.payload.equals(payload);
     lan.sendIp(lanRouter, { source: CORRESPONDENT, destination: one.home, payload });
     inGuest.sendIp(GATEWAY.mac, { source: one.home, destination: CORRESPONDENT, payload });
     const came = await Promise.all([inGuest, lan].map((wire) => wire.packet(ours, 100)));
     if (came.includes(null)) return false;
-    inGuest.sendIp(GATEWAY.mac, { source: one.home, destination: CORRESPONDENT, payload: Buffer.alloc(TOO_BIG - 20), dontFragment: true });
-    const refusal = await inGuest.packet((packet) => packet.protocol === ICMP && packet.payload.readUInt16BE(0) === FRAG_NEEDED, 100);
+    const large = Buffer.alloc(TOO_BIG - 20);
+    large.writeUInt32BE(number);
+    inGuest.sendIp(GATEWAY.mac, { source: one.home, destination: CORRESPONDENT, payload: large, dontFragment: true });
+    // It quotes the beginning of what it is about: one that was late is not taken for this one's.
+    const refusal = await inGuest.packet((packet) => packet.protocol === ICMP && packet.payload.readUInt16BE(0) === FRAG_NEEDED && packet.payload.readUInt32BE(8 + 20) === number, 100);
     return refusal?.payload.readUInt16BE(6) === MTU;
   };
   const comesBack = async (): Promise<number | null> => {
