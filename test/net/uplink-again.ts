@@ -8,7 +8,7 @@ import { UplinkMender } from "../../net/uplink-mender.js";
 import { LinuxUplinkNews, type UplinkLoss } from "../../net/uplink-news.js";
 import type { Namespace } from "./lab/namespaces.js";
 import { ICMP, TEST_PROTOCOL, type Packet } from "./lab/packets.js";
-import { bound, CORRESPONDENT, deliver, GATEWAY, HOME_AGENT, MTU, type Topology } from "./lab/topology.js";
+import { bound, CORRESPONDENT, deliver, DRIVERS, GATEWAY, HOME_AGENT, MTU, type Topology } from "./lab/topology.js";
 import { Wire } from "./lab/wire.js";
 
 /** Far longer than it takes on a busy machine, and than the pause between two attempts. */
@@ -94,7 +94,8 @@ export async function uplinkComesBack(t: Test, topology: Topology): Promise<void
     const swapAddress = (): void => { net.ip(`address del ${address}/24 dev uplink`, `address add ${address}/24 dev uplink`, defaultRoute); };
     t.ok(await comesBack(), `${name}: traffic flows`);
     swapAddress();
-    t.equal(await passes(), false, `${name}: who does not look has lost it`);
+    // A host with ipip gives these answers without its policy route, too (Linux 6.1).
+    if (net !== a.net || DRIVERS.hosts === "bpf") t.equal(await passes(), false, `${name}: who does not look has lost it`);
 
     const mended: UplinkLoss[] = [];
     const log = createLogger("test", "silent");
