@@ -1,6 +1,7 @@
 import { addressFromKey, addressKey, putAddressKey, type IpAddress, type Ipv4 } from "../model/address.js";
 import { Attachments } from "./bpf/attachments.js";
 import { keyText, readAll, writeAll } from "./bpf/batches.js";
+import { cutsLong } from "./bpf/cuts-long.js";
 import { decapFlags } from "./bpf/decap.js";
 import { Ledger } from "./bpf/ledger.js";
 import { PinnedMaps } from "./bpf/loader.js";
@@ -219,7 +220,7 @@ export class BpfHomeTunnel implements HomeTunnel {
     const { address, uplink } = this.#options;
     routeFor([uplink]);
     this.#maps.get("config").update(new Uint8Array(4), encodeConfig({
-      self: address, homeAgents: [], uplink: this.#device, innerMtu: 0, gateway: address, decapFlags: this.#decapFlags, hopMac: TUNNEL_HOP.mac,
+      self: address, homeAgents: [], uplink: this.#device, innerMtu: 0, gateway: address, decapFlags: this.#decapFlags, hopMac: TUNNEL_HOP.mac, cutsLong: cutsLong(),
     }));
     this.#way.attach(this.#bench(), this.#uplink, this.#device);
     this.#attached = true;

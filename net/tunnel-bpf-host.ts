@@ -1,6 +1,7 @@
 import { addressFromKey, addressKey, ipv4, mac, type IpAddress, type Ipv4 } from "../model/address.js";
 import { CareofError } from "../model/errors.js";
 import { Attachments } from "./bpf/attachments.js";
+import { cutsLong } from "./bpf/cuts-long.js";
 import { decapFlags } from "./bpf/decap.js";
 import { Ledger } from "./bpf/ledger.js";
 import { PinnedMaps } from "./bpf/loader.js";
@@ -244,6 +245,7 @@ export class BpfHostTunnel implements HostTunnel {
       gateway: gateway?.address ?? DEFAULT_GATEWAY,
       decapFlags: this.#decapFlags,
       hopMac: TUNNEL_HOP.mac,
+      cutsLong: cutsLong(),
     }));
   }
 

@@ -29,7 +29,8 @@ struct config {
 	__u32 gateway;    /* network order; what guests know as theirs */
 	__u64 decap_flags;
 	__u8 hop_mac[6];  /* of the next hop that does not exist; a frame to it must not leave unencapsulated */
-	__u8 pad[2];
+	__u8 cuts_long; /* the kernel cuts what is longer than gso_max_size, whatever its segments are */
+	__u8 pad;
 };
 
 /* Home agent, by home address. */

@@ -166,15 +166,6 @@ static __always_inline int fits(struct __sk_buff *skb, __u32 offset, const struc
 	return header + skb->gso_size <= limit;
 }
 
-/*
- * More than an outer header can say? Not what is to be cut into segments, which the kernel joins to up to 65,535 bytes: each segment gets a length of its own, and nobody reads the one before. For such a packet is
- * longer than any interface takes uncut (gso_max_size, 65,536 with the Ethernet header), so it is cut before it leaves this machine.
- */
-static __always_inline int too_big(struct __sk_buff *skb, const struct ip4 *ip)
-{
-	return bpf_ntohs(ip->length) > 65535 - IP && !skb->gso_size;
-}
-
 /* Packets on the wire that this buffer stands for. */
 static __always_inline __u64 segments(struct __sk_buff *skb, const struct ip4 *ip)
 {

@@ -44,6 +44,8 @@ export interface InstanceConfig {
   readonly gateway: Ipv4;
   readonly decapFlags: bigint;
   readonly hopMac: Mac;
+  /** `cutsLong` of this kernel. */
+  readonly cutsLong: boolean;
 }
 
 export function encodeConfig(config: InstanceConfig): Buffer {
@@ -56,6 +58,7 @@ export function encodeConfig(config: InstanceConfig): Buffer {
   bytes.set(addressKey(config.gateway).subarray(12), 156);
   bytes.writeBigUInt64LE(config.decapFlags, 160);
   bytes.set(macBytes(config.hopMac), 168);
+  bytes.writeUInt8(config.cutsLong ? 1 : 0, 174);
   return bytes;
 }
 

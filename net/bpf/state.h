@@ -18,6 +18,20 @@ static __always_inline const struct config *instance(void)
 	return bpf_map_lookup_elem(&config, &zero);
 }
 
+/*
+ * More than an outer header can say? Not what is to be cut into segments, which the kernel joins to up to 65,535 bytes: each segment gets a length of its own, and nobody reads the one before. For such a packet is
+ * longer than any interface takes uncut (gso_max_size, 65,536 with the Ethernet header), so it is cut before it leaves this machine, where the kernel looks at that (cuts-long.ts).
+ */
+static __always_inline int too_big(struct __sk_buff *skb, const struct ip4 *ip)
+{
+	const struct config *me;
+
+	if (bpf_ntohs(ip->length) <= 65535 - IP)
+		return 0;
+	me = instance();
+	return !skb->gso_size || !me || !me->cuts_long;
+}
+
 /* Of an address that has an entry: made by the first packet that is counted. 0 when the kernel has no memory at hand. */
 static __always_inline struct counters *counters_of(const struct address *home)
 {

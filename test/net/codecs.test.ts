@@ -4,6 +4,7 @@ import fc from "fast-check";
 import t from "tap";
 import { addressFromBytes, ipAddress, ipv4, isV4, mac, prefix, type IpAddress, type Ipv4 } from "../../model/address.js";
 import { CareofError } from "../../model/errors.js";
+import { cutsLong } from "../../net/bpf/cuts-long.js";
 import { readObject } from "../../net/bpf/elf.js";
 import { careofObject } from "../../net/bpf/loader.js";
 import { possibleCpus } from "../../net/bpf/maps.js";
@@ -72,9 +73,15 @@ t.test("the committed object has what the drivers load", (t) => {
   const sizes = Object.fromEntries(object.maps.map(({ keySize, name, valueSize }) => [name, [keySize, valueSize]]));
   const home = encodeHomeEntry({ home: ipv4("198.51.100.7"), active: null, accept: [], mtu: 1480 });
   const host = encodeHostRecord({ role: "forward", to: ipv4("10.0.1.1"), sender: null, hold: null });
-  const config = encodeConfig({ self: ipv4("10.0.1.1"), homeAgents: [], uplink: 1, innerMtu: 1, gateway: ipv4("169.254.1.1"), decapFlags: 0n, hopMac: mac("02:00:00:00:00:01") });
+  const config = encodeConfig({ self: ipv4("10.0.1.1"), homeAgents: [], uplink: 1, innerMtu: 1, gateway: ipv4("169.254.1.1"), decapFlags: 0n, hopMac: mac("02:00:00:00:00:01"), cutsLong: true });
   t.same(sizes, { config: [4, config.length], counters: [16, COUNTERS], stamps: [16, 40], hops: [4, 32], homes: [16, home.length], guests: [16, host.length], ports: [4, 16] });
   t.ok(object.programs.every(({ instructions }) => instructions.length > 0 && instructions.length % 8 === 0));
+  t.end();
+});
+
+t.test("which kernels cut what is longer than an interface takes", (t) => {
+  for (const version of ["6.7.0", "6.18.44-fc", "7.0", "6.6.15", "6.1.176", "5.15.150-0-generic", "5.10.210"]) t.ok(cutsLong(version), version);
+  for (const version of ["6.6.14", "6.1.0-18-amd64", "6.5.300", "5.10.209", "5.4.300", "4.19", "", "next"]) t.notOk(cutsLong(version), version);
   t.end();
 });
 
