@@ -18,6 +18,8 @@ const PATTERN = "tap-web*";
 /** The VM's end of the cable to either host. */
 const CABLE: Readonly<Record<HostName, string>> = { "host-a": "cablea", "host-b": "cableb" };
 const NUMBERS_PORT = 7003;
+/** Where nothing is about time a slow machine gets as much as it wants. */
+const BOUND_MS = 60_000;
 /** So long before the move the new port of a live migration is there, at least. */
 const READY_MS = 150;
 
@@ -123,7 +125,7 @@ export class ExternalLab {
     });
   }
 
-  async boundAt(host: HostName, limitMs = 5000): Promise<void> {
+  async boundAt(host: HostName, limitMs = BOUND_MS): Promise<void> {
     await this.lab.until(`the VM is bound to ${host}`, limitMs, async () => {
       const { host: owner, state } = await this.lab.where();
       return owner === host && state === "bound";
