@@ -15,6 +15,7 @@ import type { Guests } from "./guests.js";
 import { NO_HOLD, type Hold } from "./hold.js";
 import { localDisks } from "./hypervisor/disks.js";
 import type { Guest, StreamOptions } from "./hypervisor/driver.js";
+import type { PassedOn } from "./migration/left-behind.js";
 import { openSourceRelay } from "./migration/relay-source.js";
 import { SourceRun } from "./migration/run-source.js";
 import { beginSource, recoverSource } from "./migration/source.js";
@@ -40,7 +41,7 @@ export interface MigrationContext {
   readonly log: Logger;
   readonly hold?: Hold;
   readonly urgency: Urgency;
-  readonly stragglers: Pick<StragglerSocket, "send">;
+  readonly stragglers: Pick<StragglerSocket, "trySend">;
   /** Disks of a guest that has moved away are set aside instead of removed. */
   readonly keepMovedDisks: boolean;
 }
@@ -85,7 +86,7 @@ export class Departure {
       sendUpMarker: (token) => { network.sendUpMarker(vm, token); },
       clearStamps: () => { network.clearStamps(vm); },
       forward: () => { network.forward(vm, file.peerLocator.address); },
-      passOn: (packet) => { this.#passOn(packet); },
+      passOn: (packet) => this.#passOn(packet),
       deliver: () => { network.deliver(vm); },
       report: (event) => { this.#report(event); },
       destroyed: async () => {
@@ -107,10 +108,11 @@ export class Departure {
   }
 
   /** A broadcast, say, is not for anybody elsewhere. */
-  #passOn(packet: Buffer): void {
+  #passOn(packet: Buffer): PassedOn {
     const { peerLocator: { address: to }, spec } = this.#file;
     const destination = addressFromBytes(packet.subarray(16, 20));
-    if (isV4(to) && spec.homeAddresses.includes(destination)) this.#context.stragglers.send(packet, to);
+    if (!isV4(to) || !spec.homeAddresses.includes(destination)) return "not-meant";
+    return this.#context.stragglers.trySend(packet, to) ? "sent" : "full";
   }
 
   static begin(context: MigrationContext, file: MigrationFile, guest: Guest, body: Body<"migrate">, lead: boolean, settled: () => void): Departure {

@@ -11,9 +11,11 @@ const IPV4 = 0x0800;
 const NEEDS_CHECKSUM = 1;
 const GSO_NONE = 0;
 const GSO_TCP4 = 1;
+const GSO_UDP = 5;
 /** Of the type: congestion was notified. */
 const GSO_ECN = 0x80;
 const TCP = 6;
+const UDP = 17;
 const [FIN, PSH, CWR] = [0x01, 0x08, 0x80];
 
 /**
@@ -28,6 +30,7 @@ export function wholePackets(frame: Buffer, header: number): readonly Buffer[] |
   const [flags, gso, segment] = [frame[0] ?? 0, (frame[1] ?? 0) & ~GSO_ECN, half(4)];
   const [start, offset] = [half(6) - ETHERNET, half(8)];
   if (gso === GSO_TCP4) return tcpSegments(packet, segment);
+  if (gso === GSO_UDP) return udpSegments(packet, segment);
   if (gso !== GSO_NONE) return null;
   if ((flags & NEEDS_CHECKSUM) !== 0) {
     if (start < 20 || start + offset + 2 > packet.length) return null;
@@ -39,27 +42,52 @@ export function wholePackets(frame: Buffer, header: number): readonly Buffer[] |
 
 /** RFC 9293 §3.1: each with its part of the sequence; FIN and PSH belong to the last one, CWR (RFC 3168) to the first. */
 function tcpSegments(packet: Buffer, segment: number): readonly Buffer[] | null {
-  const ip = ((packet[0] ?? 0) & 0x0f) * 4;
+  const ip = headerLength(packet);
   if (segment === 0 || packet[9] !== TCP || packet.length < ip + 20) return null;
   const headers = ip + ((packet[ip + 12] ?? 0) >> 4) * 4;
+  return cut(packet, headers, segment, (one, at, last) => {
+    one.writeUInt32BE((packet.readUInt32BE(ip + 4) + at) >>> 0, ip + 4);
+    one.writeUInt8((packet[ip + 13] ?? 0) & ~(last ? 0 : FIN | PSH) & ~(at === 0 ? 0 : CWR), ip + 13);
+    one.writeUInt16BE(0, ip + 16);
+    one.writeUInt16BE(~withPseudoHeader(one, ip) & 0xffff, ip + 16);
+  });
+}
+
+/** Datagrams of one size that a sender hands over as one (UDP_SEGMENT). */
+function udpSegments(packet: Buffer, segment: number): readonly Buffer[] | null {
+  const ip = headerLength(packet);
+  if (segment === 0 || packet[9] !== UDP) return null;
+  return cut(packet, ip + 8, segment, (one) => {
+    one.writeUInt16BE(one.length - ip, ip + 4);
+    one.writeUInt16BE(0, ip + 6);
+    one.writeUInt16BE(notZero(~withPseudoHeader(one, ip) & 0xffff, UDP), ip + 6);
+  });
+}
+
+/** Pieces of so many bytes behind the same headers; `finish` writes what the transport wants in each. */
+function cut(packet: Buffer, headers: number, segment: number, finish: (one: Buffer, at: number, last: boolean) => void): readonly Buffer[] | null {
   if (packet.length < headers) return null;
   const found: Buffer[] = [];
   const data = packet.subarray(headers);
   for (let at = 0; at < data.length; at += segment) {
-    const part = data.subarray(at, at + segment);
-    const one = Buffer.concat([packet.subarray(0, headers), part]);
+    const one = Buffer.concat([packet.subarray(0, headers), data.subarray(at, at + segment)]);
     one.writeUInt16BE(one.length, 2);
     one.writeUInt16BE((packet.readUInt16BE(4) + found.length) & 0xffff, 4);
-    one.writeUInt32BE((packet.readUInt32BE(ip + 4) + at) >>> 0, ip + 4);
-    const last = at + segment >= data.length;
-    one.writeUInt8((packet[ip + 13] ?? 0) & ~(last ? 0 : FIN | PSH) & ~(at === 0 ? 0 : CWR), ip + 13);
     one.writeUInt16BE(0, 10);
-    one.writeUInt16BE(~sum(one.subarray(0, ip)) & 0xffff, 10);
-    one.writeUInt16BE(0, ip + 16);
-    one.writeUInt16BE(~sum(one.subarray(ip), sum(one.subarray(12, 20)) + TCP + one.length - ip) & 0xffff, ip + 16);
+    one.writeUInt16BE(~sum(one.subarray(0, headerLength(packet))) & 0xffff, 10);
+    finish(one, at, at + segment >= data.length);
     found.push(one);
   }
   return found;
+}
+
+function headerLength(packet: Buffer): number {
+  return ((packet[0] ?? 0) & 0x0f) * 4;
+}
+
+/** RFC 9293 §3.1, RFC 768: the sum over addresses, protocol, length and what is behind the IP header. */
+function withPseudoHeader(packet: Buffer, ip: number): number {
+  return sum(packet.subarray(ip), sum(packet.subarray(12, 20)) + (packet[9] ?? 0) + packet.length - ip);
 }
 
 /** RFC 1071: the sum in ones' complement of 16 bit words. */
@@ -73,5 +101,5 @@ function sum(bytes: Buffer, from = 0): number {
 
 /** RFC 768: a UDP checksum of 0 says that there is none. */
 function notZero(checksum: number, protocol: number): number {
-  return checksum === 0 && protocol === 17 ? 0xffff : checksum;
+  return checksum === 0 && protocol === UDP ? 0xffff : checksum;
 }

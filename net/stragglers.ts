@@ -16,15 +16,28 @@ export class StragglerSocket {
     this.#from = careOf;
   }
 
-  /** An IPv4 packet. @throws CareofError `kernel-refused` */
+  /** An IPv4 packet. Waits where the way out is full. @throws CareofError `kernel-refused` */
   send(packet: Buffer, to: Ipv4): void {
-    const address = Buffer.alloc(16);
-    address.writeUInt16LE(2);
-    address.set(addressBytes(to), 4);
-    sys.sendTo(this.#fd, Buffer.concat([ipHeader(this.#from, to, IPIP, IP_HEADER + packet.length), packet]), address);
+    sys.sendTo(this.#fd, this.#wrapped(packet, to), socketAddress(to));
+  }
+
+  /** False, and nothing was sent, where it would have to wait. @throws CareofError `kernel-refused` (too big for the path, a firewall) */
+  trySend(packet: Buffer, to: Ipv4): boolean {
+    return sys.trySendTo(this.#fd, this.#wrapped(packet, to), socketAddress(to));
+  }
+
+  #wrapped(packet: Buffer, to: Ipv4): Buffer {
+    return Buffer.concat([ipHeader(this.#from, to, IPIP, IP_HEADER + packet.length), packet]);
   }
 
   close(): void {
     sys.close(this.#fd);
   }
+}
+
+function socketAddress(to: Ipv4): Buffer {
+  const address = Buffer.alloc(16);
+  address.writeUInt16LE(2);
+  address.set(addressBytes(to), 4);
+  return address;
 }

@@ -79,6 +79,15 @@ export function sendTo(fd: number, data: Uint8Array, address: Uint8Array | null)
   return checked(c.sendto(fd, data, data.length, 0, address, address?.length ?? 0), "to send", "sendto");
 }
 
+/** As `sendTo`, but where it would have to wait it sends nothing: false. @throws CareofError `kernel-refused` */
+export function trySendTo(fd: number, data: Uint8Array, address: Uint8Array | null): boolean {
+  const [dontWait, again, noBuffers] = [0x40, 11, 105];
+  if (c.sendto(fd, data, data.length, dontWait, address, address?.length ?? 0) >= 0) return true;
+  const errno = koffi.errno();
+  if (errno === again || errno === noBuffers) return false;
+  throw refused("to send", errno, "sendto");
+}
+
 /** Returns the length of the datagram, which is more than the buffer's when `flags` has MSG_TRUNC and it did not fit. */
 export function receive(fd: number, into: Uint8Array, flags: number): number {
   return checked(c.recv(fd, into, into.length, flags), "to receive", "recv");

@@ -48,7 +48,7 @@ export class SourceRun {
     const state = (): SourceState => this.#state;
     this.#oldPath = new OldPath(rim);
     const { migration, vm } = this.#state.plan;
-    this.#leftBehind = new LeftBehind({ clock, log: log.child({ migration, vm }), queue: () => rim.queue(), passOn: (packet) => { rim.passOn(packet); } });
+    this.#leftBehind = new LeftBehind({ clock, log: log.child({ migration, vm }), queue: () => rim.queue(), passOn: (packet) => rim.passOn(packet) });
     this.#words = new SourceWords(rim, this.#oldPath, state);
     this.#progress = new SourceProgress({
       guest, clock, log, state, say: (body) => { rim.say(body); }, disks: () => this.#disks.figures, looked: (progress) => { this.#later({ kind: "progress", ...progress }); },
@@ -144,7 +144,12 @@ export class SourceRun {
     const { guest, log } = this.#rim;
     const { migration } = this.#state.plan;
     switch (effect.kind) {
-      case "record": { this.#record(effect.state); return; }
+      case "record": {
+        // What is still in front of its port is its own again.
+        if (effect.state === "resumed") this.#leftBehind.close();
+        this.#record(effect.state);
+        return;
+      }
       case "connect": { this.#connect(); return; }
       case "mirror-disks": { this.#commands.run("mirror-disks", () => this.#disks.begin(this.#relay)); return; }
       case "close-disks": {
@@ -181,17 +186,14 @@ export class SourceRun {
       }
       case "watch-marker": { this.#oldPath.watch(effect.token, this.#state.plan.holdMaxMs, (at) => { this.#later({ kind: "marker", at }); }); return; }
       case "forward": { this.#rim.forward(); return; }
-      case "deliver": {
-        this.#leftBehind.close();
-        this.#rim.deliver();
-        return;
-      }
+      case "deliver": { this.#rim.deliver(); return; }
       case "continue-switchover": { this.#commands.run("continue-switchover", () => guest?.continueSwitchover()); return; }
       case "cancel-send": { this.#commands.run("cancel-send", () => guest?.cancelSend()); return; }
       case "resume-guest": { this.#commands.run("resume-guest", () => guest?.resume()); return; }
       case "look": { this.#commands.look((seen) => { this.#later({ kind: "guest", ...seen }); }); return; }
       case "send-release": { this.#sendRelease(); return; }
       case "destroy-guest": {
+        this.#leftBehind.finish();
         this.#commands.run("destroy-guest", async () => { await guest?.destroy(); await this.#rim.destroyed(); });
         return;
       }

@@ -2,6 +2,7 @@ import type { Logger } from "../../model/log.js";
 import type { Body } from "../../proto/messages.js";
 import type { Hold } from "../hold.js";
 import type { Guest, StreamOptions } from "../hypervisor/driver.js";
+import type { PassedOn } from "./left-behind.js";
 import type { OldPathRim } from "./old-path.js";
 import type { SourceRelay } from "./relay.js";
 import type { SourceState } from "./source-shapes.js";
@@ -22,7 +23,7 @@ export interface SourceRim extends OldPathRim {
   sendUpMarker(token: number): void;
   forward(): void;
   /** The guest is elsewhere for good: a packet that it had not taken goes there. @throws CareofError `kernel-refused` */
-  passOn(packet: Buffer): void;
+  passOn(packet: Buffer): PassedOn;
   deliver(): void;
   /** To the home agent: `say` once, if it is there; `report` until it is answered. */
   say(body: Body): void;

@@ -42,12 +42,21 @@ export class PortDrops {
 
   #look(): void {
     for (const table of this.#tables) {
-      const now = droppedAt(this.#port, readFileSync(table, "latin1"));
+      const now = droppedAt(this.#port, tableOf(table));
       // Less than before: the port was made anew, and its counter with it.
       const before = this.#seen.get(table) ?? 0;
       const dropped = now < before ? now : now - before;
       if (dropped > 0) this.#steps.push({ at: monotonic(), dropped });
       this.#seen.set(table, now);
     }
+  }
+}
+
+/** Empty when the process is gone: whoever ended it says so. */
+function tableOf(path: string): string {
+  try {
+    return readFileSync(path, "latin1");
+  } catch {
+    return "";
   }
 }

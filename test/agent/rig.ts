@@ -85,7 +85,7 @@ export class Host {
     this.migrations = new Migrations({
       host: this.name, careOf: this.careOf, relays: this.relays, runDir: this.directory, keepMovedDisks: false, driver: this.driver, guests: this.guests, network: this.network,
       records: new Records(join(this.directory, "migrations"), migrationFile), outbox: this.outbox, say: (body) => { this.#tell(body); }, clock, log, urgency: new Urgency(log),
-      stragglers: { send: (packet, to) => { this.passedOn.push({ packet, to }); } },
+      stragglers: { trySend: (packet, to) => this.passedOn.push({ packet, to }) > 0 },
     });
     const gone = await this.guests.recover();
     const begin = await this.migrations.recover();

@@ -13,13 +13,13 @@ await t.test("a move without a lead", { timeout: 180_000 }, async (t) => {
   try {
     const { counted, rest } = await lab.run({ moves: 2, marginMs: 1000, idleMs: 0, shared: false }, () => undefined);
     t.equal(counted.length, 2);
-    for (const { move, window } of counted) {
+    for (const { move, portDropped, window } of counted) {
       t.equal(move.result, "completed");
       t.equal(move.hold, "no-gate", "whoever looks for lost packets is told why there may be some");
       t.ok(window.sentDown > PPS && window.sentUp > PPS / 2, `enough was sent: ${String(window.sentDown)} down, ${String(window.sentUp)} up`);
       t.match(window, { duplicatedDown: 0, duplicatedUp: 0 }, "nothing comes twice, whichever way it takes");
       // A halted QEMU takes one packet out of the queue before it notices, or two, and keeps them.
-      t.ok(window.sentDown - window.receivedDown <= 2, "what was on the way to it goes after it");
+      t.ok(window.sentDown - window.receivedDown - window.guestRefused - (portDropped ?? 0) <= 2, "what was on the way to it goes after it, but for what itself or its port had no room for");
       t.comment(`lost ${String(window.sentDown - window.receivedDown)} down, ${String(window.sentUp - window.receivedUp)} up; overtaken ${String(window.reorderedDown)} down, ${String(window.reorderedUp)} up; pause ${String(move.pauseMs)} ms, gap ${String(move.gapDownMs)} ms down, ${String(move.gapUpMs)} ms up`);
     }
     t.ok(await rest(), "every session lives");

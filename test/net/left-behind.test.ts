@@ -101,12 +101,27 @@ void t.test("a large TCP segment is cut as the card would have", (t) => {
   t.end();
 });
 
+void t.test("datagrams that were handed over as one are cut apart", (t) => {
+  const data = Buffer.from(Array.from({ length: 2100 }, (_, index) => index % 241));
+  const packet = ip(17, udp(data));
+  const made = wholePackets(Buffer.concat([header(12, { flags: NEEDS_CHECKSUM, gso: 5, segment: 1000, start: ETHERNET + IP, offset: 6 }), ethernet(), packet]), 12) ?? [];
+  t.same(made.map((one) => one.length - IP - 8), [1000, 1000, 100]);
+  t.same(Buffer.concat(made.map((one) => one.subarray(IP + 8))), data);
+  for (const one of made) {
+    t.same([one.readUInt16BE(2), one.readUInt16BE(IP + 4)], [one.length, one.length - IP]);
+    t.equal(folded(one.subarray(0, IP)), 0xffff);
+    t.equal(folded(one.subarray(IP), pseudo(one)), 0xffff);
+  }
+  t.end();
+});
+
 void t.test("frames of another kind are nobody's, and what cannot be made whole says so", (t) => {
   t.same(wholePackets(Buffer.concat([header(12, {}), ethernet(0x0806), Buffer.alloc(28)]), 12), [], "ARP");
   t.same(wholePackets(Buffer.concat([header(12, {}), ethernet()]), 12), [], "cut off");
   const packet = ip(17, udp(Buffer.alloc(3000)));
   t.equal(wholePackets(Buffer.concat([header(12, { gso: 3, segment: 1000 }), ethernet(), packet]), 12), null, "UDP fragments");
   t.equal(wholePackets(Buffer.concat([header(12, { gso: 1, segment: 1000 }), ethernet(), packet]), 12), null, "TCP, it says, and is UDP");
+  t.equal(wholePackets(Buffer.concat([header(12, { gso: 5, segment: 1000 }), ethernet(), ip(6, Buffer.alloc(40))]), 12), null, "UDP, it says, and is TCP");
   t.equal(wholePackets(Buffer.concat([header(12, { gso: 1 }), ethernet(), ip(6, Buffer.alloc(40))]), 12), null, "no size");
   t.equal(wholePackets(Buffer.concat([header(12, { flags: NEEDS_CHECKSUM, start: 2000, offset: 6 }), ethernet(), packet.subarray(0, 100)]), 12), null, "a checksum beyond the end");
   t.end();

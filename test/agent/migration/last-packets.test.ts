@@ -196,7 +196,7 @@ void t.test("a source that is told to give up says no more that its guest's pack
   const run = new SourceRun(beginSource(PLAN), {
     clock, log, urgency: new Urgency(log), guest: null, stream: { lead: false, maxBandwidth: 0, downtimeLimitMs: millis(20), autoConverge: false, channels: 1, postcopy: false },
     openRelay: () => Promise.resolve(relay), record: () => undefined, stamps: () => null, queue: () => null, clearStamps: () => undefined, sendUpMarker: (token) => { markers.push(token); },
-    forward: () => undefined, passOn: () => undefined, deliver: () => undefined, say: () => undefined, report: () => undefined, destroyed: () => Promise.resolve(),
+    forward: () => undefined, passOn: () => "sent", deliver: () => undefined, say: () => undefined, report: () => undefined, destroyed: () => Promise.resolve(),
   });
   await clock.advanceAsync(1);
   run.take({ kind: "stopped", at: millis(1) });
