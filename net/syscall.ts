@@ -1,6 +1,6 @@
 import koffi from "koffi";
 import { CareofError } from "../model/errors.js";
-import { refused } from "./errno.js";
+import { EAGAIN, refused } from "./errno.js";
 
 /**
  * libc through koffi: the calls that Node has no door to. Each is synchronous, runs on the calling thread (so that setns(2) holds for it), and throws
@@ -25,6 +25,7 @@ interface Libc {
   if_nametoindex(name: string): number;
   adjtimex(timex: Uint8Array): number;
   eventfd(initial: number, flags: number): number;
+  flock(fd: number, operation: number): number;
   syscall(number: number, command: number, attributes: Uint8Array, size: number): number;
 }
 
@@ -45,6 +46,7 @@ const c: Libc = {
   if_nametoindex: libc.func("if_nametoindex", "uint", ["str"]),
   adjtimex: libc.func("adjtimex", "int", ["void *"]),
   eventfd: libc.func("eventfd", "int", ["uint", "int"]),
+  flock: libc.func("flock", "int", ["int", "int"]),
   syscall: libc.func("syscall", "long", ["long", "long", "void *", "ulong"]),
 };
 
@@ -187,6 +189,17 @@ export function eventDescriptor(): number {
   const nonBlocking = 0o4000;
   const closeOnExec = 0o2000000;
   return checked(c.eventfd(0, nonBlocking | closeOnExec), "an event descriptor", "eventfd");
+}
+
+/** As flock(2): it belongs to the open file and goes with its last descriptor. "waiting": until whoever holds it lets go. */
+const LOCKS = { shared: 1 | 4, exclusive: 2 | 4, "exclusive, waiting": 2 } as const;
+
+/** False when another open file's lock is in the way. */
+export function lock(fd: number, how: keyof typeof LOCKS): boolean {
+  const result = c.flock(fd, LOCKS[how]);
+  if (result < 0 && koffi.errno() === EAGAIN) return false;
+  checked(result, "to lock a file", "flock");
+  return true;
 }
 
 /** Does the kernel hold its clock for synchronised (adjtimex(2))? Someone has to tell it: chrony, ntpd, systemd-timesyncd. */

@@ -1,8 +1,12 @@
+import { spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import t, { type Test } from "tap";
 import { ipv4, mac, prefix, type Ipv4 } from "../../model/address.js";
 import { DATA_PLANES, openHomeTunnel, openHostTunnel } from "../../net/data-plane.js";
+import { CLAIMS, EndClaim } from "../../net/end-claim.js";
 import { probeDataPlanes } from "../../net/probe-ipip.js";
 import type { HostTunnel } from "../../net/tunnel.js";
 import { LinuxVmPorts } from "../../net/vm-port-linux.js";
@@ -18,6 +22,8 @@ const NEAR = ipv4("192.0.2.9");
 const FAR = ipv4("192.0.2.10");
 const TABLE = 1234;
 const HOLDER = join(import.meta.dirname, "lab", "holder.js");
+const CLAIMANT = join(import.meta.dirname, "lab", "claimant.js");
+const ROUNDS = 100;
 
 interface Host {
   readonly net: Namespace;
@@ -63,6 +69,51 @@ t.test("one network namespace is one end: the other is refused while that lives,
   await once(killed, "exit");
   t.match(doctor("host"), [{ ok: true }], "what has died is no end");
   await machine.within(() => openHost(machine).close({ keep: false }));
+});
+
+/** What stands in the folder of claims for that namespace, and the name that its claim of `end` has. */
+function claimsOf(net: Namespace): { readonly found: () => readonly string[]; readonly path: (end: "home" | "host") => string } {
+  const number = String(net.within(() => statSync("/proc/thread-self/ns/net").ino));
+  return { found: () => readdirSync(CLAIMS).filter((name) => name.startsWith(number)), path: (end) => join(CLAIMS, `${number}-${end}`) };
+}
+
+t.test("of two that start at once one is refused, and never both have what each claims", async (t) => {
+  const net = all.make("race");
+  const processes = [net.spawn(process.execPath, CLAIMANT), net.spawn(process.execPath, CLAIMANT)];
+  const answers = processes.map(({ stdout }) => createInterface({ input: stdout })[Symbol.asyncIterator]());
+  const say = async (...words: readonly string[]): Promise<readonly unknown[]> => {
+    processes.forEach(({ stdin }, index) => { stdin.write(`${words[index] ?? "none"}\n`); });
+    return Promise.all(answers.map(async (answer) => (await answer.next()).value as unknown));
+  };
+  const outcomes = new Set<string>();
+  for (let round = 0; round < ROUNDS; round++) {
+    outcomes.add((await say("home", "host")).map(String).sort().join());
+    await say("none", "none");
+  }
+  t.same([...outcomes], ["both-ends,claimed"]);
+  t.same(await say("home", "home"), ["claimed", "claimed"], "the same end, of two processes");
+  await say("none", "none");
+  t.same(await say("none", "host"), ["none", "claimed"], "the other end after both have let go");
+  await say("none", "none");
+  t.same(claimsOf(net).found(), [], "nothing is left");
+  for (const process of processes) process.stdin.end();
+  await Promise.all(processes.map((process) => once(process, "exit")));
+});
+
+t.test("a claim is nobody's but root's, and a file without a process is no claim", (t) => {
+  const net = all.make("mine");
+  const { found, path } = claimsOf(net);
+  mkdirSync(CLAIMS, { recursive: true });
+  writeFileSync(path("home"), ""); // as a process leaves it that was killed
+  const claim = net.within(() => new EndClaim("host"));
+  t.throws(() => net.within(() => new EndClaim("home")), { code: "both-ends" });
+  t.equal(found().length, 1, "and it is tidied up");
+  t.equal(statSync(CLAIMS).mode & 0o777, 0o700);
+  const stranger = spawnSync("ls", [path("host")], { uid: 65_534, gid: 65_534, encoding: "utf8" });
+  t.match(stranger, { status: 2, stderr: /ermission denied/ }, "what cannot be opened cannot be locked");
+  claim.close();
+  t.same(found(), []);
+  t.end();
 });
 
 t.test("a host agent in a namespace of its own, on a bridge with the home agent's uplink: a VM here and elsewhere", async (t) => {
