@@ -8,6 +8,7 @@ import { fields } from "../model/config.js";
 import { ipInIp } from "../model/locator.js";
 import { createLogger } from "../model/log.js";
 import { openHostTunnel } from "../net/data-plane.js";
+import { EndClaim } from "../net/end-claim.js";
 import { Netlink } from "../net/netlink/client.js";
 import { requireLink } from "../net/netlink/links.js";
 import { LinuxPathWire, PathMtus } from "../net/path-mtu.js";
@@ -43,10 +44,20 @@ const tunnelEnds = z.strictObject({ addresses: z.array(fields.ipv4) });
 /**
  * Runs the host agent until `signal` says so; then guests, ports and tunnels are left as they are and the promise resolves. SIGHUP, which would end a process,
  * is answered in the log.
- * @throws CareofError `config-…`, `token-unreadable`, `record-unreadable`, `adopt-failed`, `unsupported`, `no-link`
+ * @throws CareofError `config-…`, `both-ends`, `token-unreadable`, `record-unreadable`, `adopt-failed`, `unsupported`, `no-link`
  */
 export async function runAgent(configFile: string, signal: AbortSignal): Promise<void> {
   const config = readAgentConfig(configFile);
+  // Before anything is touched: routes to the VMs of a former life would take the place of a home agent's. And for as long as this runs, also while no tunnel is open yet.
+  const claim = new EndClaim("host");
+  try {
+    await runOnClaimed(config, signal);
+  } finally {
+    claim.close();
+  }
+}
+
+async function runOnClaimed(config: AgentConfig, signal: AbortSignal): Promise<void> {
   const log = createLogger("agent", config.log.level).child({ host: config.name });
   const hangUp = (): void => { log.warn("SIGHUP changes nothing: a host agent takes a changed configuration over when it is restarted, and its guests run on meanwhile"); };
   process.on("SIGHUP", hangUp);

@@ -4,6 +4,7 @@ import { SystemClock } from "../model/clock.js";
 import { createLogger, type Logger } from "../model/log.js";
 import { careofVersion } from "../model/version.js";
 import { openHomeTunnel } from "../net/data-plane.js";
+import { EndClaim } from "../net/end-claim.js";
 import { LinuxHomeLan, stopAnswering } from "../net/home-lan-linux.js";
 import type { HomeLan } from "../net/home-lan.js";
 import { LinuxPathWire } from "../net/path-mtu.js";
@@ -15,10 +16,20 @@ import { HomeAgent, openStore } from "./home-agent.js";
 /**
  * Runs the home agent of a configuration file until `signal` says stop; then everything is closed and the kernel's state stays, so that traffic
  * flows on. SIGHUP takes a changed file over.
- * @throws CareofError as `readHomeAgentConfig`, `openHomeTunnel`, `Journal.open`, and `cannot-listen`
+ * @throws CareofError as `readHomeAgentConfig`, `EndClaim`, `openHomeTunnel`, `Journal.open`, and `cannot-listen`
  */
 export async function runHomeAgent(configFile: string, signal: AbortSignal): Promise<void> {
   const config = readHomeAgentConfig(configFile);
+  // Before anything is touched, and until everything is closed.
+  const claim = new EndClaim("home");
+  try {
+    await runOnClaimed(configFile, config, signal);
+  } finally {
+    claim.close();
+  }
+}
+
+async function runOnClaimed(configFile: string, config: HomeAgentConfig, signal: AbortSignal): Promise<void> {
   const log = createLogger("home-agent", config.log.level);
   mkdirSync(config.runDir, { recursive: true, mode: 0o700 });
   const store = await openStore(config.stateDir, log);

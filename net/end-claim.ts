@@ -24,7 +24,7 @@ export function requireOneEnd(end: End): void {
 
 /**
  * Says which end this network namespace has: by a lock on a file, which is gone with the process, however that ends. Any number of processes may have the same end (each has a `runDir` of its own), and a process any
- * number of claims.
+ * number of claims: an agent has one from before it touches anything, each of its tunnels another.
  */
 export class EndClaim {
   readonly #path: string;
