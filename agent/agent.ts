@@ -58,6 +58,8 @@ export class HostAgent {
   readonly #options: HostAgentOptions;
   readonly #instance = randomBytes(8).toString("hex");
   readonly #turns = new Turns<VmId>();
+  readonly #tunnels = new Turns<"tunnel">();
+  /** Of the tunnel in use. */
   #tunnelEnds: readonly Ipv4[] = [];
   #refreshTimer: Timer | null = null;
   #closed = false;
@@ -272,16 +274,23 @@ export class HostAgent {
     return ipInIp(this.#options.careOf, this.#options.pathMtu);
   }
 
-  async #useTunnel(ends: readonly Ipv4[]): Promise<void> {
+  #useTunnel(ends: readonly Ipv4[]): Promise<void> {
+    return this.#tunnels.take("tunnel", () => this.#openTunnel(ends));
+  }
+
+  /** What has failed is tried again at the next registration. */
+  async #openTunnel(ends: readonly Ipv4[]): Promise<void> {
     if (ends.length === 0 || (ends.length === this.#tunnelEnds.length && ends.every((end, index) => end === this.#tunnelEnds[index]))) return;
     const { network, rememberTunnelEnds, log } = this.#options;
-    this.#tunnelEnds = ends;
     const before = network.tunnel;
     const tunnel = this.#options.openTunnel(ends);
+    // Not those of the one before any more, and these when all is done.
+    this.#tunnelEnds = [];
     log.info({ driver: tunnel.driver, homeAgents: ends }, "tunnel");
     await network.useTunnel(tunnel);
     await before?.close({ keep: true });
     this.#usePaths(ends);
+    this.#tunnelEnds = ends;
     rememberTunnelEnds(ends);
   }
 
