@@ -9,6 +9,7 @@ import { ipInIp } from "../model/locator.js";
 import { createLogger } from "../model/log.js";
 import { openHostTunnel } from "../net/data-plane.js";
 import { EndClaim } from "../net/end-claim.js";
+import { refuseLeftHome } from "../net/left-end.js";
 import { Netlink } from "../net/netlink/client.js";
 import { requireLink } from "../net/netlink/links.js";
 import { LinuxPathWire, PathMtus } from "../net/path-mtu.js";
@@ -44,13 +45,14 @@ const tunnelEnds = z.strictObject({ addresses: z.array(fields.ipv4) });
 /**
  * Runs the host agent until `signal` says so; then guests, ports and tunnels are left as they are and the promise resolves. SIGHUP, which would end a process,
  * is answered in the log.
- * @throws CareofError `config-…`, `both-ends`, `token-unreadable`, `record-unreadable`, `adopt-failed`, `unsupported`, `no-link`
+ * @throws CareofError `config-…`, `both-ends`, `not-ours`, `token-unreadable`, `record-unreadable`, `adopt-failed`, `unsupported`, `no-link`
  */
 export async function runAgent(configFile: string, signal: AbortSignal): Promise<void> {
   const config = readAgentConfig(configFile);
   // Before anything is touched: routes to the VMs of a former life would take the place of a home agent's. And for as long as this runs, also while no tunnel is open yet.
   const claim = new EndClaim("host");
   try {
+    requireNoLeftHome(config.uplink);
     await runOnClaimed(config, signal);
   } finally {
     claim.close();
@@ -146,6 +148,16 @@ async function runOnClaimed(config: AgentConfig, signal: AbortSignal): Promise<v
 function addressOf(config: AgentConfig): readonly Ipv4[] {
   const { hostname } = new URL(config.homeAgent);
   return /^[0-9.]+$/.test(hostname) ? [ipv4(hostname)] : [];
+}
+
+/** @throws CareofError `not-ours` */
+function requireNoLeftHome(uplink: string): void {
+  const netlink = new Netlink();
+  try {
+    refuseLeftHome(netlink, uplink);
+  } finally {
+    netlink.close();
+  }
 }
 
 /** By netlink, which sees the process's own network namespace; /sys may show another one. @throws CareofError `no-link` */

@@ -4,6 +4,7 @@ import { createMap, type BpfMap } from "./bpf/maps.js";
 import { requireOneEnd } from "./end-claim.js";
 import { EEXIST, EOPNOTSUPP, errnoOf } from "./errno.js";
 import { IPIP_DEVICE, removeLeftTrials, TRIAL_DEVICE, type End } from "./ipip-device.js";
+import { refuseLeftHome } from "./left-end.js";
 import { Netlink } from "./netlink/client.js";
 import { createIpip } from "./netlink/ipip.js";
 import { deleteLink, findLink, requireLink } from "./netlink/links.js";
@@ -49,6 +50,7 @@ export function tryDriver(driver: "bpf" | "ipip", end: End, uplink: string | nul
   const netlink = new Netlink();
   try {
     if (uplink !== null && findLink(netlink, uplink) !== null) way.uplink(netlink, uplink);
+    if (uplink !== null && end === "host") refuseLeftHome(netlink, uplink);
     if (driver === "ipip") tryIpipDevice(netlink, uplink === null ? null : end);
     tryPrograms(way);
   } finally {

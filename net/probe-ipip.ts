@@ -35,6 +35,7 @@ export function probeDataPlanes(wanted: DataPlane, end: End, uplink: string, att
   } catch (thrown) {
     const { code, message } = toCareofError(thrown);
     if (code === "both-ends") return [{ name: DATA_PLANE, ok: false, found: message, mend: "run one of them in a network namespace of its own; README has how" }];
+    if (code === "not-ours" && wanted !== "ipip") return [{ name: DATA_PLANE, ok: false, found: message, mend: "the commands stand there; if it shall run here again, this host agent needs a network namespace of its own" }];
     return [wanted === "auto" ? neither(message) : { name: DATA_PLANE, ok: false, found: `${wanted}, as configured, does not work here: ${message}`, mend: "tunnel.dataPlane: auto takes the other one where that works" }];
   }
 }

@@ -10,6 +10,7 @@ import { decodeHomeEntry, encodeConfig, encodeHomeEntry, putHomeEntry } from "./
 import { removeIpipDevice } from "./ipip-device.js";
 import { EndClaim, requireOneEnd } from "./end-claim.js";
 import { checkHomeEntry, checkSet, requireV4 } from "./entry-checks.js";
+import { PREFERENCES } from "./left-end.js";
 import { MarkerSocket } from "./marker.js";
 import { Netlink } from "./netlink/client.js";
 import type { Link } from "./netlink/links.js";
@@ -21,8 +22,6 @@ import type { Counters, HomeEntry, HomeTunnel, HomeTunnelOptions, Stamps } from 
 import { HOME_MAPS, type HomeWay, type Workbench } from "./tunnel-way.js";
 import { requireEthernet } from "./uplink.js";
 
-/** Our place among the uplink's filters; what a host's end has left there has another. */
-const PREFERENCE = 202;
 /** A connected home network (proxy ARP) comes before "unreachable". */
 const UNREACHABLE_METRIC = 60_000;
 
@@ -94,7 +93,7 @@ export class BpfHomeTunnel implements HomeTunnel {
     this.#maps = new PinnedMaps(options.runDir, way.maps, options.maxEntries);
     this.#homes = this.#maps.get("homes");
     this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));
-    this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCE);
+    this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCES.home);
     for (const program of way.programs) this.#attachments.load(program);
     this.#decapFlags = way.decapFlags(this.#maps);
     this.#markers = new MarkerSocket();

@@ -10,6 +10,7 @@ import { decodeHostRecord, encodeConfig, encodeHostRecord, MAX_HOME_AGENTS, type
 import { removeIpipDevice } from "./ipip-device.js";
 import { EndClaim, requireOneEnd } from "./end-claim.js";
 import { checkHostEntry, checkSet, requireV4 } from "./entry-checks.js";
+import { PREFERENCES, refuseLeftHome } from "./left-end.js";
 import { MarkerSocket } from "./marker.js";
 import { Netlink } from "./netlink/client.js";
 import { listLinks, requireLink, type Link } from "./netlink/links.js";
@@ -20,7 +21,6 @@ import type { Counters, HostEntry, HostTunnel, HostTunnelOptions, Stamps } from 
 import { HOST_MAPS, type HostWay, type Workbench } from "./tunnel-way.js";
 import { requireEthernet } from "./uplink.js";
 
-const PREFERENCE = 203;
 /** What a guest's gateway is unless the options say otherwise. */
 const DEFAULT_GATEWAY = ipv4("169.254.1.1");
 
@@ -77,7 +77,7 @@ export class BpfHostTunnel implements HostTunnel {
 
   /**
    * Opens what an earlier process left in `runDir`; traffic is touched only from the first `set` or `put` on.
-   * @throws CareofError `both-ends`, `no-link`, `unsupported`, `too-many` (home agents), `no-home-agent`, `kernel-refused`
+   * @throws CareofError `both-ends`, `no-link`, `unsupported`, `not-ours` (what a home agent has left), `too-many` (home agents), `no-home-agent`, `kernel-refused`
    */
   constructor(options: HostTunnelOptions, way: HostWay = BPF_HOST_WAY) {
     const [first] = options.homeAgents;
@@ -91,12 +91,13 @@ export class BpfHostTunnel implements HostTunnel {
     this.#pathMtu = options.pathMtu;
     this.#netlink = new Netlink();
     this.#uplink = way.uplink(this.#netlink, options.uplink);
+    refuseLeftHome(this.#netlink, options.uplink);
     this.#device = way.prepare(this.#netlink, this.#uplink);
     this.#maps = new PinnedMaps(options.runDir, way.maps, options.maxEntries);
     this.#guests = this.#maps.get("guests");
     this.#ports = this.#maps.get("ports");
     this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));
-    this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCE);
+    this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCES.host);
     for (const program of way.programs) this.#attachments.load(program);
     this.#decapFlags = way.decapFlags(this.#maps);
     this.#markers = new MarkerSocket();

@@ -67,9 +67,17 @@ t.test("one network namespace is one end: the other is refused while that lives,
   t.throws(() => openHost(machine), { code: "both-ends" }, "of another process");
   killed.kill("SIGKILL");
   await once(killed, "exit");
-  t.match(doctor("host"), [{ ok: true }], "what has died is no end");
+  t.match(doctor("host"), [{ ok: false, found: /a home agent's, which does not run now/ }], "what has died is no end, but has left something");
+  clearLeft(machine);
+  t.match(doctor("host"), [{ ok: true }]);
   await machine.within(() => openHost(machine).close({ keep: false }));
 });
+
+/** As an operator does by what doctor says. */
+function clearLeft(machine: Namespace): void {
+  const [row] = machine.within(() => probeDataPlanes("auto", "host", "uplink"));
+  machine.exec("sh", "-c", /"(.*)"/.exec(row?.found ?? "")?.[1] ?? "exit 1");
+}
 
 /** What stands in the folder of claims for that namespace, and the name that its claim of `end` has. */
 function claimsOf(net: Namespace): { readonly found: () => readonly string[]; readonly path: (end: "home" | "host") => string } {
@@ -114,6 +122,23 @@ t.test("a claim is nobody's but root's, and a file without a process is no claim
   claim.close();
   t.same(found(), []);
   t.end();
+});
+
+t.test("what a home agent has left on the uplink is in a host's way, and it says how to be rid of it", async (t) => {
+  const [machine, other] = [all.make("former"), all.make("peer")];
+  all.connect(machine, "uplink", other, "uplink");
+  machine.ip(`address add ${HOME_AGENT}/24 dev uplink`);
+  const { tunnel } = machine.within(() => openHomeTunnel("bpf", homeOptions("uplink")));
+  await machine.within(() => tunnel.set([{ home: VM.home, active: NEAR, accept: [NEAR], mtu: MTU }]));
+  await machine.within(() => tunnel.close({ keep: true }));
+  for (const wanted of DATA_PLANES) {
+    t.throws(() => machine.within(() => openHostTunnel(wanted, hostOptions("uplink", HOME_AGENT))), { code: "not-ours", message: /a home agent's.*"tc filter del dev uplink ingress .*egress .*shall not run here again/ }, wanted);
+  }
+  t.match(machine.within(() => probeDataPlanes("auto", "host", "uplink")), [{ ok: false, found: /a home agent's/, mend: /the commands stand there/ }]);
+  clearLeft(machine);
+  t.equal(machine.exec("ip", "route", "show", "proto", "202"), "");
+  t.match(machine.within(() => probeDataPlanes("auto", "host", "uplink")), [{ ok: true }]);
+  await machine.within(() => openHostTunnel("bpf", hostOptions("uplink", HOME_AGENT)).tunnel.close({ keep: false }));
 });
 
 t.test("a host agent in a namespace of its own, on a bridge with the home agent's uplink: a VM here and elsewhere", async (t) => {
