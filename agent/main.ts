@@ -74,7 +74,7 @@ async function runOnClaimed(config: AgentConfig, signal: AbortSignal): Promise<v
   const ports = new LinuxVmPorts({ uplink: config.uplink, gateway: config.gateway, table: config.ports.table, pathMtu });
   const network = new VmNetwork({ ports, queueLength: config.ports.queueLength, guestMtu: config.ports.mtu === 0 ? pathMtu - TUNNEL_HEADER : config.ports.mtu });
   // Its news begins before anything is set there, so that no loss of it is overlooked.
-  const uplink = new UplinkMender({ uplink: config.uplink, news: new LinuxUplinkNews({ uplink: config.uplink, address: config.careOf }), clock, log, renew: () => network.apply() });
+  const uplink = new UplinkMender({ uplink: config.uplink, news: new LinuxUplinkNews({ uplink: config.uplink, address: config.careOf }), clock, log, renew: () => network.renew() });
   const session: Session = new Session({
     url: config.homeAgent, host: config.name, token: readToken(config.tokenFile, log), clock, log, random: Math.random,
     register: () => agent.registration(),

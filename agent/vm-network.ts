@@ -85,9 +85,23 @@ export class VmNetwork {
   }
 
   async apply(): Promise<void> {
-    await this.#options.ports.set([...[...this.#attached.values()].map(({ port }) => port), ...this.#outsidePorts.values()]);
+    await this.#options.ports.set(this.#ports());
     this.#going.clear();
-    await this.#tunnel?.set([...[...this.#attached.values()].flatMap(entriesOf), ...[...this.#outside.values()].flatMap(({ entries }) => entries)]);
+    await this.#tunnel?.set(this.#entries());
+  }
+
+  /** What the kernel may have dropped is set again, and nothing else is changed: what cannot be, of one VM, keeps no other one's from it. @throws CareofError the first failure, when everything has been tried */
+  async renew(): Promise<void> {
+    const failures: CareofError[] = [];
+    // One after the other: the tunnel's entries lead to the ports.
+    for (const part of [() => this.#options.ports.renew(this.#ports()), () => this.#tunnel?.renew(this.#entries())]) {
+      try {
+        await part();
+      } catch (thrown) {
+        failures.push(toCareofError(thrown));
+      }
+    }
+    if (failures[0] !== undefined) throw failures[0];
   }
 
   /** Idempotent. Returns the port's interface, ready for the hypervisor. `existing`: an interface that is there already and is not made. @throws CareofError `no-link` when it is not */
@@ -133,6 +147,14 @@ export class VmNetwork {
     const port = this.#forget(vm);
     if (port !== null) await this.#options.ports.giveAway(port);
     return port;
+  }
+
+  #ports(): readonly VmPort[] {
+    return [...[...this.#attached.values()].map(({ port }) => port), ...this.#outsidePorts.values()];
+  }
+
+  #entries(): readonly HostEntry[] {
+    return [...[...this.#attached.values()].flatMap(entriesOf), ...[...this.#outside.values()].flatMap(({ entries }) => entries)];
   }
 
   async #dropGoing(whose: (owner: VmId) => boolean): Promise<void> {

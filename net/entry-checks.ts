@@ -1,6 +1,8 @@
 import { isV4, type IpAddress, type Ipv4 } from "../model/address.js";
 import { CareofError } from "../model/errors.js";
+import { requireInterfaceName } from "./tap.js";
 import type { HomeEntry, HostEntry } from "./tunnel.js";
+import type { VmPort } from "./vm-port.js";
 
 /** As many care-of addresses as one entry of any driver holds: the hosts of a migration, and those in their grace time after earlier ones. */
 export const MAX_CARE_OF = 8;
@@ -42,4 +44,19 @@ export function checkHostEntry(entry: HostEntry): void {
 export function checkSet(entries: readonly { readonly home: IpAddress }[], maxEntries: number): void {
   if (entries.length > maxEntries) throw new CareofError("too-many", `${String(entries.length)} entries, of at most ${String(maxEntries)}`);
   if (new Set(entries.map(({ home }) => home)).size < entries.length) throw new CareofError("malformed-entries", "an address is listed twice");
+}
+
+/** @throws CareofError as `checkHostEntry` and `checkSet` */
+export function checkHostSet(entries: readonly HostEntry[], maxEntries: number): void {
+  entries.forEach(checkHostEntry);
+  checkSet(entries, maxEntries);
+}
+
+/** What can be said without a look at the kernel. @throws CareofError `malformed-port`, `unsupported-address` */
+export function checkPorts(ports: readonly VmPort[]): void {
+  if (new Set(ports.map(({ name }) => name)).size < ports.length) throw new CareofError("malformed-port", "a port is listed twice");
+  for (const { homeAddresses, name } of ports) {
+    requireInterfaceName(name);
+    homeAddresses.forEach(requireV4);
+  }
 }

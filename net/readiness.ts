@@ -76,8 +76,8 @@ class Poller {
     if (!this.#members.delete(member)) return false;
     for (const [descriptor, { owner }] of [...this.#watched]) if (owner === member) this.#watched.delete(descriptor);
     const last = this.#members.size === 0;
-    if (last && this.#state === "idle") close(this.#wake);
-    else this.#again();
+    if (this.#state === "waiting") this.#ring();
+    else if (last && this.#state === "idle") close(this.#wake);
     return last;
   }
 

@@ -1,5 +1,6 @@
 import { addressFromKey, addressKey, ipv4, mac, type IpAddress, type Ipv4 } from "../model/address.js";
 import { CareofError } from "../model/errors.js";
+import { Attempts } from "./attempts.js";
 import { Attachments } from "./bpf/attachments.js";
 import { cutsLong } from "./bpf/cuts-long.js";
 import { decapFlags } from "./bpf/decap.js";
@@ -9,7 +10,7 @@ import type { BpfMap } from "./bpf/maps.js";
 import { decodeHostRecord, encodeConfig, encodeHostRecord, MAX_HOME_AGENTS, type HostRecord } from "./bpf/records.js";
 import { removeIpipDevice } from "./ipip-device.js";
 import { EndClaim, requireOneEnd } from "./end-claim.js";
-import { checkHostEntry, checkSet, requireV4 } from "./entry-checks.js";
+import { checkHostEntry, checkHostSet, requireV4 } from "./entry-checks.js";
 import { PREFERENCES, refuseLeftHome } from "./left-end.js";
 import { MarkerSocket } from "./marker.js";
 import { Netlink } from "./netlink/client.js";
@@ -108,6 +109,17 @@ export class BpfHostTunnel implements HostTunnel {
     return settled(() => { this.#set(entries); });
   }
 
+  renew(entries: readonly HostEntry[]): Promise<void> {
+    return settled(() => {
+      checkHostSet(entries, this.#options.maxEntries);
+      this.#lookAtUplink();
+      this.#attach();
+      const attempts = new Attempts();
+      for (const entry of entries) attempts.make(() => { this.put(entry); });
+      attempts.end();
+    });
+  }
+
   put(entry: HostEntry, justBefore?: () => void): void {
     checkHostEntry(entry);
     const record = this.#record(entry);
@@ -171,12 +183,9 @@ export class BpfHostTunnel implements HostTunnel {
 
   /** No `await` inside, for the reason given in the home agent's end. All ports are looked up before anything changes. */
   #set(entries: readonly HostEntry[]): void {
-    entries.forEach(checkHostEntry);
-    checkSet(entries, this.#options.maxEntries);
+    checkHostSet(entries, this.#options.maxEntries);
     const wanted = entries.map((entry): [Uint8Array, HostRecord] => [addressKey(entry.home), this.#record(entry)]);
-    this.#uplink = this.#way.uplink(this.#netlink, this.#options.uplink);
-    this.#device = this.#way.prepare(this.#netlink, this.#uplink);
-
+    this.#lookAtUplink();
     const stale = new Map(this.#guests.keys().map((key) => [key.toString("hex"), key]));
     for (const [key, record] of wanted) {
       stale.delete(Buffer.from(key).toString("hex"));
@@ -193,6 +202,11 @@ export class BpfHostTunnel implements HostTunnel {
     }
     this.#releasePorts();
     this.#way.retireOther(this.#bench(), this.#uplink);
+  }
+
+  #lookAtUplink(): void {
+    this.#uplink = this.#way.uplink(this.#netlink, this.#options.uplink);
+    this.#device = this.#way.prepare(this.#netlink, this.#uplink);
   }
 
   #write(key: Uint8Array, record: HostRecord, justBefore?: () => void): void {

@@ -1,7 +1,8 @@
 import type { IpAddress, Ipv4 } from "../model/address.js";
 import type { Clock } from "../model/clock.js";
 import { CareofError } from "../model/errors.js";
-import { checkHomeEntry, checkHostEntry, checkSet, requireV4 } from "./entry-checks.js";
+import { Attempts } from "./attempts.js";
+import { checkHomeEntry, checkHostEntry, checkHostSet, checkSet, requireV4 } from "./entry-checks.js";
 import { FakeLedger, FakeWire, NOBODY, requireToken, type Fate, type Packet } from "./tunnel-fake-wire.js";
 import type { Counters, HomeEntry, HomeTunnel, HostEntry, HostTunnel, Stamps } from "./tunnel.js";
 
@@ -129,6 +130,16 @@ export class FakeHostTunnel implements HostTunnel {
       this.#entries = new Map(entries.map((entry) => [entry.home, entry]));
       this.#ledger.keepOnly(new Set(this.#entries.keys()));
       for (const { home } of entries) this.#ledger.open(home);
+      resolve();
+    });
+  }
+
+  renew(entries: readonly HostEntry[]): Promise<void> {
+    return new Promise((resolve) => {
+      checkHostSet(entries, this.#maxEntries);
+      const attempts = new Attempts();
+      for (const entry of entries) attempts.make(() => { this.put(entry); });
+      attempts.end();
       resolve();
     });
   }

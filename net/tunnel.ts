@@ -114,6 +114,11 @@ export interface HomeTunnel extends Tunnel {
 
 export interface HostTunnel extends Tunnel {
   set(entries: readonly HostEntry[]): Promise<void>;
+  /**
+   * For what the kernel may have dropped (net/uplink-mender.ts): makes it as it is wanted again, first what is on the uplink, then each entry for itself, and takes nothing away. One that cannot be (its port is gone) keeps no
+   * other one from it, and stays as it was: its failure, or the first of some, is told at the end. What is malformed changes nothing.
+   */
+  renew(entries: readonly HostEntry[]): Promise<void>;
   /** `justBefore` is called when everything is ready for the switch: what must go out before the next packet does so there. */
   put(entry: HostEntry, justBefore?: () => void): void;
   drop(home: IpAddress): void;

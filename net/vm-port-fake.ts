@@ -1,5 +1,6 @@
 import { CareofError } from "../model/errors.js";
-import { requireV4 } from "./entry-checks.js";
+import { Attempts } from "./attempts.js";
+import { checkPorts } from "./entry-checks.js";
 import { requireInterfaceName } from "./tap.js";
 import type { PortQueue } from "./tap-queue.js";
 import type { VmPort, VmPorts } from "./vm-port.js";
@@ -18,6 +19,21 @@ export class FakeVmPorts implements VmPorts {
     return new Promise((resolve) => {
       this.#check(ports);
       this.#ports = new Map(ports.map((port) => [port.name, port]));
+      resolve();
+    });
+  }
+
+  renew(ports: readonly VmPort[]): Promise<void> {
+    return new Promise((resolve) => {
+      checkPorts(ports);
+      const attempts = new Attempts();
+      for (const port of ports) {
+        attempts.make(() => {
+          this.#requireUsable(port);
+          this.#ports.set(port.name, port);
+        });
+      }
+      attempts.end();
       resolve();
     });
   }
@@ -75,13 +91,13 @@ export class FakeVmPorts implements VmPorts {
   }
 
   #check(ports: readonly VmPort[]): void {
-    if (new Set(ports.map(({ name }) => name)).size < ports.length) throw new CareofError("malformed-port", "a port is listed twice");
-    for (const port of ports) {
-      requireInterfaceName(port.name);
-      port.homeAddresses.forEach(requireV4);
-      if (port.kind === "external" && !this.external.has(port.name)) throw noLink(port.name);
-      if (port.kind === "tap" && this.external.has(port.name)) throw new CareofError("not-ours", `interface ${port.name} exists and was not made by this host agent`);
-    }
+    checkPorts(ports);
+    for (const port of ports) this.#requireUsable(port);
+  }
+
+  #requireUsable({ kind, name }: VmPort): void {
+    if (kind === "external" && !this.external.has(name)) throw noLink(name);
+    if (kind === "tap" && this.external.has(name)) throw new CareofError("not-ours", `interface ${name} exists and was not made by this host agent`);
   }
 }
 

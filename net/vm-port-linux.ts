@@ -1,6 +1,7 @@
 import { ipv4, isV4, mac, type Ipv4 } from "../model/address.js";
 import { CareofError } from "../model/errors.js";
-import { requireV4 } from "./entry-checks.js";
+import { Attempts } from "./attempts.js";
+import { checkPorts } from "./entry-checks.js";
 import { deleteAddress, listAddresses, putAddress } from "./netlink/addresses.js";
 import { Netlink } from "./netlink/client.js";
 import { changeLink, deleteLink, findLink, listLinks, requireLink, type Link } from "./netlink/links.js";
@@ -54,6 +55,21 @@ export class LinuxVmPorts implements VmPorts {
       const wanted = new Set(ports.map(({ name }) => name));
       for (const name of this.#leftOver()) if (!wanted.has(name)) this.#drop(name);
       for (const port of ports) this.#put(port);
+    });
+  }
+
+  renew(ports: readonly VmPort[]): Promise<void> {
+    return settled(() => {
+      checkPorts(ports);
+      this.#prepareHost();
+      const attempts = new Attempts();
+      for (const port of ports) {
+        attempts.make(() => {
+          this.#requireUsable(port);
+          this.#put(port);
+        });
+      }
+      attempts.end();
     });
   }
 
@@ -113,15 +129,15 @@ export class LinuxVmPorts implements VmPorts {
 
   /** Everything that can be wrong with the wish is found before anything changes. */
   #check(ports: readonly VmPort[]): void {
-    if (new Set(ports.map(({ name }) => name)).size < ports.length) throw new CareofError("malformed-port", "a port is listed twice");
-    for (const port of ports) {
-      requireInterfaceName(port.name);
-      port.homeAddresses.forEach(requireV4);
-      const link = findLink(this.#netlink, port.name);
-      if (port.kind === "external" && link === null) throw new CareofError("no-link", `there is no interface "${port.name}"`, { retryable: true });
-      if (port.kind === "tap" && link !== null && link.alias !== this.#alias()) {
-        throw new CareofError("not-ours", `interface ${port.name} exists and was not made by this host agent`);
-      }
+    checkPorts(ports);
+    for (const port of ports) this.#requireUsable(port);
+  }
+
+  #requireUsable({ kind, name }: VmPort): void {
+    const link = findLink(this.#netlink, name);
+    if (kind === "external" && link === null) throw new CareofError("no-link", `there is no interface "${name}"`, { retryable: true });
+    if (kind === "tap" && link !== null && link.alias !== this.#alias()) {
+      throw new CareofError("not-ours", `interface ${name} exists and was not made by this host agent`);
     }
   }
 

@@ -30,6 +30,11 @@ export interface VmPort {
  */
 export interface VmPorts {
   set(ports: readonly VmPort[]): Promise<void>;
+  /**
+   * For what the kernel may have dropped (net/uplink-mender.ts): makes it as it is wanted again, first what all ports share, then each for itself, and takes nothing away. A port that cannot be (it is gone, or not ours any more)
+   * keeps no other one from it: its failure, or the first of some, is told at the end. What is malformed changes nothing.
+   */
+  renew(ports: readonly VmPort[]): Promise<void>;
   put(port: VmPort): Promise<void>;
   /** Idempotent. */
   drop(name: string): Promise<void>;

@@ -2,6 +2,7 @@ import t from "tap";
 import { VmNetwork } from "../../agent/vm-network.js";
 import { ipv4 } from "../../model/address.js";
 import { CareofError } from "../../model/errors.js";
+import { vmId } from "../../model/ids.js";
 import { FakeHostTunnel } from "../../net/tunnel-fake.js";
 import { FakeVmPorts } from "../../net/vm-port-fake.js";
 import { FakeClock } from "../model/fake-clock.js";
@@ -76,4 +77,22 @@ await t.test("an interface of somebody else's is let go of with the VM that is n
   ports.refuses = false;
   await network.tidy();
   t.same(names(ports), []);
+});
+
+await t.test("a renewal is one of ports and tunnel, of each VM for itself", async (t) => {
+  const { ports, tunnel, network } = await host();
+  ports.external.add("tap-a");
+  await network.attach({ ...specOf(), vm: vmId("db1"), homeAddresses: [ipv4("198.51.100.8")] }, [], "tap-a");
+  await network.attach(specOf(), []);
+  const entries = tunnel.entries();
+  await network.renew();
+  t.same([names(ports), tunnel.entries()], [[PORT, "tap-a"], entries], "what is right stays");
+  await ports.set([]);
+  await tunnel.set([]);
+  ports.external.delete("tap-a");
+  await t.rejects(network.renew(), { code: "no-link", message: /tap-a/ });
+  t.same([names(ports), tunnel.entries()], [[PORT], entries], "the one without its port is told of behind the others");
+  ports.external.add("tap-a");
+  await network.renew();
+  t.same(names(ports), [PORT, "tap-a"]);
 });

@@ -173,6 +173,13 @@ async function tunnels(t: Test, { ends, guests }: { readonly ends: Ends; readonl
   await t.rejects(a.within(() => a.tunnel.set([deliver(one), { ...deliver(two), port: "nowhere0" }])), { code: "no-link" });
   t.same(a.within(() => a.tunnel.entries()), guestEntries);
 
+  a.within(() => { a.tunnel.drop(one.home); });
+  await t.rejects(a.within(() => a.tunnel.renew([{ ...deliver(two), port: "nowhere0" }, deliver(one)])), { code: "no-link" });
+  t.same(a.within(() => a.tunnel.entries()), [deliver(one)], "renewed, one that cannot be keeps no other one from it");
+  await t.rejects(a.within(() => a.tunnel.renew([deliver(two), deliver(one), deliver(one)])), { code: "malformed-entries" });
+  await a.within(() => a.tunnel.renew([]));
+  t.same(a.within(() => a.tunnel.entries()), [deliver(one)], "and nothing is taken away");
+
   inHome(() => { home.drop(one.home); });
   inHome(() => { home.drop(one.home); });
   t.same(home.entries().map((entry) => entry.home), [two.home]);
@@ -233,6 +240,12 @@ async function ports(t: Test, make: { readonly ports: VmPorts; readonly within: 
   await t.rejects(within(() => made.put({ ...tap, homeAddresses: [ipAddress("2001:db8::1")] })), { code: "unsupported-address" });
   await t.rejects(within(() => made.set([tap, tap])), { code: "malformed-port" });
   t.same(made.list().map(({ name }) => name), names, "bad input changes nothing");
+  await within(() => made.drop(tap.name));
+  await t.rejects(within(() => made.renew([{ ...external, name: "nowhere0" }, tap])), { code: "no-link" });
+  t.same(made.list().map(({ name }) => name), names, "renewed, one that cannot be keeps no other one from it");
+  await t.rejects(within(() => made.renew([tap, tap])), { code: "malformed-port" });
+  await within(() => made.renew([]));
+  t.same(made.list().map(({ name }) => name), names, "and nothing is taken away");
   await within(() => made.put({ ...tap, queueLength: 50 }));
   t.equal(made.list().find(({ name }) => name === tap.name)?.queueLength, 50);
   await within(() => made.drop(tap.name));
