@@ -6,8 +6,9 @@ import type { UplinkLoss, UplinkNews } from "./uplink-news.js";
 
 /** An interface that is set up anew has much news at once. */
 export const SETTLE_MS = millis(100);
-/** What the kernel refused is tried again after so long. */
+/** What the kernel refused is tried again after so long, then after twice as long, and so on: a renewal may take a second itself. */
 export const AGAIN_MS = millis(1000);
+export const AGAIN_AT_MOST_MS = millis(30_000);
 /** Whoever sets the uplink up (a network manager) may throw out what it does not know, and of routes that were removed there is no news. */
 export const SECOND_LOOK_MS = millis(3000);
 
@@ -16,7 +17,7 @@ export interface UplinkMenderOptions {
   readonly news: UplinkNews;
   readonly clock: Clock;
   readonly log: Logger;
-  /** Makes everything on the uplink as it is wanted; nothing happens where it is so already. May fail. */
+  /** Makes everything on the uplink as it is wanted; nothing happens where it is so already. May fail, behind having set what can be. */
   readonly renew: () => Promise<void>;
   /** A loss was made good. */
   readonly mended?: (why: UplinkLoss) => void;
@@ -34,6 +35,8 @@ export class UplinkMender {
   /** What has been lost and not been set again; `again` for the second look. */
   #owed: UplinkLoss | "again" | null = null;
   #timer: { readonly timer: Timer; readonly due: Millis } | null = null;
+  /** After the next refusal. */
+  #pause = AGAIN_MS;
   #renewing = false;
   /** What the log has said last, of what is not mended yet. */
   #said: string | null = null;
@@ -49,9 +52,9 @@ export class UplinkMender {
     news.watch({
       lost: (why) => {
         this.#owe(why);
-        this.#schedule(SETTLE_MS);
+        this.#soon();
       },
-      there: () => { if (this.#owed !== null && this.#owed !== "again") this.#schedule(SETTLE_MS); },
+      there: () => { if (this.#owed !== null && this.#owed !== "again") this.#soon(); },
       failed: (error) => { if (!this.#closed) log.error({ uplink, reason: error.code, err: error }, "the uplink is not watched any more: what it loses is not set again before a restart"); },
     });
   }
@@ -65,6 +68,12 @@ export class UplinkMender {
   /** The greatest loss gives the reason. */
   #owe(why: UplinkLoss): void {
     if (this.#owed === null || this.#owed === "again" || GREATNESS[why] > GREATNESS[this.#owed]) this.#owed = why;
+  }
+
+  /** What was refused before may work now. */
+  #soon(): void {
+    this.#pause = AGAIN_MS;
+    this.#schedule(SETTLE_MS);
   }
 
   /** The earlier one counts, so that news without end does not put it off for ever. */
@@ -110,6 +119,7 @@ export class UplinkMender {
   #mended(owed: UplinkLoss | "again"): void {
     const { log, mended, uplink } = this.#options;
     this.#said = null;
+    this.#pause = AGAIN_MS;
     if (owed === "again") return;
     log.warn({ uplink, reason: owed }, "the uplink may have lost what was set on it: routes and programs are set again");
     mended?.(owed);
@@ -121,8 +131,9 @@ export class UplinkMender {
   #refused(error: CareofError): void {
     if (this.#closed) return;
     const { log, uplink } = this.#options;
-    this.#say(error.message, () => { log.error({ uplink, reason: error.code, err: error }, "what was lost on the uplink cannot be set again yet: it is tried once a second"); });
-    this.#schedule(AGAIN_MS);
+    this.#say(error.message, () => { log.error({ uplink, reason: error.code, err: error }, "not all that was lost on the uplink can be set again yet: it is tried again, less and less often"); });
+    this.#schedule(this.#pause);
+    this.#pause = millis(Math.min(2 * this.#pause, AGAIN_AT_MOST_MS));
   }
 
   #say(what: string, say: () => void): void {

@@ -1,6 +1,6 @@
-import type { Ipv4 } from "../model/address.js";
+import type { Ipv4, Prefix } from "../model/address.js";
 import { toCareofError, type CareofError } from "../model/errors.js";
-import { decodeAddress, RTM_DELADDR, RTM_NEWADDR } from "./netlink/addresses.js";
+import { decodeAddress, listAddresses, RTM_DELADDR, RTM_NEWADDR } from "./netlink/addresses.js";
 import { Netlink, type Reply } from "./netlink/client.js";
 import { decodeLink, findLink, RTM_DELLINK, RTM_NEWLINK, type Link } from "./netlink/links.js";
 import { NetlinkNews, RTMGRP_IPV4_IFADDR, RTMGRP_LINK } from "./netlink/news.js";
@@ -8,7 +8,7 @@ import { Readiness } from "./readiness.js";
 
 /**
  * Why the kernel may have dropped what was set on the uplink. It forgets routes and stated neighbours of an interface that goes down or loses its last address, routes that name an address of
- * ours as source with that address, and the programs with the interface. `news-missed`: any of these.
+ * ours as source with that address, and the programs with the interface; other addresses of the uplink may come and go. `news-missed`: any of these.
  */
 export type UplinkLoss = "uplink-down" | "uplink-gone" | "address-gone" | "news-missed";
 
@@ -46,15 +46,22 @@ export class LinuxUplinkNews implements UplinkNews {
   readonly #readiness: Readiness;
   #listener: UplinkListener | null = null;
   /** As the news that was read last had it; `null`: gone. */
-  #known: Pick<Link, "index" | "up"> | null;
+  #known: Pick<Link, "index" | "up"> | null = null;
+  /** The uplink's, with the lengths of their prefixes, as the news that was read last had them. */
+  #addresses: Set<string> = new Set();
   #closed = false;
 
   /** @throws CareofError `kernel-refused` */
   constructor(options: UplinkNewsOptions) {
     this.#options = options;
     this.#readiness = new Readiness((error) => { this.#listener?.failed(error); });
-    // Behind the beginning of the news: what it says that is older leads to a look too many, not to one too few.
-    this.#known = findLink(this.#netlink, options.uplink);
+    try {
+      // Behind the beginning of the news: what it says that is older leads to a look too many, not to one too few.
+      this.#ask();
+    } catch (thrown) {
+      this.close();
+      throw thrown;
+    }
   }
 
   watch(listener: UplinkListener): void {
@@ -83,16 +90,38 @@ export class LinuxUplinkNews implements UplinkNews {
     this.#netlink.close();
   }
 
+  /** What is known becomes what is. */
+  #ask(): Link | null {
+    const link = findLink(this.#netlink, this.#options.uplink);
+    this.#addresses = this.#addressesOf(link);
+    this.#known = link;
+    return link;
+  }
+
+  #addressesOf(link: Pick<Link, "index"> | null): Set<string> {
+    return new Set(link === null ? [] : listAddresses(this.#netlink, link.index).map(written));
+  }
+
   #heard(reply: Reply | null, listener: UplinkListener): void {
     if (reply === null) {
-      this.#known = findLink(this.#netlink, this.#options.uplink);
+      this.#ask();
       listener.lost("news-missed");
     } else if (reply.type === RTM_NEWLINK || reply.type === RTM_DELLINK) this.#heardOfLink(decodeLink(reply), reply.type === RTM_NEWLINK, listener);
-    else if (reply.type === RTM_NEWADDR || reply.type === RTM_DELADDR) {
-      const found = decodeAddress(reply);
-      if (found === null || (found.device !== this.#known?.index && found.address !== this.#options.address)) return;
-      if (reply.type === RTM_NEWADDR) listener.there();
-      else listener.lost("address-gone");
+    else if (reply.type === RTM_NEWADDR || reply.type === RTM_DELADDR) this.#heardOfAddress(reply, listener);
+  }
+
+  #heardOfAddress(reply: Reply, listener: UplinkListener): void {
+    const found = decodeAddress(reply);
+    if (found === null) return;
+    const own = found.address === this.#options.address;
+    const here = found.device === this.#known?.index;
+    if (!own && !here) return;
+    if (reply.type === RTM_NEWADDR) {
+      if (here) this.#addresses.add(written(found));
+      listener.there();
+    } else {
+      if (here) this.#addresses.delete(written(found));
+      if (own || this.#addresses.size === 0) listener.lost("address-gone");
     }
   }
 
@@ -103,8 +132,13 @@ export class LinuxUplinkNews implements UplinkNews {
     // Under another name it is not the uplink any more.
     this.#known = named && there ? link : null;
     const same = before?.index === this.#known?.index;
+    if (!same) this.#addresses = this.#addressesOf(this.#known);
     if (before !== null && !same) listener.lost("uplink-gone");
     else if (before?.up === true && !link.up) listener.lost("uplink-down");
     if (this.#known?.up === true && !(same && before?.up === true)) listener.there();
   }
+}
+
+function written({ address, length }: Prefix): string {
+  return `${address}/${String(length)}`;
 }

@@ -1,7 +1,7 @@
 import t from "tap";
 import { CareofError } from "../../model/errors.js";
 import { createLogger } from "../../model/log.js";
-import { AGAIN_MS, SECOND_LOOK_MS, SETTLE_MS, UplinkMender } from "../../net/uplink-mender.js";
+import { AGAIN_AT_MOST_MS, AGAIN_MS, SECOND_LOOK_MS, SETTLE_MS, UplinkMender } from "../../net/uplink-mender.js";
 import type { UplinkListener, UplinkLoss, UplinkNews } from "../../net/uplink-news.js";
 import { FakeClock } from "../model/fake-clock.js";
 import { Topology } from "./lab/topology.js";
@@ -80,12 +80,19 @@ t.test("what the kernel refuses is tried again, sooner when there is news, and s
   news.listener?.lost("address-gone");
   await clock.advanceAsync(SETTLE_MS);
   t.same([renewed(), lines], [1, ["kernel-refused"]]);
-  await clock.advanceAsync(3 * AGAIN_MS);
-  t.same([renewed(), lines, mended], [4, ["kernel-refused"], []]);
+  await clock.advanceAsync(7 * AGAIN_MS);
+  t.same([renewed(), lines, mended], [4, ["kernel-refused"], []], "after one second, two, and four");
+  await clock.advanceAsync(3_600_000);
+  const before = renewed();
+  await clock.advanceAsync(10 * AGAIN_AT_MOST_MS);
+  t.equal(renewed(), before + 10, "as often as that for ever");
+  news.listener?.lost("uplink-down");
+  await clock.advanceAsync(SETTLE_MS + 3 * AGAIN_MS);
+  t.equal(renewed(), before + 13, "and often again when there is news");
   refuses = false;
   news.listener?.there();
   await clock.advanceAsync(SETTLE_MS);
-  t.same([renewed(), lines, mended], [5, ["kernel-refused", "address-gone"], ["address-gone"]]);
+  t.same([renewed(), lines, mended], [before + 14, ["kernel-refused", "uplink-down"], ["uplink-down"]]);
 });
 
 t.test("what throws instead of being rejected is a refusal, too", async (t) => {
