@@ -50,7 +50,8 @@ export class UplinkMender {
   start(): void {
     const { log, news, uplink } = this.#options;
     news.watch({
-      lost: (why) => {
+      lost: (why, error) => {
+        if (error !== undefined) this.#say(error.message, () => { log.warn({ uplink, reason: error.code, err: error }, "news of the uplink could not be read: it may have lost anything"); });
         this.#owe(why);
         this.#soon();
       },

@@ -13,10 +13,11 @@ import { Readiness } from "./readiness.js";
 export type UplinkLoss = "uplink-down" | "uplink-gone" | "address-gone" | "news-missed";
 
 export interface UplinkListener {
-  lost(why: UplinkLoss): void;
+  /** `error`: the news or what it made necessary could not be read. */
+  lost(why: UplinkLoss, error?: CareofError): void;
   /** The uplink came up, or an address came to it: what failed before may work now. */
   there(): void;
-  /** There will be no more news. */
+  /** There will be no more news: not for a failure that passes, of which `news-missed` is told. */
   failed(error: CareofError): void;
 }
 
@@ -49,6 +50,8 @@ export class LinuxUplinkNews implements UplinkNews {
   #known: Pick<Link, "index" | "up"> | null = null;
   /** The uplink's, with the lengths of their prefixes, as the news that was read last had them. */
   #addresses: Set<string> = new Set();
+  /** What is known may be wrong: the kernel has to be asked. */
+  #unsure = false;
   #closed = false;
 
   /** @throws CareofError `kernel-refused` */
@@ -68,16 +71,17 @@ export class LinuxUplinkNews implements UplinkNews {
     this.#listener = listener;
     this.#readiness.add(this.#news.descriptor, () => {
       try {
-        for (const reply of this.#news.read()) this.#heard(reply, listener);
+        this.#read(listener);
       } catch (thrown) {
-        this.#readiness.remove(this.#news.descriptor);
-        listener.failed(toCareofError(thrown));
+        // Of the news, or of the kernel's answer to what it made necessary. Whoever is told looks, and asks once more.
+        this.#unsure = true;
+        listener.lost("news-missed", toCareofError(thrown));
       }
     });
   }
 
   look(): "uplink-down" | "uplink-gone" | null {
-    const link = findLink(this.#netlink, this.#options.uplink);
+    const link = this.#unsure ? this.#ask() : findLink(this.#netlink, this.#options.uplink);
     if (link === null) return "uplink-gone";
     return link.up ? null : "uplink-down";
   }
@@ -90,11 +94,28 @@ export class LinuxUplinkNews implements UplinkNews {
     this.#netlink.close();
   }
 
+  #read(listener: UplinkListener): void {
+    let replies: readonly (Reply | null)[];
+    try {
+      replies = this.#news.read();
+    } catch (thrown) {
+      const error = toCareofError(thrown);
+      if (error.code !== "kernel-refused" || error.retryable) throw error;
+      // The descriptor itself is of no use any more.
+      this.#readiness.remove(this.#news.descriptor);
+      listener.failed(error);
+      return;
+    }
+    if (this.#unsure) this.#ask();
+    for (const reply of replies) this.#heard(reply, listener);
+  }
+
   /** What is known becomes what is. */
   #ask(): Link | null {
     const link = findLink(this.#netlink, this.#options.uplink);
     this.#addresses = this.#addressesOf(link);
     this.#known = link;
+    this.#unsure = false;
     return link;
   }
 

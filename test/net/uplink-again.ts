@@ -164,7 +164,7 @@ export async function uplinkComesBack(t: Test, topology: Topology): Promise<void
 }
 
 /** News of the uplink that means nothing, faster than this process, which does it, can read. */
-function flood(net: Namespace): void {
+export function flood(net: Namespace): void {
   net.within(() => {
     const netlink = new Netlink();
     for (let n = 0; n < FLOOD; n++) changeLink(netlink, requireLink(netlink, "uplink"), { alias: `test ${String(n)}` });

@@ -102,6 +102,13 @@ t.test("what throws instead of being rejected is a refusal, too", async (t) => {
   t.same([lines, clock.timers()], [["no-link"], ["uplink"]]);
 });
 
+t.test("news that could not be read is a loss of which it is said why, once", async (t) => {
+  const { clock, lines, mended, news } = mender();
+  for (let n = 0; n < 3; n++) news.listener?.lost("news-missed", new CareofError("kernel-refused", "out of memory", { retryable: true }));
+  await clock.advanceAsync(SETTLE_MS);
+  t.same([lines, mended], [["kernel-refused", "news-missed"], ["news-missed"]]);
+});
+
 t.test("what is lost while it is renewed is renewed behind it, one at a time", async (t) => {
   const ends: (() => void)[] = [];
   const { clock, mended, news, renewed } = mender(() => new Promise((resolve) => { ends.push(resolve); }));
