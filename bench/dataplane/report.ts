@@ -90,7 +90,9 @@ function streams(ours: VariantResult | undefined, times: readonly TrafficTimes[]
   return (["tcpDown", "tcpUp", "tcp8Down", "tcp8Up"] as const).flatMap((traffic) => {
     const [ratio, of] = [ours?.[`${traffic}Ratio`] ?? null, times.find((each) => each.traffic === traffic)];
     if (ratio === null || of === undefined) return [];
-    return [`${traffic}: ${((1 - ratio) * 100).toFixed(0)} % of the time of the processor that sends and forwards is more than plain forwarding takes; our programs, for data one way and acknowledgements the other, take ${(of.share * 100).toFixed(0)} %.`];
+    const own = `our programs, for data one way and acknowledgements the other, take ${(of.share * 100).toFixed(0)} %`;
+    if (ratio >= 1) return [`${traffic}: not slower than plain forwarding; ${own} of a processor.`];
+    return [`${traffic}: ${((1 - ratio) * 100).toFixed(0)} % of the time of the processor that sends and forwards is more than plain forwarding takes; ${own}.`];
   });
 }
 
