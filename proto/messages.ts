@@ -188,6 +188,8 @@ export interface BodyByKind {
     readonly overflowed: number;
     /** Memory is still at the source. */
     readonly postcopy: boolean;
+    /** `resumeAt` on the source's clock, for whoever knows when the guest stopped there; within `pauseErrorMs`. `null`: the clocks were not compared. */
+    readonly resumedAtSource: Millis | null;
   };
   readonly sourceEnded: { readonly migration: MigrationId; readonly result: "source-runs" | "source-released" | "source-gone"; readonly reason: Reason; readonly detail: string };
   readonly targetEnded: { readonly migration: MigrationId; readonly result: "target-runs" | "target-never-ran" | "target-died"; readonly reason: Reason; readonly detail: string; readonly undelivered: number | null };

@@ -322,6 +322,8 @@ export class TargetRun {
       uplinkOpenAt: this.#uplinkOpenAt,
       pauseMs: stopAt === null || reading === null ? null : millis(Math.max(0, resumeAt - (stopAt - reading.offset))),
       pauseErrorMs: reading?.error ?? millis(0), overflowed: this.#rim.overflowed(), postcopy: this.#state.phase === "fetching",
+      // The home agent's word may have overtaken the relay's with `stopAt`, and the guest may run before that has come.
+      resumedAtSource: reading === null ? null : millis(Math.max(0, resumeAt + reading.offset)),
     };
   }
 

@@ -85,12 +85,14 @@ function howItWent({ forced, plan }: Migration): string {
 /**
  * The time in which the guest ran and could not receive (down) or be heard (up), each term on one host's clock:
  * down = max(0, STOP at the source − marker seen there) + max(0, first packet deliverable at the target − RESUME there); up = from RESUME until what the target sends
- * passes here. `null` when a stamp that it needs is missing.
+ * passes here. The pause: from STOP to RESUME, by the comparison of the two hosts' clocks; the target does not know of STOP when the word that the guest may run came
+ * from here and overtook the relay's. `null` when a stamp that it needs is missing.
  */
 export function gapsOf(migration: Migration): { readonly pauseMs: Millis | null; readonly gapDownMs: Millis | null; readonly gapUpMs: Millis | null } {
   const { running, stopAt, markerAt } = migration;
   if (running === null) return { pauseMs: null, gapDownMs: null, gapUpMs: null };
-  const { resumeAt, firstDeliverableAt, uplinkOpenAt, pauseMs } = running;
+  const { resumeAt, firstDeliverableAt, uplinkOpenAt, resumedAtSource } = running;
+  const pauseMs = running.pauseMs ?? (stopAt === null || stopAt === 0 || resumedAtSource === null ? null : millis(Math.max(0, resumedAtSource - stopAt)));
   const down = stopAt === null || markerAt === null || firstDeliverableAt === null ? null : millis(Math.max(0, stopAt - markerAt) + Math.max(0, firstDeliverableAt - resumeAt));
   const up = uplinkOpenAt === null ? null : millis(Math.max(0, uplinkOpenAt - resumeAt));
   return { pauseMs, gapDownMs: down, gapUpMs: up };

@@ -108,6 +108,7 @@ export const running = message<BodyByKind["running"], v1.Running.$Properties>({
   final: flag,
   overflowed: uint53,
   postcopy: flag,
+  resumedAtSource: maybeInstant,
 });
 
 export const sourceEnded = message<BodyByKind["sourceEnded"], v1.SourceEnded.$Properties>({

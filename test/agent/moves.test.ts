@@ -34,6 +34,8 @@ for (const kind of kinds) {
       t.equal(switchOver.hold, canLead ? "hold-expired" : "no-gate", "no marker came: the hold is bounded");
       t.equal(await both(a, b), "b");
       t.ok(running.pauseMs !== null && running.pauseMs > 0 && running.pauseMs < 2000, `pause ${String(running.pauseMs)} ms ± ${String(running.pauseErrorMs)}`);
+      const atSource = (running.resumedAtSource ?? 0) - switchOver.stopAt;
+      t.ok(Math.abs(atSource - (running.pauseMs ?? 0)) <= 2 * running.pauseErrorMs + 1, `by the source's clock ${String(atSource)} ms`);
       t.ok(released.bytes > 0);
       t.equal(a.entries(), "forward 192.0.2.12");
       t.equal(b.entries(), "deliver");
@@ -47,6 +49,18 @@ for (const kind of kinds) {
       await settle(b, a, 3);
       t.equal(await both(a, b), "a");
       t.equal(b.migrations.records().length, 0);
+    });
+
+    await t.test("the home agent's word overtakes the relay's: when the guest stopped is said by the source alone, and the pause can be told", async (t) => {
+      const { a, b } = await started(t);
+      a.onTold = (body) => {
+        if (body.kind === "released") b.migrations.binding({ vm: VM, epoch: epoch(2), state: "bound", owner: b.name, forwardTo: null, forwardMs: millis(0), spec: kind.spec, peers: [] });
+      };
+      await begin(a, b, 2);
+      const running = await b.heard("running", ({ final }) => final);
+      const { stopAt } = await a.heard("switchOver");
+      t.ok(running.resumedAtSource !== null && running.resumedAtSource > stopAt && running.resumedAtSource < stopAt + 2000, `it stood for ${String((running.resumedAtSource ?? 0) - stopAt)} ms`);
+      await settle(a, b, 2);
     });
 
     await t.test("what the guest had not taken when it stopped goes after it, and only then", async (t) => {

@@ -42,7 +42,7 @@ export class Script {
   }
 
   running(postcopy = false): string {
-    return this.go({ type: "said", host: B, body: { kind: "running", migration: MOVE, epoch: epoch(2), resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: !postcopy, overflowed: 0, postcopy } }, { restart: true });
+    return this.go({ type: "said", host: B, body: { kind: "running", migration: MOVE, epoch: epoch(2), resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: !postcopy, overflowed: 0, postcopy, resumedAtSource: null } }, { restart: true });
   }
 
   /** The guest runs at B, and memory of it is still at A. */

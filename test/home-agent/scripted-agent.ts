@@ -189,13 +189,14 @@ export class Move {
   }
 
   /** RESUME at 5000 of the target's clock. */
-  async running(final: boolean, stamps: { readonly firstDeliverableAt?: number | null; readonly uplinkOpenAt?: number | null; readonly pauseMs?: number | null; readonly overflowed?: number } = {}): Promise<Body<"decision">> {
+  async running(final: boolean, stamps: { readonly firstDeliverableAt?: number | null; readonly uplinkOpenAt?: number | null; readonly pauseMs?: number | null; readonly resumedAtSource?: number; readonly overflowed?: number } = {}): Promise<Body<"decision">> {
     const at = (value: number | null | undefined): ReturnType<typeof millis> | null => (value === null || value === undefined ? null : millis(value));
     this.#target.runs.set(this.#vm, this.#epoch);
     this.#source.runs.delete(this.#vm);
     return this.#target.ask({
       kind: "running", migration: this.migration, epoch: this.#epoch, resumeAt: millis(5000), firstDeliverableAt: at(stamps.firstDeliverableAt), uplinkOpenAt: at(stamps.uplinkOpenAt),
       pauseMs: at(stamps.pauseMs), pauseErrorMs: millis(0.5), final, overflowed: stamps.overflowed ?? 0, postcopy: false,
+      resumedAtSource: at(stamps.resumedAtSource),
     }, "decision");
   }
 

@@ -320,7 +320,7 @@ export class TwoHosts {
     host.runs = true;
     host.epoch = epochOf(migration);
     host.record = { migration, side: "target", state: "continued", peer: host.name };
-    host.outbox.push({ durable: true, body: { kind: "running", migration, epoch: host.epoch, resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: true, overflowed: 0, postcopy: false } });
+    host.outbox.push({ durable: true, body: { kind: "running", migration, epoch: host.epoch, resumeAt: millis(1), firstDeliverableAt: null, uplinkOpenAt: null, pauseMs: null, pauseErrorMs: millis(1), final: true, overflowed: 0, postcopy: false, resumedAtSource: null } });
   }
 
   #reportOf(host: Host): void {

@@ -66,8 +66,7 @@ for (const [index, to] of (["host-b", "host-a"] as const).entries()) {
     for (const [name, value] of Object.entries({ gapDownMs: move.gapDownMs, gapUpMs: move.gapUpMs })) {
       t.ok(value !== null && value >= 0 && value < 1000, `${name} is measured`, { found: value });
     }
-    // The pause spans two hosts' clocks; on a machine under load their comparison may fail, and then it is null.
-    t.ok(move.pauseMs === null || (move.pauseMs > 0 && move.pauseMs < 1000), "the pause is measured, or said not to be", { found: move.pauseMs });
+    t.ok(move.pauseMs !== null && move.pauseMs > 0 && move.pauseMs < 1000, "the pause is measured", { found: move.pauseMs });
     t.ok(window.sentDown > 4000 && window.sentUp > 4000, "counted over two seconds before and after");
     t.ok(window.sentDown - window.receivedDown + window.sentUp - window.receivedUp < 20, "hardly a packet is lost", { found: window });
     t.strictSame(traffic.broken, [], "no session broke");

@@ -94,7 +94,7 @@ export const bodiesByKind: { readonly [K in Kind]: Arbitrary<BodyByKind[K]> } = 
   released: record({ migration: migrations, epoch: epochs, stopAt: stamps, markerAt: maybeStamp, bytes: counts, postcopy: fc.boolean(), forced: fc.boolean() }),
   running: record({
     migration: migrations, epoch: epochs, resumeAt: stamps, firstDeliverableAt: maybeStamp, uplinkOpenAt: maybeStamp, pauseMs: fc.option(stamps),
-    pauseErrorMs: stamps, final: fc.boolean(), overflowed: counts, postcopy: fc.boolean(),
+    pauseErrorMs: stamps, final: fc.boolean(), overflowed: counts, postcopy: fc.boolean(), resumedAtSource: maybeStamp,
   }),
   sourceEnded: record({ migration: migrations, result: fc.constantFrom("source-runs", "source-released", "source-gone"), reason: reasons, detail: text }),
   targetEnded: record({ migration: migrations, result: fc.constantFrom("target-runs", "target-never-ran", "target-died"), reason: reasons, detail: text, undelivered: fc.option(counts) }),
