@@ -11,9 +11,13 @@ import { decode, ETHERTYPE, encode, frame, type Packet, type Sketch } from "./pa
 const AF_PACKET = 17;
 const SOCK_RAW_NONBLOCK = 3 | 0o2004000;
 const ALL_NETWORK_ORDER = 0x0300;
+const SOL_SOCKET = 1;
+const SO_RCVBUFFORCE = 33;
 const SOL_PACKET = 263;
 const PACKET_IGNORE_OUTGOING = 23;
 
+/** What arrives while this process gets no processor, or does not look, is there when it does: some seconds of a bulk stream. */
+const RECEIVE_BUFFER_BYTES = 32 << 20;
 /** How long a packet that must come is waited for, and how long one that must not. */
 const COMES_MS = 2_000;
 const STAYS_AWAY_MS = 60;
@@ -41,9 +45,8 @@ export class Wire {
     address.writeUInt16LE(ALL_NETWORK_ORDER, 2);
     address.writeInt32LE(link.index, 4);
     bind(this.#fd, address);
-    const on = Buffer.alloc(4);
-    on.writeInt32LE(1);
-    setSocketOption(this.#fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, on);
+    setSocketOption(this.#fd, SOL_SOCKET, SO_RCVBUFFORCE, int(RECEIVE_BUFFER_BYTES));
+    setSocketOption(this.#fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, int(1));
     this.#sender = net.within(() => new PacketSocket());
   }
 
@@ -99,4 +102,10 @@ export class Wire {
     close(this.#fd);
     this.#sender.close();
   }
+}
+
+function int(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeInt32LE(value);
+  return bytes;
 }
