@@ -18,7 +18,7 @@ import { Traffic, trafficProgram, type TrafficOptions } from "./traffic.js";
 
 export type PartName = "home-agent" | HostName;
 
-const hostsSchema = z.array(z.looseObject({ name: z.string(), state: z.string(), capabilities: z.looseObject({}).nullish() }));
+const hostsSchema = z.array(z.looseObject({ name: z.string(), state: z.string(), since: z.iso.datetime().nullable(), capabilities: z.looseObject({}).nullish() }));
 
 /** What `careof where --output json` says. */
 export const whereSchema = z.object({
@@ -178,14 +178,17 @@ export class Lab {
     this.#deaths.push(tell);
   }
 
-  /** Waits until the home agent says that these hosts are connected. @throws CareofError `part-died`, `timed-out` with the logs' ends */
+  /**
+   * Waits until the home agent says that these hosts are connected, by their agents' present lives: that an earlier one has ended, it may not have noticed yet.
+   * @throws CareofError `part-died`, `timed-out` with the logs' ends
+   */
   async connected(hosts: readonly HostName[], limitMs: number): Promise<void> {
     await this.until("the hosts are connected", limitMs, async () => {
       for (const [name, part] of this.#parts) {
         if (!part.running && !this.#expected.has(part)) throw new CareofError("part-died", `${name} ended while it was started:\n${part.tail(8)}`);
       }
       const known = await this.http("GET", "/v1/hosts").then(({ status, body }) => (status === 200 ? hostsSchema.parse(body) : []), () => []);
-      return hosts.every((host) => known.some((each) => each.name === host && each.state === "connected"));
+      return hosts.every((host) => known.some(({ name, state, since }) => name === host && state === "connected" && since !== null && Date.parse(since) >= (this.#parts.get(host)?.startedAt ?? 0)));
     });
   }
 

@@ -12,6 +12,8 @@ export interface Ended {
 export class Part {
   readonly name: string;
   readonly logFile: string;
+  /** Wall clock, ms. */
+  readonly startedAt = Date.now();
   readonly ended: Promise<Ended>;
   readonly #child: ChildProcess;
   #end: Ended | null = null;
