@@ -20,8 +20,10 @@ export class PortDrops {
   readonly #tables: readonly string[];
   readonly #port: string;
   readonly #seen = new Map<string, number>();
-  readonly #steps: { readonly at: number; readonly dropped: number }[] = [];
+  /** Dropped after one look and before the next. */
+  readonly #steps: { readonly after: number; readonly before: number; readonly dropped: number }[] = [];
   readonly #timer: NodeJS.Timeout;
+  #lookedAt = monotonic();
 
   /** @param processes one in each host's network namespace */
   constructor(port: string, processes: readonly number[]) {
@@ -31,9 +33,10 @@ export class PortDrops {
     this.#timer = setInterval(() => { this.#look(); }, EVERY_MS);
   }
 
-  /** From `t0` to `t1`, CLOCK_MONOTONIC milliseconds. */
+  /** From `t0` to `t1`, CLOCK_MONOTONIC milliseconds in the past: what may have been dropped then, as it was seen later, and on a busy machine much later. */
   between(t0: number, t1: number): number {
-    return this.#steps.reduce((sum, { at, dropped }) => sum + (at >= t0 && at <= t1 ? dropped : 0), 0);
+    this.#look();
+    return this.#steps.reduce((sum, { after, before, dropped }) => sum + (before >= t0 && after <= t1 ? dropped : 0), 0);
   }
 
   close(): void {
@@ -41,12 +44,14 @@ export class PortDrops {
   }
 
   #look(): void {
+    const after = this.#lookedAt;
+    this.#lookedAt = monotonic();
     for (const table of this.#tables) {
       const now = droppedAt(this.#port, tableOf(table));
       // Less than before: the port was made anew, and its counter with it.
       const before = this.#seen.get(table) ?? 0;
       const dropped = now < before ? now : now - before;
-      if (dropped > 0) this.#steps.push({ at: monotonic(), dropped });
+      if (dropped > 0) this.#steps.push({ after, before: monotonic(), dropped });
       this.#seen.set(table, now);
     }
   }
