@@ -8,7 +8,7 @@ import { Moves } from "../../bench/handover/moves.js";
 
 const PPS = 1000;
 
-await t.test("a move without a lead", { timeout: 180_000 }, async (t) => {
+await t.test("a move without a lead", { timeout: 400_000 }, async (t) => {
   const lab = await Moves.open({ name: "no lead", pps: PPS, delayMs: 0, wires: {}, pauseMs: 0, bulkMbit: 5, control: false, lead: false });
   try {
     const { counted, rest } = await lab.run({ moves: 2, marginMs: 1000, idleMs: 0, shared: false }, () => undefined);
