@@ -20,6 +20,9 @@ export type PartName = "home-agent" | HostName;
 
 const hostsSchema = z.array(z.looseObject({ name: z.string(), state: z.string(), since: z.iso.datetime().nullable(), capabilities: z.looseObject({}).nullish() }));
 
+/** For a guest to boot and answer, in s: ten on two quiet processors. */
+const GUEST_ANSWERS_S = 120;
+
 /** What `careof where --output json` says. */
 export const whereSchema = z.object({
   vm: z.string(),
@@ -233,9 +236,9 @@ export class Lab {
   /** The correspondent, with all its sessions to the guest. */
   async traffic(options: Pick<TrafficOptions, "pps" | "bulkMbit"> & Partial<Pick<TrafficOptions, "onSample">>): Promise<Traffic> {
     const program = await trafficProgram();
-    const traffic = new Traffic({ program, namespace: this.namespace("c"), to: PLAN.guest.address, waitS: 40, ...options });
+    const traffic = new Traffic({ program, namespace: this.namespace("c"), to: PLAN.guest.address, waitS: GUEST_ANSWERS_S, ...options });
     try {
-      await traffic.ready(60_000);
+      await traffic.ready(1.5 * GUEST_ANSWERS_S * 1000);
     } catch (thrown) {
       traffic.kill();
       throw thrown;

@@ -56,7 +56,7 @@ export class Part {
   }
 
   /** Sends the signal and waits for the end. @throws CareofError `timed-out` if it is still there after `limitMs` */
-  async stop(signal: NodeJS.Signals, limitMs = 8000): Promise<Ended> {
+  async stop(signal: NodeJS.Signals, limitMs = 30_000): Promise<Ended> {
     if (this.running) this.#child.kill(signal);
     const limit = new AbortController();
     try {

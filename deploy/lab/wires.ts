@@ -5,7 +5,7 @@ import { must } from "./command.js";
 import type { WireDelay } from "./plan.js";
 import { labProgram } from "./program.js";
 
-const ANSWER_MS = 5000;
+const ANSWER_MS = 30_000;
 
 export interface WireEnd {
   readonly namespace: string;
