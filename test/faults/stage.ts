@@ -78,7 +78,7 @@ export class Stage {
     writeFileSync(file, stringify({ ...config, handover: { ...config.handover, maxBandwidth: wanted } }));
     const from = this.logSize("home-agent");
     this.lab.part("home-agent").signal("SIGHUP");
-    await this.lab.until("the home agent has taken the bandwidth over", 5000, () => Promise.resolve(this.logSince("home-agent", from).includes("configuration taken over")));
+    await this.lab.until("the home agent has taken the bandwidth over", 60_000, () => Promise.resolve(this.logSince("home-agent", from).includes("configuration taken over")));
     this.#bandwidth = wanted;
   }
 
