@@ -16,7 +16,7 @@ export LC_ALL=C
 # User-mode-linux, which is slow: three to four minutes on two quiet processors, and ten where they are slow.
 UML_LIMIT_S=1200
 # Thirty-three cells take about five minutes; a machine twice as slow gets through as well.
-FAULTS_LIMIT_S=900
+FAULTS_LIMIT_S=1800
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$repo" || exit 1
@@ -166,7 +166,7 @@ fi
 if [ "${#files[@]}" -gt 0 ]; then
   check "types" npm run --silent build
   stage "chosen files"
-  run_tap --jobs=1 --timeout=900 -- "${files[@]}"
+  run_tap --jobs=1 --timeout=1800 -- "${files[@]}"
   close
 fi
 
@@ -208,7 +208,7 @@ fi
 if [ "$only" = all ] || [ "$only" = lab ]; then
   stage "lab: real guests in network namespaces"
   mapfile -t lab < <(find test/lab -name '*.test.ts' 2>/dev/null | sort)
-  run_tap --jobs=1 --timeout=900 -- "${lab[@]}"
+  run_tap --jobs=1 --timeout=1800 -- "${lab[@]}"
 fi
 
 if [ "$only" = all ] || [ "$only" = faults ]; then
