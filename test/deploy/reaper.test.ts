@@ -9,7 +9,8 @@ import { command } from "../../deploy/lab/command.js";
 import { abandonedRuns, leftOver, processesOf, removeRun } from "../../deploy/lab/registry.js";
 
 const PROGRAM = fileURLToPath(new URL("killed-lab.js", import.meta.url));
-const WITHIN_MS = 10_000;
+/** Some four seconds on a quiet machine. */
+const WITHIN_MS = 60_000;
 
 interface Made {
   readonly run: string;
@@ -44,7 +45,7 @@ function partsOf(run: string): number[] {
 if (process.getuid?.() !== 0) {
   t.pass("labs", { skip: "network namespaces need root" });
 } else {
-  await t.test("a lab whose process is killed is gone within 10 s: its parts, namespaces, mounts and files", async (t) => {
+  await t.test("a lab whose process is killed is gone soon: its parts, namespaces, mounts and files", async (t) => {
     const { run, end } = await make(t);
     t.equal(partsOf(run).length, 3, "home agent and two host agents");
     t.ok(processesOf(run).length > 3, "and one that does not listen to SIGTERM");

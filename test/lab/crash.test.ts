@@ -11,6 +11,8 @@ import { Witness } from "../../deploy/lab/witness.js";
  */
 
 const VM = PLAN.guest.name;
+/** For what comes by itself in a second or some; none of it is about speed. */
+const COMES_MS = 90_000;
 /** 80 MB of guest take about 8 s. */
 const lab = await Lab.start({ witnessed: true, homeAgent: { handover: { maxBandwidth: 10_000_000, sourceGoneMs: 6000, targetGoneMs: 2000, lostAfterMs: 3000 } } });
 const witness = new Witness(lab);
@@ -30,7 +32,7 @@ async function inCopy(): Promise<{ readonly from: HostName; readonly to: HostNam
   const to = from === "host-a" ? "host-b" : "host-a";
   const end = lab.careof(["migrate", VM, to, "--output", "json"], 120_000);
   end.catch(() => undefined);
-  await lab.until("the migration copies", 20_000, async () => {
+  await lab.until("the migration copies", COMES_MS, async () => {
     const { body } = await lab.http("GET", "/v1/migrations");
     return Array.isArray(body) && body.some((each: unknown) => JSON.stringify(each).includes('"phase":"copy"') && JSON.stringify(each).includes('"result":null'));
   });
@@ -39,10 +41,15 @@ async function inCopy(): Promise<{ readonly from: HostName; readonly to: HostNam
 }
 
 async function settled(host: HostName): Promise<void> {
-  await lab.until(`the guest is bound at ${host}`, 40_000, async () => {
+  await lab.until(`the guest is bound at ${host}`, COMES_MS, async () => {
     const where = await lab.where();
     return where.state === "bound" && where.host === host;
   });
+}
+
+/** The witness hears it by another way than the home agent. */
+async function runsAt(host: string | null): Promise<void> {
+  await lab.until(`the guest runs at ${host ?? "no host"}, and nowhere else`, COMES_MS, () => Promise.resolve(witness.running().join() === (host ?? "")));
 }
 
 await t.test("the target's agent is killed: the guest stays", async (t) => {
@@ -54,9 +61,9 @@ await t.test("the target's agent is killed: the guest stays", async (t) => {
   await settled(from);
   t.ok((await lab.where()).epoch > epoch + 1, "a new epoch: the reserved one is burnt");
   lab.startPart(to);
-  await lab.connected(HOSTS, 20_000);
-  await lab.until("nothing is left of the guest at the target", 15_000, () => Promise.resolve(qemuOf(to).length === 0));
-  t.strictSame(witness.running(), [from]);
+  await lab.connected(HOSTS, COMES_MS);
+  await lab.until("nothing is left of the guest at the target", COMES_MS, () => Promise.resolve(qemuOf(to).length === 0));
+  await runsAt(from);
   t.strictSame(witness.doubles(), []);
   t.strictSame(traffic.broken, []);
 });
@@ -66,16 +73,16 @@ await t.test("the source's agent is killed: the guest runs on, and on one host",
   await lab.endPart(from, "SIGKILL");
   await sleep(1500);
   t.strictSame(witness.doubles(), []);
-  t.strictSame(witness.running(), [from], "its QEMU lives on");
+  await runsAt(from);
   lab.startPart(from);
-  await lab.connected(HOSTS, 20_000);
+  await lab.connected(HOSTS, COMES_MS);
   const answer = await end;
   t.comment(answer.stdout.trim(), answer.stderr.trim().split("\n").at(-1));
   t.match(answer.code, 1);
   await settled(from);
-  await lab.until("nothing is left of the guest at the target", 15_000, () => Promise.resolve(qemuOf(to).length === 0));
+  await lab.until("nothing is left of the guest at the target", COMES_MS, () => Promise.resolve(qemuOf(to).length === 0));
   t.strictSame(witness.doubles(), []);
-  t.strictSame(witness.running(), [from]);
+  await runsAt(from);
   t.strictSame(traffic.broken, []);
   await traffic.idle();
 });
@@ -88,7 +95,7 @@ await t.test("the target's QEMU is killed: the guest stays", async (t) => {
   t.match(answer.code, 1);
   await settled(from);
   t.strictSame(witness.doubles(), []);
-  t.strictSame(witness.running(), [from]);
+  await runsAt(from);
   t.strictSame(traffic.broken, []);
 });
 
@@ -97,14 +104,14 @@ await t.test("the home agent is killed: the migration ends one way, and the home
   await lab.endPart("home-agent", "SIGKILL");
   await sleep(500);
   lab.startPart("home-agent");
-  await lab.connected(HOSTS, 20_000);
-  await lab.until("it is settled", 40_000, async () => (await lab.where()).state === "bound");
+  await lab.connected(HOSTS, COMES_MS);
+  await lab.until("it is settled", COMES_MS, async () => (await lab.where()).state === "bound");
   const where = await lab.where();
   const answer = await end;
   t.comment(JSON.stringify(where), `was ${from}, wanted ${to}`, answer.stdout.trim());
   t.equal(where.host, answer.code === 0 ? to : from, "the command outlives the home agent and says how it ended");
   t.ok(where.epoch > epoch, "the epoch went on");
-  t.strictSame(witness.running(), [where.host], "it runs where the home agent says");
+  await runsAt(where.host);
   t.strictSame(witness.doubles(), []);
   t.strictSame(traffic.broken, []);
   await traffic.idle();
@@ -116,12 +123,12 @@ await t.test("the source's QEMU is killed: nobody runs it, everybody knows, and 
   const answer = await end;
   t.comment(answer.stdout.trim(), answer.stderr.trim().split("\n").at(-1));
   t.match(answer.code, 1);
-  await lab.until("the binding has ended", 40_000, async () => {
+  await lab.until("the binding has ended", COMES_MS, async () => {
     const { state, host } = await lab.where();
     return state === "expired" && host === null;
   });
-  await lab.until("no QEMU is left", 15_000, () => Promise.resolve(qemuOf(from).length === 0 && qemuOf(to).length === 0));
-  t.strictSame(witness.running(), []);
+  await lab.until("no QEMU is left", COMES_MS, () => Promise.resolve(qemuOf(from).length === 0 && qemuOf(to).length === 0));
+  await runsAt(null);
   t.strictSame(witness.doubles(), []);
   traffic.kill();
   await lab.startGuest(to);
@@ -135,7 +142,7 @@ await t.test("after all that it moves", async (t) => {
   t.match(await lab.migrate(to), { result: "completed", to });
   await traffic.idle();
   t.equal((await traffic.quit()).survived, true);
-  t.strictSame(witness.running(), [to]);
+  await runsAt(to);
   t.strictSame(witness.doubles(), []);
   witness.close();
   t.strictSame(await lab.close(), []);

@@ -15,6 +15,8 @@ import { firstDifference, imageOf, readDisk, type Image } from "./disk-contents.
 /** A real guest with three disks that only its host sees, a raw and a qcow2 one that it writes to all the time, and a large sparse one. */
 
 const MIB = 2 ** 20;
+/** For what comes by itself in a second or some; none of it is about speed. */
+const COMES_MS = 90_000;
 const RAW = "web1.raw";
 const COW = "web1.img";
 const SPARSE = "sparse.raw";
@@ -52,9 +54,14 @@ writeFileSync(at("host-a", "small/large.raw"), randomBytes(40 * MIB));
 await must(["mount", "-t", "tmpfs", "-o", "size=24m", "careof-lab", at("host-b", "small")]);
 
 for (const part of ["home-agent", ...HOSTS] as const) lab.startPart(part);
-await lab.connected(HOSTS, 20_000);
+await lab.connected(HOSTS, COMES_MS);
 const witness = new Witness(lab);
 t.teardown(() => { witness.close(); });
+
+/** The witness hears it by another way than the home agent. */
+async function runsAt(host: HostName): Promise<void> {
+  await lab.until(`the guest runs at ${host}, and nowhere else`, COMES_MS, () => Promise.resolve(witness.running().join() === host));
+}
 
 /** Numbers in a row from the first on: what the guest has written and knows to be on its disk. */
 function journal(path: string): number {
@@ -66,7 +73,7 @@ function journal(path: string): number {
 async function writesOn(host: HostName): Promise<void> {
   for (const name of [RAW, COW]) {
     const before = journal(at(host, name));
-    await lab.until(`the guest writes to ${name}`, 60_000, () => Promise.resolve(journal(at(host, name)) > before + 5));
+    await lab.until(`the guest writes to ${name}`, COMES_MS, () => Promise.resolve(journal(at(host, name)) > before + 5));
   }
 }
 
@@ -76,7 +83,7 @@ const viewSchema = z.looseObject({ migration: z.string(), phase: z.string(), res
 async function begin(host: HostName): Promise<string> {
   const begun = await lab.http("POST", "/v1/migrations", JSON.stringify({ vm: PLAN.guest.name, host, bandwidth: 3_000_000 }));
   const { migration } = viewSchema.parse(begun.body);
-  await lab.until("bytes of the disks are copied", 60_000, async () => ((await view(migration)).progress?.diskCopied ?? 0) > 0);
+  await lab.until("bytes of the disks are copied", COMES_MS, async () => ((await view(migration)).progress?.diskCopied ?? 0) > 0);
   return migration;
 }
 
@@ -85,11 +92,11 @@ async function view(migration: string): Promise<z.infer<typeof viewSchema>> {
 }
 
 async function failed(t: Test, migration: string): Promise<void> {
-  await lab.until("the move has ended", 60_000, async () => (await view(migration)).result !== null);
+  await lab.until("the move has ended", COMES_MS, async () => (await view(migration)).result !== null);
   t.not((await view(migration)).result, "completed");
   t.match(await lab.where(), { state: "bound", host: "host-a" });
-  t.strictSame(witness.running(), ["host-a"]);
-  await lab.until("no file is left at the target", 20_000, () => Promise.resolve(files("host-b").length === 0));
+  await runsAt("host-a");
+  await lab.until("no file is left at the target", COMES_MS, () => Promise.resolve(files("host-b").length === 0));
   await writesOn("host-a");
 }
 
@@ -103,12 +110,12 @@ await t.test("no room: refused with the reason, and nothing is made", async (t) 
   t.match(await lab.where(large.name), { state: "bound", host: "host-a" });
   t.strictSame(files("host-b"), []);
   t.equal((await lab.http("POST", `/v1/vms/${large.name}/stop`, JSON.stringify({ force: true }))).status, 200);
-  await lab.until("it is stopped", 20_000, () => Promise.resolve(witness.running().length === 0));
+  await lab.until("it is stopped", COMES_MS, () => Promise.resolve(witness.running().length === 0));
 });
 
 await t.test("the guest starts, and writes", async (t) => {
   await lab.startGuest("host-a");
-  await lab.until("numbered blocks are on both disks", 120_000, () => Promise.resolve(journal(at("host-a", RAW)) > 5 && journal(at("host-a", COW)) > 5));
+  await lab.until("numbered blocks are on both disks", COMES_MS, () => Promise.resolve(journal(at("host-a", RAW)) > 5 && journal(at("host-a", COW)) > 5));
   t.ok(existsSync(at("host-a", RAW)));
 });
 
@@ -133,7 +140,7 @@ await t.test("the target's agent is killed while the disks are copied: the same,
   const migration = await begin("host-b");
   await lab.endPart("host-b", "SIGKILL");
   lab.startPart("host-b");
-  await lab.connected(HOSTS, 30_000);
+  await lab.connected(HOSTS, COMES_MS);
   await failed(t, migration);
 });
 
@@ -147,11 +154,11 @@ for (const [index, [from, to]] of ([["host-a", "host-b"], ["host-b", "host-a"]] 
     if (index === 0) t.match(moved.stderr, / disks [0-9]+% {2}[0-9.]+ [kMG]?B left {2}[0-9.]+ [kMG]?B\/s {2}[0-9.]+ (s|min)( left)?$/m, "progress with rate and time left");
     t.match(await lab.where(), { state: "bound", host: to });
     t.strictSame(witness.doubles(), [], "the guest never ran twice");
-    t.strictSame(witness.running(), [to]);
+    await runsAt(to);
     await writesOn(to);
     const kept = (await lab.where()).epoch;
     t.ok(kept > epoch);
-    await lab.until("the source's files are set aside", 20_000, () => Promise.resolve(files(from).includes(`${RAW}.moved-${String(kept)}`)));
+    await lab.until("the source's files are set aside", COMES_MS, () => Promise.resolve(files(from).includes(`${RAW}.moved-${String(kept)}`)));
     for (const [name, image] of Object.entries(IMAGES)) {
       t.notOk(existsSync(at(from, name)), `${name} is not where it was`);
       t.strictSame(imageOf(at(to, name)), image, `${name} has its size and format`);
@@ -180,7 +187,7 @@ for (const [index, [from, to]] of ([["host-a", "host-b"], ["host-b", "host-a"]] 
 
 await t.test("stopped, its disks hold every block that it wrote", async (t) => {
   t.equal((await lab.http("POST", `/v1/vms/${PLAN.guest.name}/stop`, JSON.stringify({ force: true }))).status, 200);
-  await lab.until("it is stopped", 20_000, () => Promise.resolve(witness.running().length === 0));
+  await lab.until("it is stopped", COMES_MS, () => Promise.resolve(witness.running().length === 0));
   for (const name of [RAW, COW]) t.ok(journal(at("host-a", name)) > 10);
   t.strictSame(files("host-b"), []);
   t.strictSame(await lab.close(), []);

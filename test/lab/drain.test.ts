@@ -19,6 +19,8 @@ const MEMORY = process.env["CAREOF_FLEET_MEMORY"] ?? "96M";
 const STARTING = 3;
 /** VMs that a drain moves at a time, and `migrate --all`, where nobody says otherwise. */
 const LIMIT = 2;
+/** For what comes by itself in a second or so; how long is not asked. */
+const COMES_MS = 90_000;
 /** Between two questions on every session. */
 const BETWEEN_MS = 500;
 
@@ -58,7 +60,7 @@ async function used<T>(of: Sessions, run: () => Promise<T>): Promise<{ readonly 
   return { result, answers };
 }
 
-await t.test("the guests start, a few at a time, and each has an open session", { timeout: 300_000 }, async (t) => {
+await t.test("the guests start, a few at a time, and each has an open session", { timeout: 600_000 }, async (t) => {
   const began = Date.now();
   const waiting = [...guests];
   const lane = async (): Promise<void> => {
@@ -77,7 +79,7 @@ await t.test("the guests start, a few at a time, and each has an open session", 
   t.equal((await onHost("host-a")).length, COUNT);
 });
 
-await t.test("the host is drained: interrupted, gone on with, across a restart of the home agent; no session is lost", { timeout: 300_000 }, async (t) => {
+await t.test("the host is drained: interrupted, gone on with, across a restart of the home agent; no session is lost", { timeout: 600_000 }, async (t) => {
   if (sessions === null) throw new Error("there are no sessions");
   const before = await sessions.ask();
   const began = Date.now();
@@ -107,7 +109,7 @@ async function interruptedAndGoneOnWith(t: Test): Promise<void> {
   t.ok(stopped.moved >= 3 && stopped.moved < COUNT, "what moved has arrived, the rest has not begun", { found: stopped.moved });
   t.ok(first.said.some((line) => /vm\d\d → host-b .*paused/.test(line)), "progress names each move", { found: first.said });
   t.ok(first.said.some((line) => line.startsWith("no other VM begins to move")), "Ctrl-C says what it does", { found: first.said });
-  await lab.until("watch has told it", 10_000, () => Promise.resolve(watched.drains.at(-1)?.state === "interrupted"));
+  await lab.until("watch has told it", COMES_MS, () => Promise.resolve(watched.drains.at(-1)?.state === "interrupted"));
   t.equal(mostAtOnce(watched.moves), LIMIT, "as many as the limit at once, and never more");
   t.equal(new Set(watched.moves.map((each) => each.migration)).size, stopped.moved, "nothing has begun that has not arrived");
 
@@ -116,13 +118,13 @@ async function interruptedAndGoneOnWith(t: Test): Promise<void> {
   await lab.endPart("home-agent", "SIGKILL");
   await sleep(500);
   lab.startPart("home-agent");
-  await lab.connected(["host-a", "host-b"], 30_000);
+  await lab.connected(["host-a", "host-b"], COMES_MS);
   // Another one: what ended while there was no home agent, the first has not heard.
   const later = await Watched.start(t, lab);
   const answer = await second;
   t.equal(answer.code, 0, `${answer.stderr} ${answer.stdout}`);
   t.match(drainSchema.parse(JSON.parse(answer.stdout)), { state: "completed", moving: 0, waiting: 0, left: 0 });
-  await lab.until("watch has told the end", 10_000, () => Promise.resolve(later.drains.at(-1)?.state === "completed"));
+  await lab.until("watch has told the end", COMES_MS, () => Promise.resolve(later.drains.at(-1)?.state === "completed"));
   // Without those that it has found under way: they may have ended before it was told of them.
   const most = mostAtOnce(later.moves.filter((each) => wayOf(later.moves, each.migration)[0] === "prepare"));
   t.ok(most > 0 && most <= LIMIT, "nor after the restart", { found: most });
@@ -130,7 +132,7 @@ async function interruptedAndGoneOnWith(t: Test): Promise<void> {
   t.strictSame([await watched.end(), await later.end()], [0, 0]);
 }
 
-await t.test("the mark stays until the host is undrained; then VMs come back, all of them by one command", { timeout: 300_000 }, async (t) => {
+await t.test("the mark stays until the host is undrained; then VMs come back, all of them by one command", { timeout: 600_000 }, async (t) => {
   if (sessions === null) throw new Error("there are no sessions");
   const one = guests[0]?.name ?? "";
   t.match(await lab.careof(["migrate", one, "host-a"]), { code: 1, stderr: /host-draining/ });
@@ -149,7 +151,7 @@ await t.test("the mark stays until the host is undrained; then VMs come back, al
   t.strictSame((await sessions.ask()).map((each) => each.error), guests.map(() => null), "each session answers again");
 });
 
-await t.test("a drain to a chosen host: a VM for which it has not enough memory stays where it is, and goes when it has", { timeout: 120_000 }, async (t) => {
+await t.test("a drain to a chosen host: a VM for which it has not enough memory stays where it is, and goes when it has", { timeout: 300_000 }, async (t) => {
   const one = guests[0]?.name ?? "";
   const written = readFileSync(lab.files.homeAgent, "utf8");
   const reload = async (change: object): Promise<void> => {

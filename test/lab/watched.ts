@@ -17,7 +17,7 @@ export class Watched {
   /** Resolves when the present state is told: nothing is missed from then on. */
   static async start(t: Pick<Test, "teardown">, lab: Lab): Promise<Watched> {
     const watched = new Watched(Running.piped(t, lab, ["watch", "--output", "json"]));
-    await lab.until("watch tells the present state", 20_000, () => Promise.resolve(watched.vms.length > 0));
+    await lab.until("watch tells the present state", 60_000, () => Promise.resolve(watched.vms.length > 0));
     return watched;
   }
 
