@@ -19,6 +19,8 @@ export const SUBPROTOCOL = "careof.v1";
 const CLOSE = { replaced: 4000, silent: 4001, unregistered: 4003, slow: 4004, going: 1001 } as const;
 /** As many periods without a word end a connection. */
 const MISSED_KEEP_ALIVES = 3;
+/** A process that stood still itself has heard nobody: what has come meanwhile is read before anybody is called silent. */
+const READ_FIRST_MS = millis(20);
 /** A connection that has not registered after so long is closed. */
 const REGISTER_MS = 10_000;
 /** Bytes that may wait for a host that does not read. */
@@ -139,19 +141,30 @@ export class Registrar {
   }
 
   #armSweep(): void {
-    this.#sweep = this.#options.clock.after("silent hosts", this.#options.keepAliveMs(), () => {
-      const limit = MISSED_KEEP_ALIVES * this.#options.keepAliveMs();
-      const now = this.#options.clock.monotonic();
-      for (const [session, socket] of this.#sessions) {
-        if (!session.registered || now - session.heardAt <= limit) continue;
-        this.#options.log.warn({ host: session.host }, "host is silent");
-        session.close(CLOSE.silent, "silent");
-        session.end(new CareofError("host-gone", `${session.host} is silent`, { retryable: true }));
-        this.#sessions.delete(session);
-        socket.terminate();
+    const { clock, keepAliveMs } = this.#options;
+    this.#sweep = clock.after("silent hosts", keepAliveMs(), () => {
+      if (this.#silent().length === 0) this.#armSweep();
+      else {
+        this.#sweep = clock.after("silent hosts, once more", READ_FIRST_MS, () => {
+          for (const [session, socket] of this.#silent()) this.#cutOff(session, socket);
+          if (!this.#closed) this.#armSweep();
+        });
       }
-      if (!this.#closed) this.#armSweep();
     });
+  }
+
+  #silent(): readonly (readonly [AgentSession, WebSocket])[] {
+    const limit = MISSED_KEEP_ALIVES * this.#options.keepAliveMs();
+    const now = this.#options.clock.monotonic();
+    return [...this.#sessions].filter(([session]) => session.registered && now - session.heardAt > limit);
+  }
+
+  #cutOff(session: AgentSession, socket: WebSocket): void {
+    this.#options.log.warn({ host: session.host }, "host is silent");
+    session.close(CLOSE.silent, "silent");
+    session.end(new CareofError("host-gone", `${session.host} is silent`, { retryable: true }));
+    this.#sessions.delete(session);
+    socket.terminate();
   }
 }
 
