@@ -125,7 +125,7 @@ export class Host {
   }
 
   /** The first thing told of that kind, now or later. */
-  async heard<K extends Kind>(kind: K, wanted: (body: Body<K>) => boolean = () => true, limitMs = 15_000): Promise<Body<K>> {
+  async heard<K extends Kind>(kind: K, wanted: (body: Body<K>) => boolean = () => true, limitMs = 60_000): Promise<Body<K>> {
     const end = clock.monotonic() + limitMs;
     for (;;) {
       for (const body of this.told) if (isKind(body, kind) && wanted(body)) return body;
@@ -198,7 +198,7 @@ export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => { setTimeout(resolve, ms); });
 }
 
-export async function until(what: string, condition: () => boolean | Promise<boolean>, limitMs = 10_000): Promise<void> {
+export async function until(what: string, condition: () => boolean | Promise<boolean>, limitMs = 60_000): Promise<void> {
   const end = clock.monotonic() + limitMs;
   while (!(await condition())) {
     if (clock.monotonic() > end) throw new Error(`${what}: not within ${String(limitMs)} ms`);

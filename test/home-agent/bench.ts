@@ -45,7 +45,7 @@ export function configFile(directory: string, change: Readonly<Record<string, un
       vm("ext1", "198.51.100.8", "52:54:00:00:00:08", { driver: "external", external: { port: "tap-ext*" } }),
     ],
     timing: { keepAliveMs: 200, graceMs: 300 },
-    handover: { targetGoneMs: 200, sourceGoneMs: 400, lostAfterMs: 400, prepareMs: 500 },
+    handover: { targetGoneMs: 200, sourceGoneMs: 400, lostAfterMs: 400, prepareMs: 5000 },
     log: { level: "silent" },
     ...change,
   }));
@@ -147,7 +147,7 @@ export function temporary(t: Test): string {
 }
 
 /** Until `fits` is true, looking every few milliseconds. */
-export async function until(what: string, fits: () => boolean | Promise<boolean>, ms = 4000): Promise<void> {
+export async function until(what: string, fits: () => boolean | Promise<boolean>, ms = 30_000): Promise<void> {
   const end = Date.now() + ms;
   while (!(await fits())) {
     if (Date.now() > end) throw new Error(`${what}: not within ${String(ms)} ms`);

@@ -71,7 +71,7 @@ async function state(bench: Bench, wanted: string, host = "host-a"): Promise<Rec
   await until(`the drain is ${wanted}`, async () => {
     seen = (await bench.call("GET", `/v1/hosts/${host}/drain`)).body;
     return seen["state"] === wanted;
-  }, 15_000);
+  });
   return seen;
 }
 
@@ -211,7 +211,7 @@ await t.test("a home agent that dies in the midst goes on with the rest when its
   await first.bench.close();
 
   const second = await opened(t, { "host-b": 8, "host-c": 0.25 }, { hold: false, directory, running: true });
-  await second.agents["host-a"].until("migrate", (body) => body.migration.startsWith("web2"), 15_000);
+  await second.agents["host-a"].until("migrate", (body) => body.migration.startsWith("web2"));
   t.match(await state(second.bench, "completed"), { limit: 1, moved: 4 }, "also the one whose move was under way: the host knew nothing of it, it was given back and has moved again");
   t.match(await second.bench.where("web4"), { host: "host-b", state: "bound" });
 });

@@ -53,7 +53,7 @@ export class ScriptedAgent {
     return this.received.filter((body) => body.kind === kind).length;
   }
 
-  async until<K extends Kind>(kind: K, fits: (body: Body<K>) => boolean = () => true, ms = 3000): Promise<Body<K>> {
+  async until<K extends Kind>(kind: K, fits: (body: Body<K>) => boolean = () => true, ms = 30_000): Promise<Body<K>> {
     const end = Date.now() + ms;
     for (;;) {
       const found = this.received.find((body): body is Body & Body<K> => isA(body, kind) && fits(body));

@@ -293,12 +293,19 @@ t.test("a marker keeps its place among packets that wait, and is seen by no gues
     a.tunnel.clearStamps(one.home);
     a.net.within(() => { a.tunnel.put({ ...deliver(one), hold: { device: hold.name, from } }); });
     const [first, second] = [payloadOf("first"), payloadOf("second")];
+    const frames: HeldFrame[] = [];
+    const held = async (count: number): Promise<void> => {
+      for (let n = 0; n < 1000 && frames.length < count; n++) {
+        await sleep(5);
+        frames.push(...a.net.within(() => hold.read()));
+      }
+    };
     down({ payload: first });
-    await sleep(20);
+    await held(1);
     mark(21);
+    await held(2);
     down({ payload: second });
-    await sleep(20);
-    const frames = a.net.within(() => hold.read());
+    await held(3);
     t.same(frames.map(({ came, frame: bytes }) => ({ came, marker: isMarker(bytes.subarray(14)) })), [false, true, false].map((marker) => ({ came: "directly", marker })), from);
     t.ok(frames[0]?.frame.includes(first) === true && frames[2]?.frame.includes(second) === true);
     t.equal(a.tunnel.stamps(one.home).marker?.token, 21);

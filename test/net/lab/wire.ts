@@ -87,10 +87,7 @@ export class Wire {
   }
 
   packet(pick: (packet: Packet) => boolean, limit = COMES_MS): Promise<Packet | null> {
-    return this.frame((bytes) => {
-      const packet = bytes.readUInt16BE(12) === ETHERTYPE.ipv4 ? decode(bytes.subarray(14)) : null;
-      return packet !== null && pick(packet) ? packet : null;
-    }, limit);
+    return this.frame((bytes) => picked(bytes, pick), limit);
   }
 
   /** True when nothing of the kind arrives for a while. */
@@ -102,6 +99,21 @@ export class Wire {
     close(this.#fd);
     this.#sender.close();
   }
+}
+
+/** At which of these the first packet arrives that `pick` takes; -1 after the time. */
+export async function whichHas(wires: readonly Wire[], pick: (packet: Packet) => boolean, limit: number): Promise<number> {
+  const end = performance.now() + limit;
+  do {
+    for (const [at, wire] of wires.entries()) for (let bytes = wire.next(); bytes !== null; bytes = wire.next()) if (picked(bytes, pick) !== null) return at;
+    await sleep(1);
+  } while (performance.now() < end);
+  return -1;
+}
+
+function picked(bytes: Buffer, pick: (packet: Packet) => boolean): Packet | null {
+  const packet = bytes.readUInt16BE(12) === ETHERTYPE.ipv4 ? decode(bytes.subarray(14)) : null;
+  return packet !== null && pick(packet) ? packet : null;
 }
 
 function int(value: number): Buffer {
