@@ -119,10 +119,13 @@ t.test("a reader that goes away ends it quietly", async (t) => {
 t.test("a command ends by itself although the connection is kept open", async (t) => {
   const agent = await ScriptedHomeAgent.open();
   t.teardown(() => agent.close());
-  agent.on("GET /v1/vms", { json: [web1] });
-  const started = process.hrtime.bigint();
+  let answered = Infinity;
+  agent.on("GET /v1/vms", (response) => {
+    response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify([web1]));
+    answered = performance.now();
+  });
   t.equal((await careof("vms", "--api", agent.url).ended).code, 0);
-  t.ok(Number(process.hrtime.bigint() - started) / 1e6 < 4000, "within the time that it may linger");
+  t.ok(performance.now() - answered < 4000, "within the time that it may linger");
 });
 
 t.test("doctor looks at this machine for real", async (t) => {
