@@ -33,7 +33,7 @@ for (const kind of kinds) {
       const released = await a.heard("released");
       t.equal(switchOver.hold, canLead ? "hold-expired" : "no-gate", "no marker came: the hold is bounded");
       t.equal(await both(a, b), "b");
-      t.ok(running.pauseMs !== null && running.pauseMs > 0 && running.pauseMs < 2000, `pause ${String(running.pauseMs)} ms ± ${String(running.pauseErrorMs)}`);
+      t.ok(running.pauseMs !== null && running.pauseMs > 0 && running.pauseMs < 10_000, `pause ${String(running.pauseMs)} ms ± ${String(running.pauseErrorMs)}`);
       const atSource = (running.resumedAtSource ?? 0) - switchOver.stopAt;
       t.ok(Math.abs(atSource - (running.pauseMs ?? 0)) <= 2 * running.pauseErrorMs + 1, `by the source's clock ${String(atSource)} ms`);
       t.ok(released.bytes > 0);
@@ -59,7 +59,7 @@ for (const kind of kinds) {
       await begin(a, b, 2);
       const running = await b.heard("running", ({ final }) => final);
       const { stopAt } = await a.heard("switchOver");
-      t.ok(running.resumedAtSource !== null && running.resumedAtSource > stopAt && running.resumedAtSource < stopAt + 2000, `it stood for ${String((running.resumedAtSource ?? 0) - stopAt)} ms`);
+      t.ok(running.resumedAtSource !== null && running.resumedAtSource > stopAt && running.resumedAtSource < stopAt + 10_000, `it stood for ${String((running.resumedAtSource ?? 0) - stopAt)} ms`);
       await settle(a, b, 2);
     });
 
@@ -98,7 +98,7 @@ for (const kind of kinds) {
     });
 
     await t.test("back again while the old host still forwards: nothing of the first move touches the guest of the second", async (t) => {
-      const grace = millis(real ? 8000 : 1500);
+      const grace = millis(real ? 16_000 : 4000);
       for (const back of ["moved", "started"] as const) {
         const { a, b } = await started(t);
         await begin(a, b, 2);

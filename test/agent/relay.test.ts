@@ -281,7 +281,7 @@ void t.test("the clocks of one machine do not differ", async (test) => {
   await pause(100);
   const reading = target.clock();
   test.ok(reading !== null && Math.abs(reading.offset) <= reading.error, JSON.stringify(reading));
-  test.ok(reading !== null && reading.error < 20, JSON.stringify(reading));
+  test.ok(reading !== null && reading.error < 100, JSON.stringify(reading));
 });
 
 void t.test("the clock keeps the sample that is best now", (test) => {
@@ -309,6 +309,6 @@ void t.test("strangers who connect and say nothing do not keep the source out, a
   await made.open(target);
   await target.connected;
   test.equal(made.intruders.filter((detail) => detail.includes("gave way")).length, 13, "one of the places is the source's");
-  const waited = await Promise.race([gone.then(() => true), pause(6000).then(() => false)]);
+  const waited = await Promise.race([gone.then(() => true), pause(30_000).then(() => false)]);
   test.ok(waited, "nobody waits longer than a handshake may take");
 });

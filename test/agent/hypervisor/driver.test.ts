@@ -248,5 +248,5 @@ void t.test("the accelerator is tried, not believed", { skip: real?.skip ?? "no 
   t.ok(clock.monotonic() - started < 12_000, "bounded");
   const again = clock.monotonic();
   t.equal((await chooseAccelerator({ ...options, wish: "auto" })).accelerator, choice.accelerator);
-  t.ok(clock.monotonic() - again < 100, "remembered");
+  t.ok(clock.monotonic() - again < 1000, "remembered");
 });

@@ -51,7 +51,7 @@ await t.test("a monitor that hangs holds up nobody for long, and letting go of i
   const before = clock.monotonic();
   const guest = await driver.adopt(VM, identityAt(server.path));
   t.equal(guest?.reachable, false);
-  t.ok(clock.monotonic() - before < 4000);
+  t.ok(clock.monotonic() - before < 10_000);
   await guest?.release();
 });
 
