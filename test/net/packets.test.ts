@@ -284,6 +284,13 @@ t.test("a straggler keeps the old host's outer source and loses a hop", async (t
   t.ok(await lan.silent(anyTest), "what a VM that has left sends goes nowhere");
 });
 
+/** What it holds, as soon as that is so many frames; what there is, when they do not come. */
+async function heldBy(hold: HoldDevice, count: number): Promise<readonly HeldFrame[]> {
+  const found: HeldFrame[] = [];
+  for (let n = 0; n < 1000 && found.length < count; n++) found.push(...await sleep(5).then(() => a.net.within(() => hold.read())));
+  return found;
+}
+
 t.test("a marker keeps its place among packets that wait, and is seen by no guest where none do", async (t) => {
   const hold = a.net.within(() => new HoldDevice("co-hold", 100));
   t.teardown(() => { a.net.within(() => { hold.close(); }); });
@@ -293,19 +300,12 @@ t.test("a marker keeps its place among packets that wait, and is seen by no gues
     a.tunnel.clearStamps(one.home);
     a.net.within(() => { a.tunnel.put({ ...deliver(one), hold: { device: hold.name, from } }); });
     const [first, second] = [payloadOf("first"), payloadOf("second")];
-    const frames: HeldFrame[] = [];
-    const held = async (count: number): Promise<void> => {
-      for (let n = 0; n < 1000 && frames.length < count; n++) {
-        await sleep(5);
-        frames.push(...a.net.within(() => hold.read()));
-      }
-    };
     down({ payload: first });
-    await held(1);
+    const frames = [...await heldBy(hold, 1)];
     mark(21);
-    await held(2);
+    frames.push(...await heldBy(hold, 1));
     down({ payload: second });
-    await held(3);
+    frames.push(...await heldBy(hold, 1));
     t.same(frames.map(({ came, frame: bytes }) => ({ came, marker: isMarker(bytes.subarray(14)) })), [false, true, false].map((marker) => ({ came: "directly", marker })), from);
     t.ok(frames[0]?.frame.includes(first) === true && frames[2]?.frame.includes(second) === true);
     t.equal(a.tunnel.stamps(one.home).marker?.token, 21);
@@ -346,11 +346,7 @@ t.test("what the port does not take waits: no carrier, down, gone; what it takes
     a.net.ip(change);
     const payloads = [1, 2, 3].map((n) => payloadOf(`${name} ${String(n)}`));
     for (const payload of payloads) down({ payload });
-    const found: HeldFrame[] = [];
-    for (let n = 0; n < 200 && found.length < payloads.length; n++) {
-      await sleep(10);
-      found.push(...a.net.within(() => hold.read()));
-    }
+    const found = await heldBy(hold, payloads.length);
     t.same(found.map(({ home, frame: bytes }) => [home, payloads.findIndex((payload) => bytes.includes(payload))]), payloads.map((_, n) => [one.home, n]), name);
     t.same(found.filter(({ came }) => !ways.some((way) => way === came)), [], `${name}: ${found.map(({ came }) => came).join(" ")}`);
   }
