@@ -186,7 +186,7 @@ export async function begin(a: Host, b: Host, number: number, parameters: Partia
 export async function settle(a: Host, b: Host, number: number): Promise<void> {
   await b.heard("running", ({ final, epoch: under }) => final && under === number);
   a.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(number), forwardTo: ipInIp(b.careOf), graceMs: millis(50) });
-  for (let tries = 0; a.migrations.has(VM) && tries < 1000; tries++) await sleep(5);
+  for (let tries = 0; a.migrations.has(VM) && tries < 12_000; tries++) await sleep(5);
 }
 
 export function recorder(): { readonly words: string[]; readonly take: (event: GuestEvent) => void } {
