@@ -23,7 +23,7 @@ export async function play(lab: Lab, options: DemoOptions, screen: Screen, over:
   screen.phase("starting the home agent and two host agents");
   lab.startPart("home-agent");
   for (const host of HOSTS) lab.startPart(host);
-  await lab.connected(HOSTS, 30_000);
+  await lab.connected(HOSTS, 60_000);
   const capabilities = (await lab.json(hostsSchema, ["hosts"])).find((host) => host.capabilities !== null)?.capabilities;
   if (capabilities === undefined || capabilities === null) throw new CareofError("no-capabilities", "the home agent knows no host");
   const { qemuVersion, accelerator, dataPlane } = capabilities;

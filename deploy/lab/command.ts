@@ -30,7 +30,7 @@ export interface CommandOptions {
  * @throws CareofError `no-command` (cannot be started), `timed-out` (killed after `limitMs`)
  */
 export async function command(words: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-  const limit = options.limitMs ?? 20_000;
+  const limit = options.limitMs ?? 60_000;
   const [program = "", ...rest] = words;
   return new Promise((resolve, reject) => {
     const child = spawn(program, rest, { stdio: ["pipe", "pipe", "pipe"], detached: true });
