@@ -14,8 +14,8 @@ export const VM = PLAN.guest.name;
 
 /** The home agent notices a dead link within three of these, and an agent that gets no processor for so long. */
 const KEEP_ALIVE_MS = 500;
-/** Short, so that every decision which needs patience falls within a cell. */
-const HANDOVER = { holdMaxMs: 4000, targetGoneMs: 1500, sourceGoneMs: 3000, lostAfterMs: 2500 };
+/** Short, so that every decision which needs patience falls within a cell; only the gate is not to open by itself before something is broken. */
+const HANDOVER = { holdMaxMs: 8000, targetGoneMs: 1500, sourceGoneMs: 3000, lostAfterMs: 2500 };
 /** Some 80 MB of guest take about six seconds. */
 const SLOW_BANDWIDTH = 14_000_000;
 
