@@ -25,7 +25,7 @@ export class MigrationProgress {
     this.#warn(view);
     const line = progressLine(view);
     if (this.#terminal.errIsLive) {
-      const columns = this.#terminal.columns ?? 80;
+      const columns = this.#terminal.errColumns ?? 80;
       this.#terminal.err(`${CLEAR}${line.slice(0, columns - 1)}`);
       this.#drawn = true;
       return;

@@ -83,7 +83,7 @@ export class MovesProgress {
     if (this.#sum === "") return;
     if (this.#terminal.errIsLive) {
       const line = [this.#sum, ...[...this.#moving.values()].map(underWay)].join("  ");
-      this.#terminal.err(`${CLEAR}${line.slice(0, (this.#terminal.columns ?? 80) - 1)}`);
+      this.#terminal.err(`${CLEAR}${line.slice(0, (this.#terminal.errColumns ?? 80) - 1)}`);
       this.#drawn = true;
       return;
     }

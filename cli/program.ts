@@ -44,7 +44,7 @@ export function program(context: Context): Command {
       writeOut: (text) => { terminal.out(text); },
       writeErr: (text) => { terminal.err(text); },
       getOutHelpWidth: () => terminal.columns ?? HELP_WIDTH,
-      getErrHelpWidth: () => terminal.columns ?? HELP_WIDTH,
+      getErrHelpWidth: () => terminal.errColumns ?? HELP_WIDTH,
     }).showHelpAfterError(`(${path(command)} --help says how)`);
   }
   return careof;

@@ -14,6 +14,7 @@ export class CapturedTerminal implements Terminal {
   errIsLive = false;
   columns: number | null = null;
   rows: number | null = null;
+  errColumns: number | null = null;
   /** Called after every write, so that a test can react to what it sees. */
   onWrite: () => void = () => undefined;
   readonly #listeners = new Set<() => void>();
