@@ -2,20 +2,16 @@
 import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { SystemClock } from "../model/clock.js";
+import type { Context } from "./context.js";
 import { run } from "./program.js";
 import { ProcessTerminal } from "./terminal.js";
 
 /** What still holds the process after a command is done (a connection kept open) may do so for this long. */
 const LINGER_MS = 1000;
 
-for (const stream of [process.stdout, process.stderr]) {
-  // `careof watch | head`: whoever read has gone, and nothing that is written would be seen.
-  stream.on("error", (error: NodeJS.ErrnoException) => { process.exit(error.code === "EPIPE" ? 0 : 1); });
-}
-
 const { version } = z.object({ version: z.string() }).parse(JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")));
 
-process.exitCode = await run(process.argv.slice(2), {
+const context: Context = {
   terminal: new ProcessTerminal(),
   clock: new SystemClock({ keepAlive: true }),
   version,
@@ -27,5 +23,12 @@ process.exitCode = await run(process.argv.slice(2), {
     demo: async (args, signal) => (await import("../deploy/demo/main.js")).runDemo(args, signal),
     doctor: async (options) => (await import("../deploy/doctor/main.js")).runDoctor(options),
   },
-});
+};
+
+// `careof watch | head`: whoever read has gone, and nothing that is written would be seen. What a move has come to is known by the time that it is written.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => { process.exit(error.code === "EPIPE" ? context.exitCode : 1); });
+// What is said meanwhile is not seen any more: the command goes on to its end, and its exit code says what that was.
+process.stderr.on("error", () => undefined);
+
+process.exitCode = await run(process.argv.slice(2), context);
 setTimeout(() => { process.exit(); }, LINGER_MS).unref();

@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import t from "tap";
@@ -114,6 +115,37 @@ t.test("a reader that goes away ends it quietly", async (t) => {
   const nagging = setInterval(() => { agent.emit("vm", web1); }, 20);
   t.teardown(() => { clearInterval(nagging); });
   t.match(await watching.ended, { code: 0, stderr: "" });
+});
+
+t.test("a reader of the progress that goes away changes nothing: the move is followed to its end, and the exit code is that of the move", async (t) => {
+  const agent = await ScriptedHomeAgent.open();
+  t.teardown(() => agent.close());
+  agent.on("POST /v1/migrations", { status: 202, json: moving }).on("GET /v1/migrations/web1%404", { json: moving }).streams();
+  const end = async (change: object): Promise<Awaited<Process["ended"]>> => {
+    const move = careof("migrate", "web1", "host-b", "--output", "json", "--api", agent.url);
+    await move.says("copy");
+    move.child.stderr?.destroy();
+    // Each is a line that nobody reads.
+    for (const phase of ["lead", "stop", "settle"]) {
+      agent.emit("migration", { ...moving, phase });
+      await sleep(100);
+    }
+    agent.emit("migration", { ...moved, ...change });
+    return move.ended;
+  };
+  const completed = await end({});
+  t.equal(completed.code, 0);
+  t.match(JSON.parse(completed.stdout), { result: "completed" });
+  const failed = await end({ result: "failed", reason: "relay-failed" });
+  t.equal(failed.code, 1);
+  t.match(JSON.parse(failed.stdout), { result: "failed" });
+
+  const unseen = careof("migrate", "web1", "host-b", "--output", "json", "--api", agent.url);
+  await unseen.says("copy");
+  unseen.child.stdout?.destroy();
+  while (agent.readers === 0) await sleep(5);
+  agent.emit("migration", { ...moved, result: "failed", reason: "relay-failed" });
+  t.equal((await unseen.ended).code, 1, "nor does it say that the move is done where nobody reads the result");
 });
 
 t.test("a command ends by itself although the connection is kept open", async (t) => {
