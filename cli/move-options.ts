@@ -41,10 +41,16 @@ export function moveWishes({ bandwidth, downtimeLimit, autoConverge, channels: s
   };
 }
 
+/** Below this no guest is ever copied: whoever says `50` thinks of another tool's unit (virsh: MiB a second, Proxmox: KiB). */
+const LEAST_RATE = 1000;
+
 function rate(text: string): number {
   const [, digits = "", unit = ""] = /^([0-9]{1,12}(?:\.[0-9]{1,3})?)([kMG]?)$/.exec(text) ?? [];
   if (digits === "") throw new InvalidArgumentError("a number of bytes a second, or with k, M or G (thousand, million, thousand million).");
-  return Math.round(Number(digits) * (UNITS[unit] ?? 1));
+  const wanted = Number(digits) * (UNITS[unit] ?? 1);
+  if (wanted > 0 && wanted < LEAST_RATE) throw new InvalidArgumentError(`${text} are bytes a second, and fewer than 1k: say ${digits}M for ${digits} million of them, or 0 for unlimited.`);
+  if (wanted > Number.MAX_SAFE_INTEGER) throw new InvalidArgumentError("more than any link carries: 0 is unlimited.");
+  return Math.round(wanted);
 }
 
 function milliseconds(text: string): number {

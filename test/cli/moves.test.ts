@@ -96,11 +96,14 @@ t.test("migrate: what one move may have otherwise than configured", async (t) =>
   t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", bandwidth: 0, autoConverge: false, postcopy: true }, "postcopy is asked for");
   await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--no-postcopy"]);
   t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", postcopy: false }, "and forbidden");
-  for (const wrong of [["--bandwidth", "fast"], ["--bandwidth", "-1"], ["--downtime-limit", "0"], ["--channels", "17"], ["--channels", "two"], ["--timeout", "0"], ["--timeout", "3601"], ["--on-timeout", "hope"]]) {
+  for (const wrong of [["--bandwidth", "fast"], ["--bandwidth", "-1"], ["--bandwidth", "0.4"], ["--bandwidth", "50"], ["--bandwidth", "0.9k"], ["--bandwidth", "999999999999G"], ["--downtime-limit", "0"], ["--channels", "17"], ["--channels", "two"], ["--timeout", "0"], ["--timeout", "3601"], ["--on-timeout", "hope"]]) {
     const asked = agent.asked.length;
     t.equal((await careof(["migrate", "web1", "host-b", "--api", agent.url, ...wrong])).code, 2, wrong.join(" "));
     t.equal(agent.asked.length, asked);
   }
+  t.match((await careof(["migrate", "web1", "host-b", "--api", agent.url, "--bandwidth", "50"])).stderr, /50 are bytes a second, and fewer than 1k: say 50M/, "virsh counts in MiB a second");
+  await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--bandwidth", "1k"]);
+  t.match(agent.asked.at(-1)?.body, { bandwidth: 1000 });
 });
 
 t.test("migrate: a guest that writes faster than is copied is told of once, and in the line", async (t) => {
