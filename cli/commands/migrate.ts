@@ -3,10 +3,9 @@ import { toCareofError, type CareofError } from "../../model/errors.js";
 import { millis, type HostId, type VmId } from "../../model/ids.js";
 import { NO_ANSWER, type ApiClient } from "../api-client.js";
 import { client, hostArgument, operatorCommand, show, vmArgument, type Context, type OperatorOptions } from "../context.js";
-import { begunMove, lostSight, type Sighted } from "../lost-sight.js";
+import { begunMove } from "../lost-sight.js";
 import { moveAll, type Moved } from "../move-all.js";
-import { follow } from "../migration-follower.js";
-import { MigrationProgress } from "../migration-progress.js";
+import { moveOne } from "../move-one.js";
 import { moveWishes, withMoveOptions, type MoveOptions } from "../move-options.js";
 import { bytes, duration, measured } from "../quantities.js";
 import type { MigrationReply } from "../replies.js";
@@ -59,22 +58,22 @@ function misuse(vm: VmId | undefined, host: HostId | undefined, { all, from, lim
 }
 
 async function one(context: Context, api: ApiClient, vm: VmId, host: HostId, options: MigrateOptions): Promise<void> {
-  let begun: MigrationReply;
-  try {
-    begun = await begunMove(api, vm, host, () => api.migrate(vm, host, moveWishes(options)));
-  } catch (thrown) {
-    const error = toCareofError(thrown);
-    throw unended(context, options, host, NO_ANSWER.has(error.code) ? { vm, from: null, outcome: "unknown", view: null, error } : { vm, from: null, outcome: "refused", error });
-  }
+  const begin = (): Promise<MigrationReply> => api.migrate(vm, host, moveWishes(options));
   if (!options.wait) {
+    const begun = await begunMove(api, vm, host, begin).catch((thrown: unknown) => { throw notBegun(context, options, vm, host, toCareofError(thrown)); });
     show(context, options, contract(begun), () => `${plain(`${begun.migration}: ${begun.vm} moves from ${begun.from} to ${begun.to}`)}; follow it with \`careof watch\`\n`);
     return;
   }
-  const end: Sighted = begun.result === null ? await watched(context, api, vm, begun) : { outcome: "ended", view: begun };
-  if (end.outcome === "unknown") throw unended(context, options, host, { vm, from: begun.from, ...end });
+  const { clock, terminal } = context;
+  const end = await moveOne({ api, clock, terminal, vm, to: host, begin }).catch((thrown: unknown) => { throw notBegun(context, options, vm, host, toCareofError(thrown)); });
+  if (end.outcome === "unknown") throw unended(context, options, host, { vm, from: end.view.from, ...end });
   const { view } = end;
   context.exitCode = view.result === "completed" ? 0 : 1;
   show(context, options, contract(view), () => outcome(view));
+}
+
+function notBegun(context: Context, options: MigrateOptions, vm: VmId, host: HostId, error: CareofError): CareofError {
+  return unended(context, options, host, NO_ANSWER.has(error.code) ? { vm, from: null, outcome: "unknown", view: null, error } : { vm, from: null, outcome: "refused", error });
 }
 
 /** Of a move that has no end here, a program is told all the same: one that may have begun is not one that failed. People read it on standard error. Returns what is to be thrown. */
@@ -124,41 +123,6 @@ function result(moved: Moved, to: HostId): Record<string, unknown> {
     case "there": return { ...unmeasured(vm, from, to), result: "completed", reason: "already-here", detail: null };
     case "refused": return { ...refused(vm, to, moved.error), from };
     case "unknown": return { ...(moved.view === null ? unmeasured(vm, from, to) : contract(moved.view)), result: null, reason: moved.error.code, detail: moved.error.message };
-  }
-}
-
-async function watched(context: Context, api: ApiClient, vm: VmId, begun: MigrationReply): Promise<Sighted> {
-  const progress = new MigrationProgress(context.terminal, () => context.clock.monotonic());
-  const over = new AbortController();
-  let cancelling: Promise<void> | null = null;
-  let last = begun;
-  const release = context.terminal.onInterrupt(() => {
-    if (cancelling !== null) {
-      over.abort();
-      return;
-    }
-    progress.say(`cancelling ${begun.migration}; Ctrl-C again stops watching it`);
-    cancelling = api.cancel(begun.migration).then(
-      () => undefined,
-      (thrown: unknown) => { progress.say(`it cannot be cancelled: ${plain(toCareofError(thrown).message)}`); },
-    );
-  });
-  try {
-    progress.show(begun);
-    const view = await follow({
-      api, clock: context.clock, migration: begun.migration, signal: over.signal,
-      onChange: (each) => {
-        last = each;
-        progress.show(each);
-      },
-      onLost: (error) => { progress.say(`${plain(error.message)}; the move goes on, trying again`); },
-    });
-    return { outcome: "ended", view };
-  } catch (thrown) {
-    return await lostSight(api, vm, last, toCareofError(thrown));
-  } finally {
-    progress.clear();
-    release();
   }
 }
 

@@ -174,6 +174,41 @@ t.test("Ctrl-C cancels the move and asks nothing; a second one leaves it", async
   t.notOk(stubborn.listens);
 });
 
+t.test("Ctrl-C before the home agent has answered: the move is cancelled as it begins; a second one says that nobody knows", async (t) => {
+  const agent = await withMove(t);
+  agent.streams();
+  let answer = (): void => undefined;
+  agent.on("POST /v1/migrations", (response) => { answer = () => { response.writeHead(202).end(JSON.stringify(moving)); }; });
+  agent.on(`DELETE /v1/migrations/${ID}`, (response) => {
+    response.writeHead(202).end(JSON.stringify(moving));
+    agent.on(`GET /v1/migrations/${ID}`, { json: { ...moved, result: "cancelled", reason: "cancelled-by-operator" } });
+    agent.cut();
+  });
+  const asked = async (): Promise<void> => { while (agent.asked.length === 0) await sleep(5); };
+  const terminal = new CapturedTerminal();
+  const running = careof(["migrate", "web1", "host-b", "--output", "json", "--api", agent.url], { terminal });
+  await asked();
+  terminal.interrupt();
+  t.match(terminal.stderr, /^the move of web1 is cancelled as soon as it has begun; Ctrl-C again stops waiting for that$/m);
+  t.notOk(agent.asked.some(({ method }) => method === "DELETE"));
+  answer();
+  const ran = await running;
+  t.equal(ran.code, 1);
+  t.match(ran.stderr, /cancelling web1@4/);
+  t.match(JSON.parse(ran.stdout), { migration: "web1@4", result: "cancelled" });
+
+  agent.asked.length = 0;
+  const impatient = new CapturedTerminal();
+  const second = careof(["migrate", "web1", "host-b", "--output", "json", "--api", agent.url], { terminal: impatient });
+  await asked();
+  impatient.interrupt();
+  impatient.interrupt();
+  const left = await second;
+  t.equal(left.code, 1);
+  t.match(JSON.parse(left.stdout), { migration: null, vm: "web1", result: null, reason: "left" });
+  t.notOk(impatient.listens);
+});
+
 t.test("a home agent that goes away and comes back loses no result", async (t) => {
   const agent = await withMove(t);
   agent.streams().on(`GET /v1/migrations/${ID}`, (response) => {
