@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import type { HostId, VmId } from "../../model/ids.js";
 import { client, hostArgument, operatorCommand, show, vmArgument, type Context, type OperatorOptions } from "../context.js";
 import { plain } from "../terminal.js";
+import { waiting } from "../waiting.js";
 import { describe } from "./where.js";
 
 export function adoptCommand(context: Context): Command {
@@ -15,7 +16,7 @@ export function adoptCommand(context: Context): Command {
     .argument("<vm>", "name of the VM", vmArgument)
     .argument("<host>", "where it runs", hostArgument)
     .action(async (vm: VmId, host: HostId, options: OperatorOptions) => {
-      const adopted = await client(context, options).adopt(vm, host);
+      const adopted = await waiting(context, `${vm} is adopted on ${host}`, client(context, options).adopt(vm, host));
       show(context, options, adopted, () => describe(adopted, context.clock.now()));
     });
 }
@@ -30,7 +31,7 @@ export function releaseCommand(context: Context): Command {
     .summary("let go of a guest, which runs on")
     .argument("<vm>", "name of the VM", vmArgument)
     .action(async (vm: VmId, options: OperatorOptions) => {
-      const released = await client(context, options).release(vm);
+      const released = await waiting(context, `${vm} is let go of`, client(context, options).release(vm));
       show(context, options, released, () => plain(`${released.vm} runs on ${released.host ?? "?"} without careof: ${released.detail}`) + "\n");
     });
 }

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import type { HostId, VmId } from "../../model/ids.js";
 import { client, hostArgument, operatorCommand, show, vmArgument, type Context, type OperatorOptions } from "../context.js";
+import { waiting } from "../waiting.js";
 import { describe } from "./where.js";
 
 export function resolveCommand(context: Context): Command {
@@ -16,7 +17,7 @@ export function resolveCommand(context: Context): Command {
     .argument("<host>", "where it shall run: the source or the target of the move", hostArgument)
     .option("--force", "the source was told to run it, and certainly does not", false)
     .action(async (vm: VmId, host: HostId, options: OperatorOptions & { readonly force: boolean }) => {
-      const resolved = await client(context, options).resolve(vm, host, options.force);
+      const resolved = await waiting(context, `${vm} is resolved to ${host}`, client(context, options).resolve(vm, host, options.force));
       show(context, options, resolved, () => describe(resolved, context.clock.now()));
     });
 }

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import type { HostId, VmId } from "../../model/ids.js";
 import { client, hostArgument, operatorCommand, show, vmArgument, type Context, type OperatorOptions } from "../context.js";
+import { waiting } from "../waiting.js";
 import { describe } from "./where.js";
 
 export function startCommand(context: Context): Command {
@@ -8,7 +9,7 @@ export function startCommand(context: Context): Command {
     .argument("<vm>", "name of the VM", vmArgument)
     .argument("<host>", "one of the hosts that the VM lists", hostArgument)
     .action(async (vm: VmId, host: HostId, options: OperatorOptions) => {
-      const started = await client(context, options).start(vm, host);
+      const started = await waiting(context, `${vm} is started on ${host}`, client(context, options).start(vm, host));
       show(context, options, started, () => describe(started, context.clock.now()));
     });
 }
