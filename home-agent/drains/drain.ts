@@ -56,6 +56,8 @@ export interface Drain {
   readonly actor: string;
   readonly startedAt: Millis;
   readonly phase: RunPhase;
+  /** Interrupted so that what moves is cancelled: also what was asked for by then, and begins to move only now. */
+  readonly cancelling: boolean;
   /** In the order in which they go. */
   readonly stays: readonly Stay[];
 }
@@ -110,7 +112,7 @@ export function newStay(vm: VmId): Stay {
 
 /** A drain that begins now; `step` with an event `begin` makes it run. */
 export function newDrain(host: HostId, wish: Wish, now: Millis): Drain {
-  return { host, ...wish, startedAt: now, phase: "interrupted", stays: [] };
+  return { host, ...wish, startedAt: now, phase: "interrupted", cancelling: false, stays: [] };
 }
 
 /**
@@ -126,9 +128,15 @@ export function newDrain(host: HostId, wish: Wish, now: Millis): Drain {
  */
 export function step(before: Drain, event: DrainEvent, scene: Scene): Step {
   const drain = observe(onEvent(before, event, scene), scene);
-  const cancels = event.type === "interrupt" && event.cancel ? drain.stays.flatMap((stay) => (stay.phase === "moving" && stay.migration !== null ? [stay.migration] : [])) : [];
+  const cancels = drain.cancelling ? cancelled(before, drain, event.type === "interrupt" && event.cancel) : [];
   if (drain.phase !== "running") return { drain, moves: [], cancels };
   return { ...plan(drain, scene), cancels };
+}
+
+/** Moves to be cancelled: `all` that are under way, or those that this drain had asked for and that began since. What a person moves by hand meanwhile is his. */
+function cancelled(before: Drain, { stays }: Drain, all: boolean): readonly MigrationId[] {
+  const asked = new Set(before.stays.flatMap(({ vm, phase, migration }) => (phase === "asked" || (phase === "moving" && migration === null) ? [vm] : [])));
+  return stays.flatMap(({ vm, phase, migration }) => (phase === "moving" && migration !== null && (all || asked.has(vm)) ? [migration] : []));
 }
 
 /** News of which each was true before the scene was: they are heard all before the next `step` looks at the scene, or it would contradict what has still to be told. */
@@ -158,7 +166,10 @@ function onEvent(drain: Drain, event: DrainEvent, scene: Scene): Drain {
     case "look": return drain;
     case "tick": return { ...drain, stays: drain.stays.map((stay) => (stay.paused ? { ...stay, paused: false } : stay)) };
     case "begin": return begin(drain, event.wish, event.now, scene);
-    case "interrupt": return drain.phase === "running" ? changeState(drain, "interrupted") : drain;
+    case "interrupt": {
+      const interrupted = drain.phase === "running" ? changeState(drain, "interrupted") : drain;
+      return { ...interrupted, cancelling: interrupted.cancelling || event.cancel };
+    }
     case "answered":
     case "moved": return hear(drain, [event], scene);
   }
@@ -174,7 +185,7 @@ function begin(drain: Drain, wish: Wish, now: Millis, scene: Scene): Drain {
   const stays = inOrder([...there, ...elsewhere], wish.order).map(({ vm }) => known.get(vm) ?? newStay(vm));
   const kept = new Set(stays.map(({ vm }) => vm));
   const gone = drain.phase === "running" ? drain.stays.filter(({ vm }) => !kept.has(vm)) : [];
-  return changeState({ ...drain, ...wish, startedAt: drain.phase === "running" ? drain.startedAt : now, stays: [...gone, ...stays] }, "running");
+  return changeState({ ...drain, ...wish, cancelling: false, startedAt: drain.phase === "running" ? drain.startedAt : now, stays: [...gone, ...stays] }, "running");
 }
 
 function inOrder(vms: SceneVm[], order: Order): SceneVm[] {

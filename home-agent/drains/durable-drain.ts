@@ -28,5 +28,5 @@ export function restoreDrain(host: HostId, value: Stored): Drain {
   const read = record.safeParse(value);
   if (!read.success) throw new CareofError("store-corrupt", `the record of the drain of ${host} cannot be read: ${read.error.issues[0]?.path.map(String).join(".") ?? ""} ${read.error.issues[0]?.message ?? ""}`);
   const { vms, ...wish } = read.data;
-  return { host, ...wish, stays: vms.map(newStay) };
+  return { host, ...wish, cancelling: false, stays: vms.map(newStay) };
 }
