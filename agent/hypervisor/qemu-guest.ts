@@ -136,7 +136,7 @@ export class QemuGuest implements Guest {
     await this.#capabilities(options, "source");
     await this.#execute("migrate-set-parameters", {
       "max-bandwidth": options.maxBandwidth === 0 ? UNLIMITED_BANDWIDTH : options.maxBandwidth,
-      "downtime-limit": Math.round(options.downtimeLimitMs),
+      "downtime-limit": Math.min(ANY_DOWNTIME_MS, Math.round(options.downtimeLimitMs)),
       ...(options.channels > 1 ? { "multifd-channels": options.channels } : {}),
       ...(options.postcopy ? { "max-postcopy-bandwidth": options.maxBandwidth } : {}),
       // What an earlier move of this guest may have preferred: without the gate it would make a long pause.

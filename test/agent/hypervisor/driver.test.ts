@@ -6,6 +6,7 @@ import t from "tap";
 import type { Guest, GuestSpec } from "../../../agent/hypervisor/driver.js";
 import { chooseAccelerator } from "../../../agent/hypervisor/accelerator.js";
 import { identifyProcess, isAlive } from "../../../agent/hypervisor/process.js";
+import { millis } from "../../../model/ids.js";
 import { clock, recorder, sleep, until } from "../rig.js";
 import { kinds } from "./machines-here.js";
 import { Drivers, specOf, stopForPostcopy } from "./two-drivers.js";
@@ -62,7 +63,8 @@ for (const kind of kinds) {
       const { source, target, heard, stream } = await drivers.pair(kind);
       t.equal(await target.status(), "incoming");
       await target.receive(stream);
-      await source.send(stream);
+      // As long as may be asked for; QEMU's own limit is 2000 s.
+      await source.send({ ...stream, downtimeLimitMs: millis(3_600_000) });
       await until("pre-switchover", () => heard.source.words.includes("pre-switchover"));
       t.equal(await source.status(), "halted");
       t.ok(heard.source.words.indexOf("stopped") < heard.source.words.indexOf("pre-switchover"), "STOP comes first");
