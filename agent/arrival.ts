@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { CareofError, toCareofError } from "../model/errors.js";
 import { millis, type Epoch } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
-import type { Body, VmReport } from "../proto/messages.js";
+import type { Body, DiskImage, VmReport } from "../proto/messages.js";
 import type { MigrationContext } from "./departure.js";
 import { removeDisks, resolved } from "./disk-files.js";
 import { guestSpec } from "./guests.js";
@@ -37,6 +37,7 @@ export class Arrival {
   readonly #context: ArrivalContext;
   readonly #settled: () => void;
   readonly #run: TargetRun;
+  readonly #described: readonly DiskImage[];
   #file: MigrationFile;
   #relayPort = 0;
   #overflowedBefore = 0;
@@ -54,6 +55,7 @@ export class Arrival {
     this.#context = context;
     this.#file = file;
     this.#settled = settled;
+    this.#described = body?.disks ?? [];
     const { network, guests, clock, log, hold = NO_HOLD } = context;
     const { vm } = file.spec;
     this.#run = new TargetRun(first, {
@@ -110,6 +112,11 @@ export class Arrival {
       case "burying": case "buried": case "died": return "absent";
       default: return "incoming";
     }
+  }
+
+  /** Disks that are being copied to this host, or will be. */
+  get coming(): readonly DiskImage[] {
+    return this.reported === "incoming" ? this.#described : [];
   }
 
   get ownsDeath(): boolean {

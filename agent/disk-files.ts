@@ -11,6 +11,8 @@ import { syncDirectory } from "./synced.js";
 
 /** Room that is left to others: an image's own tables, and what the guest writes meanwhile. */
 const SPARE_BYTES = 16 * 1024 * 1024;
+/** In which stat(2) counts. */
+const BLOCK_BYTES = 512;
 
 /** The guest's own disks as the hypervisor sees them, with the paths of its specification. */
 export function describeDisks(spec: VmSpec, sizes: readonly DiskSize[]): readonly DiskImage[] {
@@ -69,26 +71,37 @@ function resolvedFile(path: string): ReturnType<typeof fileAt> {
 }
 
 /**
- * Whether the disks can be made here: nothing stands in their place, and each file system has room for what they take at the source. Changes nothing.
+ * Whether the disks can be made here: nothing stands in their place, and each file system has room for what they take at the source, besides what disks of other guests that are `coming` have
+ * still to take. Changes nothing.
  * @throws CareofError `disk-exists`, `no-room`, `disk-failed` (no directory, or the source has other disks than `spec`)
  */
-export function checkDisks(spec: VmSpec, images: readonly DiskImage[]): void {
+export function checkDisks(spec: VmSpec, images: readonly DiskImage[], coming: readonly DiskImage[] = []): void {
   const wanted = localDisks(spec.qemu).map(({ path, format }) => `${path} (${format})`).join(", ");
   const described = images.map(({ path, format }) => `${path} (${format})`).join(", ");
   if (wanted !== described) throw new CareofError("disk-failed", `${spec.vm} runs with the disks ${described || "none"} and is configured with ${wanted || "none"}: stop and start it first`);
-  const needed = new Map<number, { readonly directory: string; readonly free: number; bytes: number }>();
+  const needed = new Map<number, { readonly directory: string; readonly free: number; bytes: number; promised: number }>();
   for (const { path, allocatedBytes } of images) {
     if (fileAt(path) !== null) throw new CareofError("disk-exists", `${path} is there already: move it away if it is not needed`);
     const directory = dirname(path);
     const device = deviceOf(directory);
     const { bavail, bsize } = statfsSync(directory);
-    const entry = needed.get(device) ?? { directory, free: bavail * bsize, bytes: SPARE_BYTES };
+    const entry = needed.get(device) ?? { directory, free: bavail * bsize, bytes: SPARE_BYTES, promised: 0 };
     entry.bytes += allocatedBytes;
     needed.set(device, entry);
   }
-  for (const { directory, free, bytes } of needed.values()) {
-    if (bytes > free) throw new CareofError("no-room", `${directory} has room for ${megabytes(free)} and the disks of ${spec.vm} take ${megabytes(bytes)}`);
+  for (const each of coming) {
+    const entry = needed.get(statSync(dirname(each.path), { throwIfNoEntry: false })?.dev ?? NaN);
+    if (entry !== undefined) entry.promised += stillWanted(each);
   }
+  for (const { directory, free, bytes, promised } of needed.values()) {
+    const besides = promised === 0 ? "" : ` besides ${megabytes(promised)} for guests that come as well`;
+    if (bytes > free - promised) throw new CareofError("no-room", `${directory} has room for ${megabytes(Math.max(0, free - promised))}${besides} and the disks of ${spec.vm} take ${megabytes(bytes)}`);
+  }
+}
+
+/** Bytes that a copy under way will take yet. */
+function stillWanted({ path, allocatedBytes }: DiskImage): number {
+  return Math.max(0, allocatedBytes - (statSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * BLOCK_BYTES);
 }
 
 /** Removes what was made for a guest that never ran here; durable when it resolves. A large file takes its time, in which everything else goes on. Idempotent. @throws CareofError `disk-failed` */

@@ -96,7 +96,7 @@ export class Migrations {
     await this.#clearWay(vm, body.epoch);
     if (guests.get(vm) !== undefined) throw new CareofError("already-here", `${vm} is here already`);
     if (body.epoch <= guests.lastEpoch(vm)) throw new CareofError("stale-epoch", `epoch ${String(body.epoch)} of ${vm} is over here`);
-    checkDisks(body.spec, body.disks);
+    checkDisks(body.spec, body.disks, [...this.#open.values()].flatMap((each) => (each.side === "target" ? each.coming : [])));
     const arrival = Arrival.begin(this.#options, body, canLead, () => { this.#settled(vm, arrival); });
     this.#open.set(vm, arrival);
     const relayPort = await arrival.prepare();

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { FakeHypervisor } from "../../agent/hypervisor/qemu-fake.js";
@@ -7,7 +7,7 @@ import { migrationFile } from "../../agent/record-shapes.js";
 import { Records } from "../../agent/records.js";
 import { ipAddress } from "../../model/address.js";
 import { CareofError } from "../../model/errors.js";
-import { epoch, hostId, migrationId } from "../../model/ids.js";
+import { epoch, hostId, migrationId, vmId } from "../../model/ids.js";
 import { ipInIp } from "../../model/locator.js";
 import { clock, Host, PARAMETERS, specOf, until, VM } from "./rig.js";
 
@@ -57,3 +57,25 @@ for (const [what, network, disk] of [["a disk that cannot be removed keeps nothi
     t.notOk(existsSync(path));
   });
 }
+
+void t.test("two guests that come at once: room that the one will fill is not given to the other, until its move is given up", async (t) => {
+  const host = new Host("host-b", "10.2.0.2", () => new FakeHypervisor({ clock }));
+  t.teardown(() => host.end());
+  await host.boot();
+  const { bavail, bsize } = statfsSync(host.directory);
+  const most = Math.floor(bavail * bsize * 0.6);
+  const prepare = async (name: string, number: number): Promise<unknown> => {
+    const path = join(host.directory, `${name}.raw`);
+    const spec = { ...specOf({ disks: [path], diskOptions: [{ path, shared: false, format: "raw" }] }), vm: vmId(name), homeAddresses: [ipAddress(`198.51.100.${String(number)}`)] };
+    return host.migrations.prepare({
+      kind: "prepare", migration: migrationId(spec.vm, epoch(2)), spec, epoch: epoch(2), source: hostId("host-a"), sourceLocator: ipInIp(ipAddress("10.1.0.2")), secret: randomBytes(32), parameters: PARAMETERS,
+      disks: [{ path, format: "raw", virtualBytes: 1 << 20, allocatedBytes: most }],
+    });
+  };
+  t.match(await prepare("web1", 7), { decision: { reason: "accepted" } });
+  await t.rejects(prepare("web2", 8), { code: "no-room", message: /besides/ });
+  t.strictSame(readdirSync(host.directory).filter((name) => name.endsWith(".raw")), ["web1.raw"]);
+  t.equal(host.migrations.abort({ kind: "abort", migration: migrationId(VM, epoch(2)), vm: VM, reason: "cancelled-by-operator" }), "accepted");
+  await host.heard("targetEnded");
+  t.match(await prepare("web2", 8), { decision: { reason: "accepted" } });
+});

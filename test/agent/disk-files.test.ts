@@ -1,4 +1,4 @@
-import { existsSync, linkSync, mkdirSync, mkdtempSync, openSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, linkSync, mkdirSync, mkdtempSync, openSync, readdirSync, renameSync, rmSync, statfsSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -40,6 +40,20 @@ t.test("what cannot be is refused, and nothing is made", (t) => {
   t.throws(() => { checkDisks(spec, images); }, { code: "disk-exists", message: /b\.img/ });
   t.ok(existsSync(cow));
   rmSync(cow);
+  t.end();
+});
+
+t.test("room that another guest's disks will take is not there", (t) => {
+  const other = (name: string, allocatedBytes: number): DiskImage => ({ path: join(directory, name), format: "raw", virtualBytes: 2 ** 52, allocatedBytes });
+  t.throws(() => { checkDisks(spec, images, [other("c.raw", 2 ** 51), other("d.raw", 2 ** 51)]); }, { code: "no-room", message: /has room for 0 MB besides [0-9]+ MB for guests that come as well and the disks of web1 take/ });
+  checkDisks(spec, images, [{ ...other("c.raw", 2 ** 51), path: "/proc/c.raw" }, { ...other("c.raw", 2 ** 51), path: "/no/such/c.raw" }]);
+  const { bavail, bsize } = statfsSync(directory);
+  const most = Math.floor(bavail * bsize * 0.9);
+  const large = images.map((image) => ({ ...image, allocatedBytes: Math.floor(bavail * bsize * 0.1) }));
+  t.throws(() => { checkDisks(spec, large, [other("c.raw", most)]); }, { code: "no-room" });
+  writeFileSync(join(directory, "c.raw"), Buffer.alloc(2 ** 20, 1));
+  checkDisks(spec, images, [other("c.raw", 2 ** 20)]);
+  rmSync(join(directory, "c.raw"));
   t.end();
 });
 
