@@ -17,7 +17,13 @@ const CONNECT_LIMIT = millis(15_000);
 const FINISH_MS = 5000;
 const DROP_MS = 10_000;
 
-const nodes = z.array(z.looseObject({ "node-name": z.string(), image: z.looseObject({ filename: z.string(), "virtual-size": z.number(), "actual-size": z.number().optional() }) }));
+const image = z.looseObject({
+  filename: z.string(), "virtual-size": z.number(), "actual-size": z.number().optional(),
+  /** What it shows through where it has nothing of its own. */
+  get "backing-image"() { return image.optional(); },
+});
+const nodes = z.array(z.looseObject({ "node-name": z.string(), image }));
+type Image = z.infer<typeof image>;
 const jobs = z.array(z.looseObject({ device: z.string(), len: z.number(), offset: z.number(), ready: z.boolean().default(false) }));
 
 export interface QemuDisksOptions {
@@ -46,7 +52,7 @@ export class QemuDisks implements GuestDisks {
   async sizes(): Promise<readonly DiskSize[]> {
     return (await this.#nodes()).flatMap(({ "node-name": name, image }) => {
       const disk = LOCAL_NODE.exec(name)?.[1];
-      return disk === undefined ? [] : [{ disk: Number(disk), virtualBytes: image["virtual-size"], allocatedBytes: image["actual-size"] ?? image["virtual-size"], file: image.filename, open: openFile(this.#options.pid, image.filename) }];
+      return disk === undefined ? [] : [{ disk: Number(disk), virtualBytes: image["virtual-size"], allocatedBytes: allocated(image), file: image.filename, open: openFile(this.#options.pid, image.filename) }];
     }).sort((a, b) => a.disk - b.disk);
   }
 
@@ -147,7 +153,7 @@ export class QemuDisks implements GuestDisks {
   }
 
   async #nodes(): Promise<z.infer<typeof nodes>> {
-    return nodes.parse(await this.#execute("query-named-block-nodes", { flat: true }));
+    return nodes.parse(await this.#execute("query-named-block-nodes", {}));
   }
 
   async #jobs(): Promise<z.infer<typeof jobs>> {
@@ -157,4 +163,10 @@ export class QemuDisks implements GuestDisks {
   #execute(command: string, parameters: Readonly<Record<string, unknown>>, limit?: Millis): Promise<unknown> {
     return this.#options.execute(command, parameters, limit);
   }
+}
+
+/** What the copy takes at most: it is one image, with all that shows through of those behind. */
+function allocated(image: Image): number {
+  const { "virtual-size": size, "actual-size": own = size, "backing-image": behind } = image;
+  return behind === undefined ? own : Math.max(own, Math.min(size, own + allocated(behind)));
 }
