@@ -249,11 +249,22 @@ export class Guests {
       const { pid, startTicks } = guest.identity;
       const other = this.all().find((each) => each.guest?.identity.pid === pid && each.guest.identity.startTicks === startTicks);
       if (other !== undefined) throw new CareofError("already-running", `process ${String(pid)} is the guest of ${other.spec.vm} already`);
+      this.#requirePort(port, pid);
       await this.#options.network.attach(spec, [], port);
       return guest;
     } catch (thrown) {
       await guest.release();
       throw thrown;
+    }
+  }
+
+  /** Another guest's would be taken away from that one, and this one would hear nothing. @throws CareofError `no-reader`, `no-link` */
+  #requirePort(port: string, pid: number): void {
+    try {
+      this.#options.network.requireReader(port, pid);
+    } catch (thrown) {
+      const { code, message } = toCareofError(thrown);
+      throw code === "no-reader" ? new CareofError(code, `${message}: vms[].qemu.adopt names the port of something else`, { cause: thrown }) : thrown;
     }
   }
 

@@ -261,6 +261,16 @@ export class VmNetwork {
     return attached === undefined ? null : this.#options.ports.queue(attached.port.name, reader);
   }
 
+  /** The interface of a guest that is here already is the one that process `reader` has open. @throws CareofError `no-reader`, `no-link` */
+  requireReader(port: string, reader: number): void {
+    try {
+      this.#options.ports.queue(port, reader).close();
+    } catch (thrown) {
+      // It has it open; only what waits there cannot be seen, which costs a move some packets and no more.
+      if (toCareofError(thrown).code !== "kernel-refused") throw thrown;
+    }
+  }
+
   #change(vm: VmId, change: { readonly stragglersFrom?: readonly IpAddress[]; readonly forwardTo?: IpAddress | null }): void {
     const attached = this.#attached.get(vm);
     if (attached === undefined) return;

@@ -11,6 +11,8 @@ export class FakeVmPorts implements VmPorts {
   readonly external = new Set<string>();
   /** By port, packets that wait in its queue. */
   readonly waiting = new Map<string, Buffer[]>();
+  /** By port, the process that has it open; of one that is not said, whoever is asked about. */
+  readonly readers = new Map<string, number>();
   /** As it was last set. */
   pathMtu: number | null = null;
   #ports = new Map<string, VmPort>();
@@ -68,8 +70,9 @@ export class FakeVmPorts implements VmPorts {
     return 0;
   }
 
-  queue(name: string): PortQueue {
-    if (!this.#ports.has(name)) throw noLink(name);
+  queue(name: string, reader: number): PortQueue {
+    if (!this.#ports.has(name) && !this.external.has(name)) throw noLink(name);
+    if ((this.readers.get(name) ?? reader) !== reader) throw new CareofError("no-reader", `process ${String(reader)} does not have TAP ${name} open`);
     const left = this.waiting.get(name) ?? [];
     return {
       isEmpty: () => left.length === 0, close: () => undefined,

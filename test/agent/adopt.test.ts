@@ -180,10 +180,13 @@ await t.test("what cannot be adopted is left alone, and nothing of it stays here
   const { a, driver, control, pid } = await made(t);
   await t.rejects(a.guests.start(specOf(), epoch(1), { control: `${control}x`, port: PORT }), { code: "start-failed", message: /no process listens/ });
   await t.rejects(a.guests.start(specOf(), epoch(2), { control, port: "nowhere0" }), { code: "start-failed", message: /no interface "nowhere0"/ });
+  a.ports.readers.set(PORT, pid + 1);
+  await t.rejects(a.guests.start(specOf(), epoch(3), { control, port: PORT }), { code: "start-failed", message: /does not have TAP .* open: vms\[\]\.qemu\.adopt names the port of something else/ });
+  a.ports.readers.set(PORT, pid);
   t.same(driver.running(), [pid], "it runs on");
   t.same(a.ports.list(), []);
   t.equal(a.guests.get(VM), undefined);
-  await a.guests.start(specOf(), epoch(3), { control, port: PORT });
+  await a.guests.start(specOf(), epoch(4), { control, port: PORT });
   t.ok(await a.runs());
 });
 

@@ -16,8 +16,10 @@ const VM = PLAN.guest.name;
 const TAP = "vmtap0";
 /** For what comes by itself in a second or some; none of it is about speed. */
 const COMES_MS = 90_000;
-/** Monitor of the guest on host B: an adoption that failed, two that did not, and the move that brought it there. */
-const MONITOR_B = "run/guests/web1@4.qmp";
+/** Of somebody else's. */
+const OTHER_TAP = "vmtap1";
+/** Monitor of the guest on host B: two adoptions that failed, two that did not, and the move that brought it there. */
+const MONITOR_B = "run/guests/web1@5.qmp";
 
 const qemuSchema = z.looseObject({ kernel: z.string(), initrd: z.string(), append: z.string(), memory: z.string() });
 const fileSchema = z.looseObject({ vms: z.array(z.looseObject({ name: z.string(), qemu: qemuSchema })) });
@@ -35,8 +37,11 @@ t.teardown(async () => {
 const file = fileSchema.parse(parse(readFileSync(lab.files.homeAgent, "utf8")));
 const qemu = file.vms.find((vm) => vm.name === VM)?.qemu;
 if (qemu === undefined) throw new Error("the lab has no guest");
-qemu["adopt"] = { "host-a": { qmp: monitor, port: TAP }, "host-b": { qmp: join(lab.directory, "host-b", MONITOR_B), port: `co-${VM}` } };
-writeFileSync(lab.files.homeAgent, stringify(file));
+const adoptedAt = (port: string): void => {
+  qemu["adopt"] = { "host-a": { qmp: monitor, port }, "host-b": { qmp: join(lab.directory, "host-b", MONITOR_B), port: `co-${VM}` } };
+  writeFileSync(lab.files.homeAgent, stringify(file));
+};
+adoptedAt(OTHER_TAP);
 
 /** As somebody would start it who knows nothing of careof but what the README says. */
 function startQemu(): ChildProcess {
@@ -85,6 +90,11 @@ await t.test("a guest that somebody has started is adopted where it is, given ba
   await must(inNamespace(lab.namespace("a"), ["ip", "tuntap", "add", "dev", TAP, "mode", "tap"]));
   somebody = startQemu();
   await lab.until("QEMU has its monitor", COMES_MS, () => Promise.resolve(existsSync(monitor)));
+  await must(inNamespace(lab.namespace("a"), ["ip", "tuntap", "add", "dev", OTHER_TAP, "mode", "tap"]));
+  t.match(await lab.careof(["adopt", VM, "host-a"]), { code: 1, stderr: /does not have TAP vmtap1 open.*qemu\.adopt.*\(start-failed\)/ }, "a port that is not this guest's");
+  t.notMatch(await must(inNamespace(lab.namespace("a"), ["ip", "-o", "addr", "show", "dev", OTHER_TAP])), PLAN.gateway, "and that is not touched");
+  adoptedAt(TAP);
+  t.match(await lab.careof(["reload"]), { code: 0 });
   t.match(await lab.json(whereSchema, ["adopt", VM, "host-a"]), { vm: VM, host: "host-a", state: "bound", careOf: PLAN.hosts["host-a"].careOf });
   sessions = await Sessions.open(lab.namespace("c"), [PLAN.guest.address]);
   t.match(await asked(), [null, String]);
