@@ -136,13 +136,15 @@ await t.test("cancelled while the disks are copied: no file is left, the guest w
   await failed(t, migration);
 });
 
-await t.test("the target's agent is killed while the disks are copied: the same, once it is back", async (t) => {
-  const migration = await begin("host-b");
-  await lab.endPart("host-b", "SIGKILL");
-  lab.startPart("host-b");
-  await lab.connected(HOSTS, COMES_MS);
-  await failed(t, migration);
-});
+for (const [which, host] of [["target", "host-b"], ["source", "host-a"]] as const) {
+  await t.test(`the ${which}'s agent is killed while the disks are copied: the same, once it is back`, async (t) => {
+    const migration = await begin("host-b");
+    await lab.endPart(host, "SIGKILL");
+    lab.startPart(host);
+    await lab.connected(HOSTS, COMES_MS);
+    await failed(t, migration);
+  });
+}
 
 for (const [index, [from, to]] of ([["host-a", "host-b"], ["host-b", "host-a"]] as const).entries()) {
   await t.test(`it moves to ${to} with its disks, writing all the time`, async (t) => {
