@@ -9,7 +9,7 @@ import { RULES } from "./two-hosts.js";
 /** How a move shall be made: what is configured, what an operator wants otherwise, and what is told of a copy that does not end. */
 
 const PLAN: MovePlan = movePlan({}, { ...RULES.handover, downtimeLimitMs: millis(20) });
-const BUSY: Copied = { passes: 5, remaining: 3e7, bytesPerSecond: 4.1e7, dirtyBytesPerSecond: 4e7, expectedDowntimeMs: 837.2, throttlePercent: 0 };
+const BUSY: Copied = { passes: 5, remaining: 3e7, bytesPerSecond: 4.1e7, dirtyBytesPerSecond: 4e7, expectedDowntimeMs: 837.2, throttlePercent: 0, diskTotal: 0 };
 
 t.test("a plan is what is configured, and what is wished otherwise", (t) => {
   t.match(movePlan({}, RULES.handover), { maxBandwidth: 0, timeoutMs: 600_000, onTimeout: "abort", channels: 1, autoConverge: false });
@@ -29,6 +29,10 @@ t.test("why a copy does not converge, and what would help", (t) => {
     ["it does not", {}, {}, /writes 40 MB\/s and 41 MB\/s are copied, so that it would have to stand for 837 ms, and 20 ms are allowed\. What helps: --auto-converge .*; --downtime-limit 838 .*; --on-timeout force /],
     ["with a limit of the bandwidth", {}, { maxBandwidth: 5e6 }, /a greater --bandwidth than 5\.0 MB\/s/],
     ["throttled already", { throttlePercent: 99 }, { autoConverge: true, onTimeout: "force", postcopy: true }, /denied 99% of its processor time\. What helps: --downtime-limit 838 lets it stand for so long$/],
+    ["what can help it", { diskTotal: 0 }, {}, /; --postcopy has it go on/],
+    ["with disks that move along there is no postcopy", { diskTotal: 5e9 }, {}, /^(?!.*--postcopy).* --on-timeout force/],
+    ["longer than any limit can be", { expectedDowntimeMs: 4e6 }, {}, /^(?!.*--downtime-limit).* stand for 4000\.0 s.*--on-timeout force/],
+    ["nothing helps", { expectedDowntimeMs: 4e6, diskTotal: 1 }, { autoConverge: true, onTimeout: "force" }, /of its processor time$/],
   ];
   for (const [name, copied, plan, says] of cases) {
     const why = whyItDoesNotConverge({ ...BUSY, ...copied }, { ...PLAN, ...plan });
@@ -47,7 +51,7 @@ t.test("wishes reach both hosts; a copy that took too long says why", async (t) 
   const parameters = { maxBandwidth: 10_000_000, downtimeLimitMs: 50, autoConverge: true, channels: 2, timeoutMs: 7000, onTimeout: "force", forceMs: 5000 };
   t.match((await b.until("prepare")).parameters, parameters);
   t.match((await a.until("migrate")).parameters, parameters);
-  a.tell({ kind: "progress", migration: move.migration, phase: "copy", transferred: 5, total: 11, ...BUSY, expectedDowntimeMs: millis(900), diskCopied: 0, diskTotal: 0, diskBytesPerSecond: 0 });
+  a.tell({ kind: "progress", migration: move.migration, phase: "copy", transferred: 5, total: 11, ...BUSY, expectedDowntimeMs: millis(900), diskCopied: 0, diskBytesPerSecond: 0 });
   t.equal((await a.ask({ kind: "sourceEnded", migration: move.migration, result: "source-runs", reason: "timed-out", detail: "not completed within 5000 ms after it was forced" }, "decision")).reason, ACCEPTED.reason);
   t.match((await result).body, { result: "failed", reason: "timed-out", detail: /^not completed within 5000 ms after it was forced; it does not converge: the guest writes 40 MB\/s/ });
 });
@@ -59,7 +63,7 @@ t.test("a forced move says so in words, and another one does not", async (t) => 
     const result = bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", wait: true, timeoutMs: 7000, onTimeout: "force" });
     const move = new Move(a, b, "web1", 2);
     const { migration } = await a.until("migrate");
-    a.tell({ kind: "progress", migration, phase: "copy", transferred: 5, total: 11, ...BUSY, expectedDowntimeMs: millis(900), diskCopied: 0, diskTotal: 0, diskBytesPerSecond: 0 });
+    a.tell({ kind: "progress", migration, phase: "copy", transferred: 5, total: 11, ...BUSY, expectedDowntimeMs: millis(900), diskCopied: 0, diskBytesPerSecond: 0 });
     await move.released(998, forced);
     await move.running(true);
     t.match((await result).body, { result: "completed", reason: "accepted", detail: forced ? /^forced: not completed within 7000 ms, so that the guest was stopped until the rest was copied \(--on-timeout force\)$/ : null });
