@@ -26,17 +26,17 @@ export async function moveOne(options: MoveOneOptions): Promise<Sighted> {
   const progress = new MigrationProgress(terminal, () => clock.monotonic());
   const over = new AbortController();
   let begun: MigrationReply | null = null;
-  let cancelling = false;
+  const cancelled = new AbortController();
   const cancel = ({ migration }: MigrationReply): void => {
     progress.say(`cancelling ${migration}; Ctrl-C again stops watching it`);
     api.cancel(migration).catch((thrown: unknown) => { progress.say(`it cannot be cancelled: ${plain(toCareofError(thrown).message)}`); });
   };
   const release = terminal.onInterrupt(() => {
-    if (cancelling) {
+    if (cancelled.signal.aborted) {
       over.abort();
       return;
     }
-    cancelling = true;
+    cancelled.abort();
     if (begun === null) progress.say(`the move of ${vm} is cancelled as soon as it has begun; Ctrl-C again stops waiting for that`);
     else cancel(begun);
   });
@@ -44,7 +44,7 @@ export async function moveOne(options: MoveOneOptions): Promise<Sighted> {
     const first = await Promise.race([begunMove(api, vm, options.to, options.begin), left(over.signal, vm)]);
     begun = first;
     if (first.result !== null) return { outcome: "ended", view: first };
-    if (cancelling) cancel(first);
+    if (cancelled.signal.aborted) cancel(first);
     return await followed(options, first, progress, over.signal);
   } finally {
     progress.clear();

@@ -11,7 +11,7 @@ t.test("an answer that takes longer than a moment is said to be waited for: in l
     const terminal = new CapturedTerminal();
     terminal.errIsLive = live;
     terminal.errColumns = live ? 40 : null;
-    let answer = (_: string): void => undefined;
+    let answer: (word: string) => void = () => undefined;
     const waited = waiting({ terminal, clock }, "web1 is started on host-a", new Promise<string>((resolve) => { answer = resolve; }));
     clock.advance(millis(1900));
     t.equal(terminal.stderr, "");

@@ -5,27 +5,9 @@ import { durableDrain, restoreDrain } from "../../home-agent/drains/durable-drai
 import { summarize } from "../../home-agent/drains/drain-views.js";
 import { freeOn, place, sceneOf, withPromised, type Scene, type SceneHost, type SceneVm } from "../../home-agent/drains/placement.js";
 import { epoch, hostId, migrationId, millis, vmId, type HostId, type VmId } from "../../model/ids.js";
+import { A, B, begun, C, GIB, HOSTS, NOW, scene, vm, WISH } from "./drain-scene.js";
 
 const RUNS = Number(process.env["CAREOF_PROPERTY_RUNS"] ?? 600);
-const GIB = 1 << 30;
-const HOSTS = ["host-a", "host-b", "host-c", "host-d"].map(hostId);
-const [A, B, C] = [hostId("host-a"), hostId("host-b"), hostId("host-c")];
-const NOW = millis(1);
-
-const WISH: Wish = { to: [], limit: 2, order: "config", wishes: {}, actor: "operator" };
-
-function vm(name: string, change: Partial<SceneVm> = {}): SceneVm {
-  return { vm: vmId(name), hosts: HOSTS, movable: true, memoryBytes: GIB, phase: "bound", owner: A, starting: null, stopping: false, move: null, ...change };
-}
-
-function scene(vms: readonly SceneVm[], hosts: Readonly<Record<string, Partial<SceneHost>>> = {}, more: Partial<Scene> = {}): Scene {
-  const known = HOSTS.map((host) => [host, { connected: true, returning: false, losses: 0, draining: host === A, memoryBytes: 8 * GIB, ...hosts[host] }] as const);
-  return { ...sceneOf(new Map(vms.map((each) => [each.vm, each])), new Map(known), 0), ...more };
-}
-
-function begun(drain: Drain, wish: Wish = WISH): [Drain, DrainEvent] {
-  return [drain, { type: "begin", wish, now: NOW }];
-}
 
 /** Hosts and VMs that do what they are told, or do not; `drain` is what is tested. */
 class World {
@@ -278,29 +260,6 @@ await t.test("a host that failed a VM is not tried again, another one is; what p
   t.match(drain.stays[0], { phase: "left", reason: "no-host-fits", detail: "host-b: no-resources, host-c: no-resources, host-d: prepare-failed (/srv/web1.raw is missing)" });
   ({ drain, moves } = step(...begun(drain), scene(vms)));
   t.same(moves, [{ vm: "vm1", to: "host-b" }], "begun again, everything is tried again");
-  t.end();
-});
-
-await t.test("cancelled with a move asked for that has not begun: it is cancelled as it begins, and what a person moves meanwhile is not", (t) => {
-  const vms = [vm("vm1"), vm("vm2"), vm("vm3")];
-  const moves = (name: string, number: number): SceneVm => vm(name, { phase: "moving", move: { id: migrationId(vmId(name), epoch(number)), from: A, to: B } });
-  const begin = step(...begun(newDrain(A, WISH, NOW)), scene(vms));
-  t.strictSame(begin.moves.map((move) => move.vm), ["vm1", "vm2"]);
-  const [, , rest] = vms;
-  if (rest === undefined) throw new Error("three VMs");
-  const first = step(begin.drain, { type: "look" }, scene([moves("vm1", 7), vm("vm2"), rest]));
-  const interrupted = step(first.drain, { type: "interrupt", cancel: true }, scene([moves("vm1", 7), vm("vm2"), rest]));
-  t.strictSame(interrupted.cancels, ["vm1@7"], "vm2 has been asked for, and does not move yet");
-  for (const heard of [[], [{ type: "answered", vm: vmId("vm2"), to: B, reason: "accepted", detail: "" }] as const]) {
-    const now = scene([moves("vm1", 7), moves("vm2", 8), moves("vm3", 9)]);
-    const later = step(hear(interrupted.drain, heard, now), { type: "look" }, now);
-    t.strictSame(later.cancels, ["vm2@8"]);
-    t.strictSame(step(later.drain, { type: "look" }, now).cancels, [], "once");
-    const again = step(later.drain, { type: "begin", wish: WISH, now: NOW }, now);
-    t.strictSame([again.drain.cancelling, again.cancels], [false, []], "begun again, nothing is cancelled");
-  }
-  const kept = step(first.drain, { type: "interrupt", cancel: false }, scene([moves("vm1", 7), vm("vm2"), rest]));
-  t.strictSame(step(kept.drain, { type: "look" }, scene([moves("vm1", 7), moves("vm2", 8), rest])).cancels, [], "only interrupted, it goes on");
   t.end();
 });
 
