@@ -349,7 +349,7 @@ await t.test("what is kept of a drain: how its VMs move too; one of an earlier h
   t.same(restoreDrain(A, kept).wishes, wishes);
   t.same(summarize(restoreDrain(A, kept)).wishes, { bandwidth: 5e7, downtimeLimitMs: 300, timeoutMs: 120_000, autoConverge: true, channels: 4, onTimeout: "force", postcopy: false }, "in the words of the API");
   const old = { to: ["host-b"], limit: 3, order: "name", actor: "operator", startedAt: 1, phase: "running", vms: ["vm1"] };
-  t.same(restoreDrain(A, old), { host: A, to: [B], limit: 3, order: "name", wishes: {}, actor: "operator", startedAt: 1, phase: "running", stays: [newStay(vmId("vm1"))] });
+  t.same(restoreDrain(A, old), { host: A, to: [B], limit: 3, order: "name", wishes: {}, actor: "operator", startedAt: 1, phase: "running", cancelling: false, stays: [newStay(vmId("vm1"))] });
   t.throws(() => restoreDrain(A, { ...old, wishes: { channels: "4" } }), { code: "store-corrupt", message: /wishes\.channels/ });
   t.end();
 });
