@@ -3,7 +3,7 @@ import type { IpAddress } from "../model/address.js";
 import { CareofError, toCareofError } from "../model/errors.js";
 import type { VmId } from "../model/ids.js";
 import type { PortQueue } from "../net/tap-queue.js";
-import type { HostEntry, HostTunnel, Stamps } from "../net/tunnel.js";
+import type { HostEntry, HostTunnel, SentOn, Stamps } from "../net/tunnel.js";
 import type { VmPort, VmPorts } from "../net/vm-port.js";
 import type { VmSpec } from "../proto/messages.js";
 
@@ -180,10 +180,10 @@ export class VmNetwork {
     return attached.port.name;
   }
 
-  /** Idempotent. `present`: its port is up here. `justBefore`: as for `HostTunnel.put`. @throws CareofError `no-link` */
-  setOutside(spec: VmSpec, entries: readonly HostEntry[], present: boolean, justBefore: () => void): void {
+  /** Idempotent. `present`: its port is up here. `sendOn`: as for `HostTunnel.put`, of one home address. @throws CareofError `no-link` */
+  setOutside(spec: VmSpec, entries: readonly HostEntry[], present: boolean, sendOn: (home: IpAddress) => SentOn): void {
     this.#outside.set(spec.vm, { spec, entries, present });
-    for (const entry of entries) this.#tunnel?.put(entry, justBefore);
+    for (const entry of entries) this.#tunnel?.put(entry, () => sendOn(entry.home));
   }
 
   /** What the stack knows of the port: addresses, neighbour, routes. The data plane's fast path does without. */

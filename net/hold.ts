@@ -11,6 +11,8 @@ import { openTap } from "./tap.js";
 export interface HeldFrame {
   readonly home: Ipv4;
   readonly came: Came;
+  /** Among those of its address and kind, 1 to 2^24 − 1 and then 0 again; what one large packet was cut into has the same. 0 where the port refused it. */
+  readonly number: number;
   readonly frame: Buffer;
 }
 
@@ -59,7 +61,7 @@ export class HoldDevice {
       const home = length < ETHERNET + IP ? null : addressFromBytes(frame.subarray(ETHERNET + 16, ETHERNET + 20));
       const came = CAME.get(frame[11]);
       // What the stack itself might send here is nobody's.
-      if (home !== null && isV4(home) && came !== undefined && frame.readUInt16BE(12) === 0x0800 && frame[6] === 0x02 && frame[7] === 0xca) found.push({ home, came, frame });
+      if (home !== null && isV4(home) && came !== undefined && frame.readUInt16BE(12) === 0x0800 && frame[6] === 0x02 && frame[7] === 0xca) found.push({ home, came, number: frame.readUIntBE(8, 3), frame });
     }, `to read ${this.name}`, this.#queueLength + 1);
     return found;
   }

@@ -4,6 +4,7 @@ import { Attempts } from "./attempts.js";
 import { Attachments } from "./bpf/attachments.js";
 import { cutsLong } from "./bpf/cuts-long.js";
 import { decapFlags } from "./bpf/decap.js";
+import { Holds } from "./bpf/holds.js";
 import { Ledger } from "./bpf/ledger.js";
 import { PinnedMaps } from "./bpf/loader.js";
 import type { BpfMap } from "./bpf/maps.js";
@@ -18,7 +19,7 @@ import { listLinks, requireLink, type Link } from "./netlink/links.js";
 import { settled } from "./settled.js";
 import { routeFor } from "./sysctl.js";
 import { deleteTunnelHop, OUTER_HEADER, putTunnelHop, TUNNEL_HOP } from "./tunnel-hop.js";
-import type { Counters, HostEntry, HostTunnel, HostTunnelOptions, Stamps } from "./tunnel.js";
+import type { Counters, HostEntry, HostTunnel, HostTunnelOptions, SentOn, Stamps } from "./tunnel.js";
 import { HOST_MAPS, type HostWay, type Workbench } from "./tunnel-way.js";
 import { requireEthernet } from "./uplink.js";
 
@@ -65,6 +66,7 @@ export class BpfHostTunnel implements HostTunnel {
   /** ifindex → a home address behind that port. */
   readonly #ports: BpfMap;
   readonly #ledger: Ledger;
+  readonly #holds: Holds;
   readonly #attachments: Attachments;
   readonly #markers: MarkerSocket;
   readonly #claim: EndClaim;
@@ -98,6 +100,7 @@ export class BpfHostTunnel implements HostTunnel {
     this.#guests = this.#maps.get("guests");
     this.#ports = this.#maps.get("ports");
     this.#ledger = new Ledger(this.#maps.get("counters"), this.#maps.get("stamps"));
+    this.#holds = new Holds(this.#guests, this.#maps.get("waiting"));
     this.#attachments = new Attachments(this.#netlink, this.#maps, PREFERENCES.host);
     for (const program of way.programs) this.#attachments.load(program);
     this.#decapFlags = way.decapFlags(this.#maps);
@@ -120,19 +123,18 @@ export class BpfHostTunnel implements HostTunnel {
     });
   }
 
-  put(entry: HostEntry, justBefore?: () => void): void {
+  put(entry: HostEntry, sendOn?: () => SentOn): void {
     checkHostEntry(entry);
     const record = this.#record(entry);
     if (!this.#attached) this.#attach();
     const port = guestPort(record);
     if (port !== null) this.#attachPort(port, addressKey(entry.home));
-    this.#write(addressKey(entry.home), record, justBefore);
+    this.#write(addressKey(entry.home), record, sendOn);
   }
 
   drop(home: IpAddress): void {
     const key = addressKey(requireV4(home));
-    this.#guests.delete(key);
-    this.#ledger.forget(key);
+    this.#forget(key);
     this.#releasePorts();
   }
 
@@ -192,8 +194,7 @@ export class BpfHostTunnel implements HostTunnel {
       this.#write(key, record);
     }
     for (const key of stale.values()) {
-      this.#guests.delete(key);
-      this.#ledger.forget(key);
+      this.#forget(key);
     }
     this.#attach();
     for (const [key, record] of wanted) {
@@ -209,12 +210,19 @@ export class BpfHostTunnel implements HostTunnel {
     this.#device = this.#way.prepare(this.#netlink, this.#uplink);
   }
 
-  #write(key: Uint8Array, record: HostRecord, justBefore?: () => void): void {
+  #write(key: Uint8Array, record: HostRecord, sendOn?: () => SentOn): void {
     const value = encodeHostRecord(record);
     this.#ledger.open(key);
-    const same = this.#guests.lookup(key)?.equals(value) === true;
-    justBefore?.();
-    if (!same) this.#guests.update(key, value);
+    if (record.hold !== null) this.#holds.ensure(key);
+    const before = this.#guests.lookup(key);
+    if (sendOn !== undefined) this.#holds.open(key, before === null ? null : decodeHostRecord(before), record, sendOn);
+    if (before?.equals(value) !== true) this.#guests.update(key, value);
+  }
+
+  #forget(key: Uint8Array): void {
+    this.#guests.delete(key);
+    this.#ledger.forget(key);
+    this.#holds.forget(key);
   }
 
   /** @throws CareofError `no-link` */

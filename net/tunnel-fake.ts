@@ -4,7 +4,9 @@ import { CareofError } from "../model/errors.js";
 import { Attempts } from "./attempts.js";
 import { checkHomeEntry, checkHostEntry, checkHostSet, checkSet, requireV4 } from "./entry-checks.js";
 import { FakeLedger, FakeWire, NOBODY, requireToken, type Fate, type Packet } from "./tunnel-fake-wire.js";
-import type { Counters, HomeEntry, HomeTunnel, HostEntry, HostTunnel, Stamps } from "./tunnel.js";
+import type { Counters, HomeEntry, HomeTunnel, HostEntry, HostTunnel, SentOn, Stamps } from "./tunnel.js";
+
+const ROUNDS = 16;
 
 function sorted<T extends { readonly home: IpAddress }>(entries: Iterable<T>): T[] {
   const key = ({ home }: T): number => home.split(".").reduce((sum, part) => sum * 256 + Number(part), 0);
@@ -144,9 +146,13 @@ export class FakeHostTunnel implements HostTunnel {
     });
   }
 
-  put(entry: HostEntry, justBefore?: () => void): void {
+  put(entry: HostEntry, sendOn?: () => SentOn): void {
     this.#check(entry);
-    justBefore?.();
+    for (let before: SentOn | undefined, round = 0; sendOn !== undefined && round < ROUNDS; round++) {
+      const sent = sendOn();
+      if (before?.directly === sent.directly && before.straggler === sent.straggler) break;
+      before = sent;
+    }
     this.#entries.set(entry.home, entry);
     this.#ledger.open(entry.home);
   }

@@ -8,7 +8,7 @@ import type { HomeEntry } from "./tunnel.js";
 
 /** Maps of either end. */
 export const HOME_MAPS = ["config", "counters", "stamps", "hops", "homes"] as const;
-export const HOST_MAPS = ["config", "counters", "stamps", "hops", "guests", "ports"] as const;
+export const HOST_MAPS = ["config", "counters", "stamps", "hops", "guests", "ports", "waiting"] as const;
 
 /** What an instance of a driver works with. */
 export interface Workbench {

@@ -51,6 +51,14 @@ export interface HostForward {
   readonly hold?: { readonly device: string; readonly stragglersFrom: readonly IpAddress[]; readonly mac: Mac } | null;
 }
 
+/**
+ * How far what waited in a hold has been sent on: the number of the last packet of each kind as the hold has numbered it (`HeldFrame.number`), 0 before the first. Those that were dropped since count as sent.
+ */
+export interface SentOn {
+  readonly directly: number;
+  readonly straggler: number;
+}
+
 export interface Counters {
   readonly downPackets: number;
   readonly downBytes: number;
@@ -119,8 +127,11 @@ export interface HostTunnel extends Tunnel {
    * other one from it, and stays as it was: its failure, or the first of some, is told at the end. What is malformed changes nothing.
    */
   renew(entries: readonly HostEntry[]): Promise<void>;
-  /** `justBefore` is called when everything is ready for the switch: what must go out before the next packet does so there. */
-  put(entry: HostEntry, justBefore?: () => void): void;
+  /**
+   * `sendOn` is called when everything is ready for the switch: what waits in the hold that `entry` ends, and must go out before the next packet does, is sent on there, the way that `entry` says. It is called
+   * again as long as more has come since, a bounded number of times; when it has found everything, no packet overtakes one that waited.
+   */
+  put(entry: HostEntry, sendOn?: () => SentOn): void;
   drop(home: IpAddress): void;
   entries(): readonly HostEntry[];
   /** The outer path MTU towards the home agent is another one from the next packet on, in bytes; 0 takes the uplink's. Nothing else changes. @throws CareofError `kernel-refused` */

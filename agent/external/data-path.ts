@@ -1,11 +1,11 @@
-import { isV4, macBytes, type Mac } from "../../model/address.js";
+import { isV4, macBytes, type IpAddress, type Mac } from "../../model/address.js";
 import type { Clock, Timer } from "../../model/clock.js";
 import { toCareofError } from "../../model/errors.js";
 import type { Logger } from "../../model/log.js";
-import type { Came } from "../../net/hold.js";
+import type { Came, HeldFrame } from "../../net/hold.js";
 import { isMarker } from "../../net/marker.js";
 import { millis } from "../../model/ids.js";
-import type { HostEntry, HostHold } from "../../net/tunnel.js";
+import type { HostEntry, HostHold, SentOn } from "../../net/tunnel.js";
 import type { VmNetwork } from "../vm-network.js";
 import type { Eyes } from "./eyes.js";
 import { Held, HELD_LONGEST } from "./held.js";
@@ -13,10 +13,9 @@ import { deliveryOf, type OutsideVm } from "./outside-vm.js";
 
 const ETHERNET_SOURCE = 6;
 const ETHERNET = 14;
-/** Before a switch what waits is sent, and what has come meanwhile, and so on; of somebody who sends faster than that there is no end. */
-const ROUNDS = 8;
 /** A port that is merely full refuses more and more: for so long it has no second chance with what it refuses, like any other. */
 const FULL_FOR = millis(1000);
+const NOTHING: SentOn = { directly: 0, straggler: 0 };
 
 export interface DataPathOptions {
   readonly eyes: Eyes;
@@ -36,6 +35,9 @@ export class DataPath {
   #entries = "";
   /** Index of the port that has refused packets, for certain or perhaps, which wait for a word on that. */
   #refuser: number | null = null;
+  /** Numbers of the last packets that the hold has given us, and of the last ones of them that went on. */
+  readonly #taken = new Map<IpAddress, SentOn>();
+  readonly #sent = new Map<IpAddress, SentOn>();
   /** Runs while the port counts as full. */
   #full: Timer | null = null;
 
@@ -46,20 +48,19 @@ export class DataPath {
   }
 
   /**
-   * Idempotent. `takeHeld` brings what waits in the kernel, and says whether anything did: before the switch, so that it goes first, and once more, since packets do not wait for us. The
-   * shorter the time between the last look and the switch, the less can be overtaken by what comes behind it.
+   * Idempotent. `takeHeld` brings what waits in the kernel: before the switch, as often as more has come meanwhile, so that it goes first, and once more, for those of a sender who is faster than that.
    */
-  set(state: OutsideVm, takeHeld: () => boolean): void {
+  set(state: OutsideVm, takeHeld: () => void): void {
     this.#state = state;
     const entries = this.#wanted();
     const { port, spec } = state;
     const text = `${String(port?.index)} ${JSON.stringify(entries)}`;
     if (text === this.#entries) return;
     try {
-      this.#options.network.setOutside(spec, entries, port?.carrier === true, () => {
+      this.#options.network.setOutside(spec, entries, port?.carrier === true, (home) => {
         takeHeld();
         this.#release();
-        for (let round = 1; round < ROUNDS && takeHeld(); round++) this.#release();
+        return this.#sentOn(home);
       });
       this.#entries = text;
     } catch (thrown) {
@@ -76,11 +77,12 @@ export class DataPath {
   }
 
   /** A packet that waited in the kernel. */
-  take(frame: Buffer, came: Came): void {
+  take({ home, frame, came, number }: HeldFrame): void {
     const delivery = deliveryOf(this.#state);
     // The port was there a moment ago: it would get it twice.
     if (came === "doubtful" && delivery.to === "port" && this.#full !== null) return;
     this.held.put(frame, came, this.#options.clock.monotonic());
+    if (came === "directly" || came === "straggler") this.#taken.set(home, { ...(this.#taken.get(home) ?? NOTHING), [came]: number });
     if ((came === "refused" || came === "doubtful") && this.#asks()) this.#refuser = this.#state.port?.index ?? null;
     // Whoever passed a straggler on would not take it back; what came directly was on its way into the hold when the way on was opened.
     this.#release(delivery.to === "host" && delivery.holdStragglers ? "straggler" : null);
@@ -90,7 +92,7 @@ export class DataPath {
    * The port is there: what it did not refuse for certain it has queued, or one of its queue's disciplines chose to drop it, whose business that is. It is congested, so nothing more of it is asked for a while. True
    * unless it has refused something for certain, too.
    */
-  present(takeHeld: () => boolean): boolean {
+  present(takeHeld: () => void): boolean {
     if (this.held.has("doubtful")) {
       this.held.forget("doubtful");
       if (!this.held.has("refused")) this.#rest(takeHeld);
@@ -99,13 +101,13 @@ export class DataPath {
   }
 
   /** The port is there and has no room. */
-  full(takeHeld: () => boolean): void {
+  full(takeHeld: () => void): void {
     this.held.giveUp();
     this.#rest(takeHeld);
   }
 
   /** For `FULL_FOR` the data plane does not look what becomes of a packet. */
-  #rest(takeHeld: () => boolean): void {
+  #rest(takeHeld: () => void): void {
     this.#refuser = null;
     this.#full?.cancel();
     this.#full = this.#options.clock.after("full", FULL_FOR, () => {
@@ -140,6 +142,15 @@ export class DataPath {
         case "host": return { role: "forward", home, to: delivery.address, sender: delivery.port === null ? null : { port: delivery.port.name, mac }, hold: delivery.holdStragglers ? { device: hold, stragglersFrom, mac } : null };
       }
     });
+  }
+
+  /** What is none of this any more was sent, or dropped. */
+  #sentOn(home: IpAddress): SentOn {
+    const { directly, straggler } = this.#taken.get(home) ?? NOTHING;
+    const before = this.#sent.get(home) ?? NOTHING;
+    const sent = { directly: this.held.has("directly") ? before.directly : directly, straggler: this.held.has("straggler") ? before.straggler : straggler };
+    this.#sent.set(home, sent);
+    return sent;
   }
 
   /** Held packets that may go now do. `stays`: what came so does not. */

@@ -68,7 +68,7 @@ export class OutsideVms {
     this.#options = options;
     this.#markers = new MarkerWatch(options.clock, (vm) => { this.#lookForMarker(vm); });
     this.#refusals = new Refusals({
-      clock: options.clock, log: options.log, eyes: options.eyes, takeHeld: () => this.#takeHeld(),
+      clock: options.clock, log: options.log, eyes: options.eyes, takeHeld: () => { this.#takeHeld(); },
       changed: (port, now) => {
         this.#links.delete(port.index);
         if (now !== null) this.#links.set(now.index, now);
@@ -257,7 +257,7 @@ export class OutsideVms {
     const before = one.state;
     const { state, effects } = outside(before, event, clock.monotonic(), host);
     one.state = state;
-    const takeHeld = (): boolean => this.#takeHeld();
+    const takeHeld = (): void => { this.#takeHeld(); };
     const leaves = state.phase === "leaving" && before.phase !== "leaving";
     if (leaves) {
       // Every packet until then is lost; what is said can wait for that.
@@ -302,17 +302,15 @@ export class OutsideVms {
     }
   }
 
-  /** True when something has waited in the kernel. */
-  #takeHeld(): boolean {
-    const held = this.#options.eyes.takeHeld();
-    for (const { home, came, frame } of held) {
-      const one = [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(home));
+  /** What has waited in the kernel. */
+  #takeHeld(): void {
+    for (const frame of this.#options.eyes.takeHeld()) {
+      const one = [...this.#vms.values()].find(({ state }) => state.spec.homeAddresses.includes(frame.home));
       if (one === undefined) continue;
-      one.path.take(frame, came);
+      one.path.take(frame);
       this.#refusals.add(one);
       one.losses.watch();
     }
-    return held.length > 0;
   }
 
   #watch(one: One): void {

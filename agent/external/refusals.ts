@@ -20,7 +20,7 @@ export interface RefusalsRim {
   readonly clock: Clock;
   readonly log: Logger;
   readonly eyes: Pick<Eyes, "link">;
-  takeHeld(): boolean;
+  takeHeld(): void;
   /** The port has gone, or has no carrier: `now` is what has its name. */
   changed(port: Port, now: Link | null): void;
 }
@@ -66,11 +66,11 @@ export class Refusals {
       this.#rim.changed(port, link);
       return;
     }
-    if (path.present(() => this.#rim.takeHeld())) return;
+    if (path.present(() => { this.#rim.takeHeld(); })) return;
     const since = before?.since ?? clock.monotonic();
     if (clock.monotonic() - since >= FULL_AFTER) {
       log.warn({ vm, port: port.name, dropped: path.held.size }, "a port refuses packets though it is there: it is full");
-      path.full(() => this.#rim.takeHeld());
+      path.full(() => { this.#rim.takeHeld(); });
     } else this.#again.set(vm, { since, timer: clock.after("refusing", LOOK_AGAIN, () => { this.#lookAt(refuser); }) });
   }
 }

@@ -19,6 +19,8 @@ struct map_definition homes TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), 
 struct map_definition guests TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct host_entry), 0, 0};
 /* ifindex of a VM's port -> one home address of that VM, so that what it may not send is counted for it */
 struct map_definition ports TABLE = {BPF_MAP_TYPE_HASH, sizeof(__u32), sizeof(struct address), 0, 0};
+/* few VMs ever have a hold */
+struct map_definition waiting TABLE = {BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct waiting), 0, BPF_F_NO_PREALLOC};
 
 SEC("tc")
 int home_egress(struct __sk_buff *skb)
@@ -106,14 +108,48 @@ int home_ingress(struct __sk_buff *skb)
 	return PASS;
 }
 
+/* Is there no other way than into the hold? While it opens, that is so until user space has sent on all that went there before: what comes behind must not overtake it. */
+static __always_inline int waits(const struct address *home, const struct host_entry *entry, __u32 which)
+{
+	const struct waiting *last;
+
+	if (entry->held & which)
+		return 1;
+	if (!(entry->held & (which << OPENING)))
+		return 0;
+	last = bpf_map_lookup_elem(&waiting, home);
+	if (!last)
+		return 0;
+	return which == HOLD_DIRECT ? (last->directly & NUMBER_MASK) != entry->sent_directly : (last->stragglers & NUMBER_MASK) != entry->sent_stragglers;
+}
+
+/* Two processors may give the same one at once: to packets that have no order. */
+static __always_inline __u32 next_number(const struct address *home, __u32 which)
+{
+	struct waiting *last = bpf_map_lookup_elem(&waiting, home);
+
+	if (!last)
+		return 0;
+	if (which == HOLD_DIRECT) {
+		__sync_fetch_and_add(&last->directly, 1);
+		return last->directly;
+	}
+	if (which == HOLD_STRAGGLERS) {
+		__sync_fetch_and_add(&last->stragglers, 1);
+		return last->stragglers;
+	}
+	return 0;
+}
+
 /* The VM is not there (any more), or older packets are: user space reads it from there, and knows by the source which it is (net/hold.ts). */
 static __always_inline int to_hold(struct __sk_buff *skb, const struct address *home, const struct host_entry *entry, __u32 which)
 {
+	__u32 number = next_number(home, which);
 	struct {
 		__u8 destination[6];
 		__u8 source[6];
 		__be16 type;
-	} frame = {.source = {0x02, 0xca, 0x0f, 0, 1, which}, .type = bpf_htons(ETH_P_IP)};
+	} frame = {.source = {0x02, 0xca, number >> 16, number >> 8, number, which}, .type = bpf_htons(ETH_P_IP)};
 
 	__builtin_memcpy(frame.destination, entry->mac, 6);
 	if (bpf_skb_store_bytes(skb, 0, &frame, ETH, 0))
@@ -176,11 +212,12 @@ int host_ingress(struct __sk_buff *skb)
 	token = marker_token(skb, ETH + IP, &h.inner);
 	if (token && marker_ends(&home, entry, &from, from_home_agent, token))
 		return TC_ACT_STOLEN;
+	which = from_home_agent ? HOLD_DIRECT : HOLD_STRAGGLERS;
 	if (entry->role == ROLE_FORWARD) {
-		if (!from_home_agent && (entry->held & HOLD_STRAGGLERS) && listed(entry->stragglers, entry->straggler_count, &from)) {
+		if (waits(&home, entry, which) && (from_home_agent || listed(entry->stragglers, entry->straggler_count, &from))) {
 			if (pop_outer(skb, &h.outer, &h.inner, me->decap_flags))
 				return drop(&home, REFUSED);
-			return to_hold(skb, &home, entry, HOLD_STRAGGLERS);
+			return to_hold(skb, &home, entry, which);
 		}
 		if (!from_home_agent || h.outer.ttl <= 1)
 			return drop(&home, LOOP);
@@ -195,8 +232,7 @@ int host_ingress(struct __sk_buff *skb)
 		count_down(skb, &home, &h.inner);
 	if (pop_outer(skb, &h.outer, &h.inner, me->decap_flags))
 		return drop(&home, REFUSED);
-	which = from_home_agent ? HOLD_DIRECT : HOLD_STRAGGLERS;
-	if (entry->held & which)
+	if (waits(&home, entry, which))
 		return to_hold(skb, &home, entry, which);
 	return to_port(skb, &home, entry);
 }

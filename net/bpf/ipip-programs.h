@@ -79,7 +79,7 @@ int ipip_host_ingress(struct __sk_buff *skb)
 	struct address home, from;
 	struct outer outer;
 	struct ip4 inner;
-	int from_home_agent;
+	int from_home_agent, hold;
 	__u32 token, which;
 
 	if (!me || read_inner(skb, me, &outer, &inner))
@@ -94,7 +94,8 @@ int ipip_host_ingress(struct __sk_buff *skb)
 	if (token && marker_ends(&home, entry, &from, from_home_agent, token))
 		return TC_ACT_STOLEN;
 	which = from_home_agent ? HOLD_DIRECT : HOLD_STRAGGLERS;
-	if (entry->role == ROLE_FORWARD && from_home_agent) {
+	hold = waits(&home, entry, which);
+	if (entry->role == ROLE_FORWARD && from_home_agent && !hold) {
 		if (outer.ttl <= 1)
 			return drop(&home, LOOP);
 		if (!token)
@@ -103,13 +104,13 @@ int ipip_host_ingress(struct __sk_buff *skb)
 	}
 	if (!from_home_agent && !listed(entry->stragglers, entry->straggler_count, &from))
 		return drop(&home, entry->role == ROLE_FORWARD ? LOOP : NOT_LISTED);
-	if (entry->role == ROLE_FORWARD && !(entry->held & which))
+	if (entry->role == ROLE_FORWARD && !hold)
 		return drop(&home, LOOP);
 	if (entry->role == ROLE_DELIVER && !token)
 		count_down(skb, &home, &inner);
 	if (bpf_skb_change_head(skb, ETH, 0))
 		return drop(&home, REFUSED);
-	if (entry->held & which)
+	if (hold)
 		return to_hold(skb, &home, entry, which);
 	return to_port(skb, &home, entry);
 }

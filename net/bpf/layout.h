@@ -44,11 +44,15 @@ struct home_entry {
 #define ROLE_DELIVER 1
 #define ROLE_FORWARD 2
 
-/* What of a VM's packets waits: host_entry.held, and the last byte of a held frame's source. */
+/*
+ * What of a VM's packets waits: host_entry.held, and the last byte of a held frame's source. The three bytes before that one are the frame's number among those of its kind (struct waiting).
+ */
 #define HOLD_DIRECT 1
 #define HOLD_STRAGGLERS 2
 #define HOLD_REFUSED 4 /* what the port does not take: its device is gone or down, or nobody is at the other end */
 #define HOLD_DOUBTFUL 8 /* in a frame alone: what the port may have taken */
+#define OPENING 4 /* HOLD_DIRECT and HOLD_STRAGGLERS shifted by so much: only as long as an earlier one still waits */
+#define NUMBER_MASK 0xffffff
 
 /* Host, by home address. */
 struct host_entry {
@@ -61,6 +65,14 @@ struct host_entry {
 	__u32 straggler_count;
 	__u32 hold; /* ifindex of the device where they wait */
 	__u32 held;
+	__u32 sent_directly; /* while opening: number of the last one that has been sent on from there, cut to three bytes */
+	__u32 sent_stragglers;
+};
+
+/* Host, by home address: how many have gone into the hold, which is the number of the last one. */
+struct waiting {
+	__u64 directly;
+	__u64 stragglers;
 };
 
 /* The order is the one of DROP_REASONS in records.ts. */

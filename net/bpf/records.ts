@@ -1,6 +1,6 @@
 import { addressFromKey, addressKey, macBytes, macFromBytes, putAddressKey, type IpAddress, type Ipv4, type Mac } from "../../model/address.js";
 import { millis, type Millis } from "../../model/ids.js";
-import type { Counters, HomeEntry, HostHold, Stamps } from "../tunnel.js";
+import type { Counters, HomeEntry, HostHold, SentOn, Stamps } from "../tunnel.js";
 import { perCpuStride } from "./maps.js";
 
 /*
@@ -21,7 +21,7 @@ export const DROP_REASONS = ["not-listed", "spoofed", "no-binding", "too-big", "
 const ADDRESS = 16;
 const CONFIG = 176;
 const HOME_ENTRY = 152;
-const HOST_ENTRY = 176;
+const HOST_ENTRY = 184;
 export const COUNTERS = 168;
 
 const ROLE_DELIVER = 1;
@@ -29,8 +29,11 @@ const ROLE_FORWARD = 2;
 const HOLD_DIRECT = 1;
 const HOLD_STRAGGLERS = 2;
 const HOLD_REFUSED = 4;
+const OPENING = 4;
+const NUMBER_MASK = 0xff_ffffn;
 /** `host_entry.held` of an entry that delivers. */
 const HELD: Readonly<Record<HostHold["from"], number>> = { "home-agents": HOLD_DIRECT, all: HOLD_DIRECT | HOLD_STRAGGLERS, port: HOLD_REFUSED };
+const KINDS: readonly (readonly [keyof SentOn, number])[] = [["directly", HOLD_DIRECT], ["straggler", HOLD_STRAGGLERS]];
 
 const NONE = new Uint8Array(ADDRESS);
 
@@ -119,6 +122,36 @@ export function encodeHostRecord(record: HostRecord): Buffer {
     bytes.writeUInt32LE(HELD[record.hold.from], 172);
   }
   return bytes;
+}
+
+/** Kinds that wait at `before`, and at `after` no longer. */
+export function opens(before: HostRecord, after: HostRecord): readonly (keyof SentOn)[] {
+  const bits = waits(before) & ~waits(after);
+  return KINDS.filter(([, bit]) => (bits & bit) !== 0).map(([kind]) => kind);
+}
+
+/** `after`, but what waits at `before` still does, as long as an earlier one of its kind has not been sent on; `sent` says how far that has come. */
+export function encodeOpening(before: HostRecord, after: HostRecord, sent: SentOn): Buffer {
+  const bytes = encodeHostRecord(after);
+  if (before.hold === null) return bytes;
+  // The packets may go to another host, but into the hold they go as frames.
+  if (after.role === "forward") bytes.set(macBytes(before.role === "forward" ? before.hold.mac : before.mac), 8);
+  bytes.writeUInt32LE(before.hold.device, 168);
+  bytes.writeUInt32LE(bytes.readUInt32LE(172) | ((waits(before) & ~waits(after)) << OPENING), 172);
+  bytes.writeUInt32LE(sent.directly, 176);
+  bytes.writeUInt32LE(sent.straggler, 180);
+  return bytes;
+}
+
+/** Bits of what waits whatever has been sent on. */
+function waits(record: HostRecord): number {
+  if (record.hold === null) return 0;
+  return record.role === "forward" ? HOLD_STRAGGLERS : HELD[record.hold.from] & (HOLD_DIRECT | HOLD_STRAGGLERS);
+}
+
+/** Of `struct waiting`: the last numbers as frames bear them. */
+export function decodeWaiting(bytes: Buffer): SentOn {
+  return { directly: Number(bytes.readBigUInt64LE(0) & NUMBER_MASK), straggler: Number(bytes.readBigUInt64LE(8) & NUMBER_MASK) };
 }
 
 export function decodeHostRecord(bytes: Buffer): HostRecord {

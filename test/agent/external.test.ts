@@ -270,7 +270,7 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   pass(3);
   t.match(await careof("arrive", "web1", "--socket", socket), { code: 0, stdout: /claiming/ });
   const marker = encodeMarker({ outer: { source: ipv4("192.0.2.1"), destination: ipv4("10.1.0.2") }, inner: { source: ipv4("192.0.2.1"), destination: ipv4("198.51.100.7") }, token: 9 }).subarray(20);
-  eyes.waiting.push(held("directly", 3), { home: ipv4("198.51.100.7"), came: "directly", frame: Buffer.concat([Buffer.alloc(14), marker]) }, held("directly", 4));
+  eyes.waiting.push(held("directly", 3), { home: ipv4("198.51.100.7"), came: "directly", number: 9, frame: Buffer.concat([Buffer.alloc(14), marker]) }, held("directly", 4));
   eyes.heard?.held();
   clock.advance(2);
   t.equal(ports.frames.length, 2, "what comes directly waits");
@@ -292,7 +292,7 @@ await t.test("the rim: ports, sights, entries, held packets, hooks, a restart", 
   t.same(ports.frames.slice(2).map(({ frame }) => frame[14]), [3, 4, 6], "and goes to the port, the marker does not");
   t.same(waits, [true], "what comes while that is sent goes before the switch too");
   vms.leave(VM, null);
-  eyes.waiting.push(held("directly", 5), { home: ipv4("198.51.100.7"), came: "directly", frame: Buffer.concat([Buffer.alloc(14), marker]) });
+  eyes.waiting.push(held("directly", 5), { home: ipv4("198.51.100.7"), came: "directly", number: 9, frame: Buffer.concat([Buffer.alloc(14), marker]) });
   eyes.heard?.held();
   t.same(eyes.passed.map(({ frame, to }) => [isMarker(frame.subarray(14)), to]), [[false, "10.2.0.2"], [true, "10.2.0.2"]], "to another host it goes, behind what it came behind");
   vms.arrive(VM);

@@ -66,7 +66,7 @@ await t.test("an interface of somebody else's is let go of with the VM that is n
   ports.external.add("tap-a");
   ports.external.add("tap-b");
   const spec = { ...specOf(), driver: "external" as const };
-  network.setOutside(spec, [], true, () => undefined);
+  network.setOutside(spec, [], true, () => ({ directly: 0, straggler: 0 }));
   await network.setOutsidePort(spec, "tap-a", null);
   await t.rejects(network.setOutsidePort(spec, "tap-b", "tap-a"), { code: "kernel-refused" });
   ports.refuses = false;

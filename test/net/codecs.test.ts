@@ -74,7 +74,7 @@ t.test("the committed object has what the drivers load", (t) => {
   const home = encodeHomeEntry({ home: ipv4("198.51.100.7"), active: null, accept: [], mtu: 1480 });
   const host = encodeHostRecord({ role: "forward", to: ipv4("10.0.1.1"), sender: null, hold: null });
   const config = encodeConfig({ self: ipv4("10.0.1.1"), homeAgents: [], uplink: 1, innerMtu: 1, gateway: ipv4("169.254.1.1"), decapFlags: 0n, hopMac: mac("02:00:00:00:00:01"), cutsLong: true });
-  t.same(sizes, { config: [4, config.length], counters: [16, COUNTERS], stamps: [16, 40], hops: [4, 32], homes: [16, home.length], guests: [16, host.length], ports: [4, 16] });
+  t.same(sizes, { config: [4, config.length], counters: [16, COUNTERS], stamps: [16, 40], hops: [4, 32], homes: [16, home.length], guests: [16, host.length], ports: [4, 16], waiting: [16, 16] });
   t.ok(object.programs.every(({ instructions }) => instructions.length > 0 && instructions.length % 8 === 0));
   t.end();
 });

@@ -18,6 +18,7 @@ const LINES: readonly (readonly [file: string, drivers: string])[] = [
   ["uml/path.js", "ipip,ipip"],
   ["net/traffic.test.js", "ipip,ipip"],
   ["net/packets.test.js", "ipip,ipip"],
+  ["net/holds.test.js", "ipip,ipip"],
   ["net/packets.test.js", "bpf,bpf"],
   ["net/contract.test.js", "ipip,ipip"],
   ["net/contract.test.js", "bpf,ipip"],

@@ -109,4 +109,4 @@ export function rig(t: Test): Rig {
   return { directory, clock, log, said, pass, make };
 }
 
-export const held = (came: Came, tag: number): HeldFrame => ({ home: ipv4("198.51.100.7"), came, frame: Buffer.concat([Buffer.alloc(14), Buffer.from([tag])]) });
+export const held = (came: Came, tag: number): HeldFrame => ({ home: ipv4("198.51.100.7"), came, number: tag, frame: Buffer.concat([Buffer.alloc(14), Buffer.from([tag])]) });

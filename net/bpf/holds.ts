@@ -1,0 +1,45 @@
+import type { SentOn } from "../tunnel.js";
+import type { BpfMap } from "./maps.js";
+import { decodeWaiting, encodeOpening, opens, type HostRecord } from "./records.js";
+
+/** Rounds after which a hold is opened whatever still waits: of somebody who sends faster than it is sent on there is no end. */
+const ROUNDS = 16;
+
+/**
+ * Holds, and how they end. Between the last look at what waits and the switch the process may lose the processor, and what has come meanwhile would be overtaken by what comes after it. So the
+ * program decides while a hold opens: a packet waits as long as one before it does (`waits` in careof.c), and goes its way from the moment when user space has said that the last one has been sent on.
+ */
+export class Holds {
+  readonly #guests: Pick<BpfMap, "update">;
+  readonly #waiting: Pick<BpfMap, "delete" | "ensure" | "keys" | "lookup">;
+
+  /** An earlier process's holds have gone with it. */
+  constructor(guests: Pick<BpfMap, "update">, waiting: Pick<BpfMap, "delete" | "ensure" | "keys" | "lookup">) {
+    this.#guests = guests;
+    this.#waiting = waiting;
+    for (const key of waiting.keys()) waiting.delete(key);
+  }
+
+  /** Before the first packet goes into a hold of this address. Idempotent: the numbers go on. */
+  ensure(key: Uint8Array): void {
+    this.#waiting.ensure(key);
+  }
+
+  forget(key: Uint8Array): void {
+    this.#waiting.delete(key);
+  }
+
+  /** From `before`, which the map has, to what is as good as `after`, which is to be written then. */
+  open(key: Uint8Array, before: HostRecord | null, after: HostRecord, sendOn: () => SentOn): void {
+    const kinds = before === null ? [] : opens(before, after);
+    for (let round = 0; round < ROUNDS; round++) {
+      const sent = sendOn();
+      if (before === null || kinds.length === 0) return;
+      this.#guests.update(key, encodeOpening(before, after, sent));
+      const last = this.#waiting.lookup(key);
+      if (last === null) return;
+      const numbers = decodeWaiting(last);
+      if (kinds.every((kind) => numbers[kind] === sent[kind])) return;
+    }
+  }
+}
