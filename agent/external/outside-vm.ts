@@ -77,7 +77,7 @@ export interface OutsideStep {
 /** Longest that the direct path is held back for the old one. */
 export const DRAIN_LIMIT = millis(250);
 /** The word that the old path is empty comes by way of the home agent, its last packet directly. Only where no marker has come behind that (an older host, a loss) the word counts, after this. */
-export const DRAIN_SLACK = millis(20);
+export const DRAIN_SLACK = millis(50);
 /** A VM that has left and turns up nowhere is passed on for so long. */
 export const LEAVE_LIMIT = millis(5000);
 /** After the VM has left, frames of it that are seen here again count only from then on. */
