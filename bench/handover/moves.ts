@@ -65,7 +65,8 @@ export class Moves {
     mkdirSync(holds, { recursive: true, mode: 0o700 });
     // The agents inherit it; without a file in it nothing is held (agent/hold.ts).
     process.env["CAREOF_HOLD"] = of.pauseMs > 0 ? holds : "";
-    const lab = await Lab.start({ wires: of.wires, ...(of.lead === false ? { homeAgent: { handover: { lead: false } } } : {}) });
+    const handover = { ...(of.lead === undefined ? {} : { lead: of.lead }), ...(of.holdMaxMs === undefined ? {} : { holdMaxMs: of.holdMaxMs }) };
+    const lab = await Lab.start({ wires: of.wires, homeAgent: { handover } });
     try {
       await lab.startGuest("host-a");
       return new Moves(of, lab, holds);
