@@ -10,6 +10,7 @@ import type { LogLevel } from "../model/log.js";
 import { DATA_PLANES, type DataPlane } from "../net/data-plane.js";
 import { MAX_CHANNELS, type Adopt, type DiskOptions, type OnTimeout, type QemuSpec } from "../proto/messages.js";
 import { MAX_MOVES_AT_ONCE } from "./drains/drain.js";
+import { machineConflict } from "./machine-conflicts.js";
 
 /**
  * How the home network finds the home agent. `routed`: its routers send it the home prefixes. `proxy-arp`: it stands on the VMs' LAN and answers there for those
@@ -276,6 +277,8 @@ export function readHomeAgentConfig(file: string): HomeAgentConfig {
       adopt,
     };
   });
+  const conflict = machineConflict(vms);
+  if (conflict !== null) refuse(["vms", conflict.index, ...conflict.path], `vms: ${String(vms[conflict.index]?.name)}: ${conflict.why}`);
   return { ...read, home: { ...read.home, interface: lan ?? null }, stateDir: resolve(from, read.stateDir), runDir: resolve(from, read.runDir), hosts: read.hosts, vms, exposedKeys: [...exposedKeys] };
 }
 

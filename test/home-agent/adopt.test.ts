@@ -97,6 +97,13 @@ await t.test("a configuration that cannot be meant", (t) => {
     [{ "host-a": { qmp: "/run/x" } }, /port/],
     [{ "host-a": { qmp: "/run/x", port: "tap7", also: 1 } }, /also/],
   ] as const) t.throws(() => readHomeAgentConfig(configFile(directory, vm(adopt))), { code: "config-invalid", message: says }, JSON.stringify(adopt));
+  const two = (adopt: Readonly<Record<string, unknown>>): unknown => readHomeAgentConfig(configFile(directory, { vms: [
+    { name: "web1", homeAddresses: ["198.51.100.7"], mac: "52:54:00:00:00:07", keyFile: "web1.key", hosts: ["host-a", "host-b"], qemu: { adopt: ADOPT } },
+    { name: "web2", homeAddresses: ["198.51.100.8"], mac: "52:54:00:00:00:08", keyFile: "web1.key", hosts: ["host-a", "host-b"], qemu: { adopt } },
+  ] }));
+  t.throws(() => two({ "host-a": { qmp: "/run/web1.qmp", port: "tap8" } }), { code: "config-invalid", message: /vms: web2: \/run\/web1.qmp on host-a is web1's already/ });
+  t.throws(() => two({ "host-a": { qmp: "/run/web2.qmp", port: "tap7" } }), { code: "config-invalid", message: /vms: web2: tap7 on host-a is web1's already/ });
+  two({ "host-b": { qmp: "/run/web1.qmp", port: "tap7" }, "host-a": { qmp: "/run/web2.qmp", port: "tap8" } });
   t.same([...readHomeAgentConfig(configFile(directory, vm(ADOPT))).vms[0]?.adopt ?? []], [["host-a", { control: "/run/web1.qmp", port: "tap7" }]]);
   t.end();
 });

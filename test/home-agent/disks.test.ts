@@ -79,5 +79,16 @@ t.test("disks in a configuration", (t) => {
     [[{ path: "/a", format: "vmdk" }], /format|disks/],
     [[{ shared: false }], /path|disks/],
   ] as const) t.throws(() => read(disks), { code: "config-invalid", message: says }, JSON.stringify(disks));
+
+  const two = (first: unknown, second: unknown, hosts: readonly string[]): unknown => readHomeAgentConfig(configFile(directory, { vms: [
+    { name: "web1", homeAddresses: ["198.51.100.7"], mac: "52:54:00:00:00:07", keyFile: "web1.key", hosts: ["host-a"], qemu: { disks: [first] } },
+    { name: "web2", homeAddresses: ["198.51.100.8"], mac: "52:54:00:00:00:08", keyFile: "web1.key", hosts, qemu: { disks: ["/other", second] } },
+  ] }));
+  const own = { path: "/a", shared: false };
+  for (const [first, second] of [[own, own], [own, "/a"], ["/a", own]]) {
+    t.throws(() => two(first, second, ["host-b", "host-a"]), { code: "config-invalid", message: /:\d+: vms: web2: \/a is a disk of web1 as well, .*: host-a could have both/ }, JSON.stringify([first, second]));
+    two(first, second, ["host-b"]);
+  }
+  two("/a", "/a", ["host-a"]);
   t.end();
 });
