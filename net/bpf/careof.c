@@ -303,7 +303,7 @@ static __always_inline int from_port(struct __sk_buff *skb, enum way way)
 
 	other = mapped(h.inner.destination);
 	peer = bpf_map_lookup_elem(&guests, &other);
-	if (peer && peer->role == ROLE_DELIVER && !(peer->held & HOLD_DIRECT)) {
+	if (peer && peer->role == ROLE_DELIVER && !waits(&other, peer, HOLD_DIRECT)) {
 		count_up(skb, &home, &h.inner);
 		count_down(skb, &other, &h.inner);
 		if (decrement_ttl(skb, ETH, &h.inner))

@@ -8,7 +8,7 @@ import { decodeHostRecord } from "../../net/bpf/records.js";
 import { HoldDevice, type HeldFrame } from "../../net/hold.js";
 import type { HostEntry, SentOn } from "../../net/tunnel.js";
 import { TEST_PROTOCOL } from "./lab/packets.js";
-import { bound, CORRESPONDENT, deliver, DRIVERS, Topology, type Guest } from "./lab/topology.js";
+import { bound, CORRESPONDENT, deliver, DRIVERS, GATEWAY, Topology, type Guest } from "./lab/topology.js";
 import { Wire } from "./lab/wire.js";
 
 /*
@@ -16,12 +16,13 @@ import { Wire } from "./lab/wire.js";
  */
 const topology = new Topology();
 const { a, b, homeAgent } = topology;
-const [one] = topology.guests as [Guest];
-one.on(a);
-await a.net.within(() => a.ports.set([topology.port(one)]));
+const [one, two] = topology.guests as [Guest, Guest];
+for (const guest of [one, two]) guest.on(a);
+await a.net.within(() => a.ports.set([topology.port(one), topology.port(two)]));
 const lan = new Wire(topology.correspondent, "lan");
 const lanRouter = new Wire(homeAgent, "lan").mac;
 const guest = new Wire(one.on(a), "eth0");
+const neighbour = new Wire(two.on(a), "eth0");
 const towardsB = new Wire(topology.router, "toa");
 const hold = a.net.within(() => new HoldDevice("co-hold", 100));
 t.teardown(() => {
@@ -222,4 +223,31 @@ t.test("stragglers and what comes directly end apart", (t) => {
   t.same(a.net.within(() => hold.read()).map(({ number }) => number), [1, 2], "what comes directly still does");
   t.equal(taker.found, 0);
   t.end();
+});
+
+t.test("a VM on the same host overtakes nothing either: it takes the long way as long as something waits", async (t) => {
+  await homeAgent.within(() => topology.home.set([bound(one, a), bound(two, a)]));
+  await a.net.within(() => a.tunnel.set([deliver(two), all]));
+  const [taker, before] = [new Taker(), counted()];
+  let sent = 0;
+  const send = (): void => {
+    sent++;
+    neighbour.sendIp(GATEWAY.mac, { source: two.home, destination: one.home, payload: Buffer.from(`number ${String(sent).padStart(4, "0")}`) });
+    const end = performance.now() + 2000;
+    while (counted() < before + sent && performance.now() < end) Atomics.wait(NAP, 0, 0, 1);
+  };
+  send();
+  let calls = 0;
+  a.net.within(() => {
+    a.tunnel.put(deliver(one), () => {
+      calls++;
+      if (calls === 2) send();
+      const done = taker.sendOn();
+      if (calls === 1) send();
+      return done;
+    });
+  });
+  send();
+  t.same(await arrived(guest, 4), upTo(4), "in their order");
+  t.equal(taker.found, 3, "the last one goes straight to the port");
 });
