@@ -1,6 +1,6 @@
 import type { SentOn } from "../tunnel.js";
 import type { BpfMap } from "./maps.js";
-import { decodeWaiting, encodeOpening, opens, type HostRecord } from "./records.js";
+import { decodeWaiting, encodeHostRecord, encodeOpening, opens, type HostRecord } from "./records.js";
 
 /** Rounds after which a hold is opened whatever still waits: of somebody who sends faster than it is sent on there is no end. */
 const ROUNDS = 16;
@@ -29,17 +29,23 @@ export class Holds {
     this.#waiting.delete(key);
   }
 
-  /** From `before`, which the map has, to what is as good as `after`, which is to be written then. */
+  /** From `before`, which the map has, to what is as good as `after`, which is to be written then. What fails leaves the hold closed, as it was. */
   open(key: Uint8Array, before: HostRecord | null, after: HostRecord, sendOn: () => SentOn): void {
     const kinds = before === null ? [] : opens(before, after);
-    for (let round = 0; round < ROUNDS; round++) {
-      const sent = sendOn();
-      if (before === null || kinds.length === 0) return;
-      this.#guests.update(key, encodeOpening(before, after, sent));
-      const last = this.#waiting.lookup(key);
-      if (last === null) return;
-      const numbers = decodeWaiting(last);
-      if (kinds.every((kind) => numbers[kind] === sent[kind])) return;
+    try {
+      for (let round = 0; round < ROUNDS; round++) {
+        const sent = sendOn();
+        if (before === null || kinds.length === 0) return;
+        this.#guests.update(key, encodeOpening(before, after, sent));
+        const last = this.#waiting.lookup(key);
+        if (last === null) return;
+        const numbers = decodeWaiting(last);
+        if (kinds.every((kind) => numbers[kind] === sent[kind])) return;
+      }
+    } catch (thrown) {
+      // One that is half open would be taken for an open one the next time, and what waits in it overtaken.
+      if (before !== null) this.#guests.update(key, encodeHostRecord(before));
+      throw thrown;
     }
   }
 }

@@ -251,3 +251,34 @@ t.test("a VM on the same host overtakes nothing either: it takes the long way as
   t.same(await arrived(guest, 4), upTo(4), "in their order");
   t.equal(taker.found, 3, "the last one goes straight to the port");
 });
+
+t.test("a failure in the middle leaves the hold closed, and the next attempt keeps the order too", async (t) => {
+  const [sender, taker] = [new Sender(), new Taker()];
+  sender.send();
+  let calls = 0;
+  t.throws(() => {
+    a.net.within(() => {
+      a.tunnel.put(deliver(one), () => {
+        calls++;
+        if (calls === 2) throw new Error("the hold cannot be read");
+        const sent = taker.sendOn();
+        sender.send();
+        return sent;
+      });
+    });
+  }, { message: "the hold cannot be read" });
+  t.same(a.net.within(() => a.tunnel.entries()), [all], "as it was");
+  sender.send();
+  calls = 0;
+  a.net.within(() => {
+    a.tunnel.put(deliver(one), () => {
+      calls++;
+      const sent = taker.sendOn();
+      if (calls === 1) sender.send();
+      return sent;
+    });
+  });
+  sender.send();
+  t.equal(taker.found, 4);
+  t.same(await arrived(guest, 5), upTo(5));
+});
