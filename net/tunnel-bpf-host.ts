@@ -213,7 +213,7 @@ export class BpfHostTunnel implements HostTunnel {
   #write(key: Uint8Array, record: HostRecord, sendOn?: () => SentOn): void {
     const value = encodeHostRecord(record);
     this.#ledger.open(key);
-    if (record.hold !== null) this.#holds.ensure(key);
+    if (record.hold !== null) this.#holds.ensure(key, record.hold.device);
     const before = this.#guests.lookup(key);
     if (sendOn !== undefined) this.#holds.open(key, before === null ? null : decodeHostRecord(before), record, sendOn);
     if (before?.equals(value) !== true) this.#guests.update(key, value);

@@ -1,6 +1,6 @@
 import type { SentOn } from "../tunnel.js";
 import type { BpfMap } from "./maps.js";
-import { decodeWaiting, encodeHostRecord, encodeOpening, opens, type HostRecord } from "./records.js";
+import { decodeWaiting, encodeHostRecord, encodeOpening, encodeWaiting, holdOf, opens, type HostRecord } from "./records.js";
 
 /** Rounds after which a hold is opened whatever still waits: of somebody who sends faster than it is sent on there is no end. */
 const ROUNDS = 16;
@@ -10,19 +10,21 @@ const ROUNDS = 16;
  * program decides while a hold opens: a packet waits as long as one before it does (`waits` in careof.c), and goes its way from the moment when user space has said that the last one has been sent on.
  */
 export class Holds {
-  readonly #guests: Pick<BpfMap, "update">;
-  readonly #waiting: Pick<BpfMap, "delete" | "ensure" | "keys" | "lookup">;
+  readonly #guests: Pick<BpfMap, "lookup" | "update">;
+  readonly #waiting: Pick<BpfMap, "delete" | "keys" | "lookup" | "update">;
 
-  /** An earlier process's holds have gone with it. */
-  constructor(guests: Pick<BpfMap, "update">, waiting: Pick<BpfMap, "delete" | "ensure" | "keys" | "lookup">) {
+  constructor(guests: Pick<BpfMap, "lookup" | "update">, waiting: Pick<BpfMap, "delete" | "keys" | "lookup" | "update">) {
     this.#guests = guests;
     this.#waiting = waiting;
-    for (const key of waiting.keys()) waiting.delete(key);
+    for (const key of waiting.keys()) if (guests.lookup(key) === null) waiting.delete(key);
   }
 
-  /** Before the first packet goes into a hold of this address. Idempotent: the numbers go on. */
-  ensure(key: Uint8Array): void {
-    this.#waiting.ensure(key);
+  /**
+   * Before the first packet goes into a hold of this address. Idempotent: the numbers go on as long as the hold is the same, also from one tunnel of a process to the next. Those of an earlier process have gone with its own.
+   */
+  ensure(key: Uint8Array, device: number): void {
+    const last = this.#waiting.lookup(key);
+    if (last === null || holdOf(last) !== device) this.#waiting.update(key, encodeWaiting(device));
   }
 
   forget(key: Uint8Array): void {

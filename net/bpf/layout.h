@@ -73,6 +73,8 @@ struct host_entry {
 struct waiting {
 	__u64 directly;
 	__u64 stragglers;
+	__u32 hold; /* user space's: the ifindex of that one */
+	__u32 pad;
 };
 
 /* The order is the one of DROP_REASONS in records.ts. */

@@ -22,6 +22,7 @@ const ADDRESS = 16;
 const CONFIG = 176;
 const HOME_ENTRY = 152;
 const HOST_ENTRY = 184;
+const WAITING = 24;
 export const COUNTERS = 168;
 
 const ROLE_DELIVER = 1;
@@ -147,6 +148,18 @@ export function encodeOpening(before: HostRecord, after: HostRecord, sent: SentO
 function waits(record: HostRecord): number {
   if (record.hold === null) return 0;
   return record.role === "forward" ? HOLD_STRAGGLERS : HELD[record.hold.from] & (HOLD_DIRECT | HOLD_STRAGGLERS);
+}
+
+/** `struct waiting` of a hold into which nothing has gone yet. */
+export function encodeWaiting(device: number): Buffer {
+  const bytes = Buffer.alloc(WAITING);
+  bytes.writeUInt32LE(device, 16);
+  return bytes;
+}
+
+/** Of `struct waiting`: the device. */
+export function holdOf(bytes: Buffer): number {
+  return bytes.readUInt32LE(16);
 }
 
 /** Of `struct waiting`: the last numbers as frames bear them. */

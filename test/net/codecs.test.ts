@@ -8,7 +8,7 @@ import { cutsLong } from "../../net/bpf/cuts-long.js";
 import { readObject } from "../../net/bpf/elf.js";
 import { careofObject } from "../../net/bpf/loader.js";
 import { possibleCpus } from "../../net/bpf/maps.js";
-import { COUNTERS, decodeCounters, decodeHomeEntry, decodeHostRecord, decodeStamps, DROP_REASONS, encodeConfig, encodeHomeEntry, encodeHostRecord, type HostRecord } from "../../net/bpf/records.js";
+import { COUNTERS, decodeCounters, decodeHomeEntry, decodeHostRecord, decodeStamps, DROP_REASONS, encodeConfig, encodeHomeEntry, encodeHostRecord, encodeWaiting, type HostRecord } from "../../net/bpf/records.js";
 import { checkHomeEntry, checkHostEntry, checkSet } from "../../net/entry-checks.js";
 import { errnoName, errnoOf, refused } from "../../net/errno.js";
 import { decodeMarker, encodeMarker } from "../../net/marker.js";
@@ -74,7 +74,7 @@ t.test("the committed object has what the drivers load", (t) => {
   const home = encodeHomeEntry({ home: ipv4("198.51.100.7"), active: null, accept: [], mtu: 1480 });
   const host = encodeHostRecord({ role: "forward", to: ipv4("10.0.1.1"), sender: null, hold: null });
   const config = encodeConfig({ self: ipv4("10.0.1.1"), homeAgents: [], uplink: 1, innerMtu: 1, gateway: ipv4("169.254.1.1"), decapFlags: 0n, hopMac: mac("02:00:00:00:00:01"), cutsLong: true });
-  t.same(sizes, { config: [4, config.length], counters: [16, COUNTERS], stamps: [16, 40], hops: [4, 32], homes: [16, home.length], guests: [16, host.length], ports: [4, 16], waiting: [16, 16] });
+  t.same(sizes, { config: [4, config.length], counters: [16, COUNTERS], stamps: [16, 40], hops: [4, 32], homes: [16, home.length], guests: [16, host.length], ports: [4, 16], waiting: [16, encodeWaiting(1).length] });
   t.ok(object.programs.every(({ instructions }) => instructions.length > 0 && instructions.length % 8 === 0));
   t.end();
 });

@@ -152,7 +152,8 @@ t.test("from the moment when the last one was sent on, what comes goes its way, 
       sender.send();
     },
   };
-  new Holds(slow, { lookup: (where) => waiting.lookup(where), keys: () => [], delete: () => undefined, ensure: () => false })
+  const asIs = { lookup: (where: Uint8Array) => waiting.lookup(where), keys: () => [], delete: () => undefined, update: () => undefined };
+  new Holds({ ...slow, lookup: (where) => guests.lookup(where) }, asIs)
     .open(key, decodeHostRecord(before), decodeHostRecord(after), () => taker.sendOn());
   t.equal(updates, 1);
   t.equal(taker.found, 1);
@@ -281,4 +282,37 @@ t.test("a failure in the middle leaves the hold closed, and the next attempt kee
   sender.send();
   t.equal(taker.found, 4);
   t.same(await arrived(guest, 5), upTo(5));
+});
+
+t.test("the numbers go on when another tunnel takes the place of the first, as its hold does", async (t) => {
+  const [sender, taker] = [new Sender(), new Taker()];
+  for (let n = 0; n < 2; n++) sender.send();
+  taker.sendOn();
+  const { net } = a;
+  // As the agent does it when the home agent has another address: the old one is closed when the new one has everything.
+  const maps = net.within(() => new PinnedMaps(join(topology.all.folder, "a"), ["guests", "waiting"], 1000));
+  new Holds(maps.get("guests"), maps.get("waiting"));
+  maps.close({ keep: true });
+  await net.within(() => a.tunnel.set([all]));
+  let calls = 0;
+  net.within(() => {
+    a.tunnel.put(deliver(one), () => {
+      calls++;
+      const sent = taker.sendOn();
+      if (calls === 1) for (let n = 0; n < 2; n++) sender.send();
+      return sent;
+    });
+  });
+  sender.send();
+  t.equal(calls, 2);
+  t.same(await arrived(guest, 5), upTo(5));
+});
+
+t.test("in another hold they begin anew: what was in the first has gone with it", async (t) => {
+  const [sender, second] = [new Sender(), a.net.within(() => new HoldDevice("co-hold2", 100))];
+  for (let n = 0; n < 2; n++) sender.send();
+  await a.net.within(() => a.tunnel.set([{ ...deliver(one), hold: { device: second.name, from: "all" } }]));
+  sender.send();
+  t.same(a.net.within(() => second.read()).map(({ number }) => number), [1]);
+  a.net.within(() => { second.close(); });
 });
