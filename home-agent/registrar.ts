@@ -143,20 +143,22 @@ export class Registrar {
   #armSweep(): void {
     const { clock, keepAliveMs } = this.#options;
     this.#sweep = clock.after("silent hosts", keepAliveMs(), () => {
-      if (this.#silent().length === 0) this.#armSweep();
+      const suspects = this.#silent();
+      if (suspects.length === 0) this.#armSweep();
       else {
         this.#sweep = clock.after("silent hosts, once more", READ_FIRST_MS, () => {
-          for (const [session, socket] of this.#silent()) this.#cutOff(session, socket);
+          // It may have stood still again meanwhile: whose word has come since is silent no more.
+          for (const { session, socket, heardAt } of suspects) if (session.registered && session.heardAt === heardAt) this.#cutOff(session, socket);
           if (!this.#closed) this.#armSweep();
         });
       }
     });
   }
 
-  #silent(): readonly (readonly [AgentSession, WebSocket])[] {
+  #silent(): readonly { readonly session: AgentSession; readonly socket: WebSocket; readonly heardAt: Millis }[] {
     const limit = MISSED_KEEP_ALIVES * this.#options.keepAliveMs();
     const now = this.#options.clock.monotonic();
-    return [...this.#sessions].filter(([session]) => session.registered && now - session.heardAt > limit);
+    return [...this.#sessions].map(([session, socket]) => ({ session, socket, heardAt: session.heardAt })).filter(({ session, heardAt }) => session.registered && now - heardAt > limit);
   }
 
   #cutOff(session: AgentSession, socket: WebSocket): void {
