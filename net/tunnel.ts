@@ -129,7 +129,8 @@ export interface HostTunnel extends Tunnel {
   renew(entries: readonly HostEntry[]): Promise<void>;
   /**
    * `sendOn` is called when everything is ready for the switch: what waits in the hold that `entry` ends, and must go out before the next packet does, is sent on there, the way that `entry` says. It is called
-   * again as long as more has come since, a bounded number of times; when it has found everything, no packet overtakes one that waited.
+   * again as long as more has come since, a bounded number of times; when it has found everything, no packet overtakes one that waited, unless another processor was
+   * just about to put that one there.
    */
   put(entry: HostEntry, sendOn?: () => SentOn): void;
   drop(home: IpAddress): void;

@@ -123,7 +123,10 @@ static __always_inline int waits(const struct address *home, const struct host_e
 	return which == HOLD_DIRECT ? (last->directly & NUMBER_MASK) != entry->sent_directly : (last->stragglers & NUMBER_MASK) != entry->sent_stragglers;
 }
 
-/* Two processors may give the same one at once: to packets that have no order. */
+/*
+ * Two processors may give the same one at once (an addition that returns its sum needs Linux 5.12), or put what they have numbered there the other way round: those packets have no order among them. But the one that
+ * is not there yet then counts as sent on with the other, and the next one of its processor may overtake it.
+ */
 static __always_inline __u32 next_number(const struct address *home, __u32 which)
 {
 	struct waiting *last = bpf_map_lookup_elem(&waiting, home);
