@@ -34,15 +34,19 @@ export class Holds {
   /** From `before`, which the map has, to what is as good as `after`, which is to be written then. What fails leaves the hold closed, as it was. */
   open(key: Uint8Array, before: HostRecord | null, after: HostRecord, sendOn: () => SentOn): void {
     const kinds = before === null ? [] : opens(before, after);
+    let earlier: { readonly sent: SentOn; readonly numbers: SentOn } | null = null;
     try {
       for (let round = 0; round < ROUNDS; round++) {
         const sent = sendOn();
         if (before === null || kinds.length === 0) return;
-        this.#guests.update(key, encodeOpening(before, after, sent));
+        // What had its number before the last look and was not found by this one found no room: it is not waited for.
+        const settled: SentOn = earlier?.sent.directly === sent.directly && earlier.sent.straggler === sent.straggler ? earlier.numbers : sent;
+        this.#guests.update(key, encodeOpening(before, after, settled));
         const last = this.#waiting.lookup(key);
         if (last === null) return;
         const numbers = decodeWaiting(last);
-        if (kinds.every((kind) => numbers[kind] === sent[kind])) return;
+        if (kinds.every((kind) => numbers[kind] === settled[kind])) return;
+        earlier = { sent, numbers };
       }
     } catch (thrown) {
       // One that is half open would be taken for an open one the next time, and what waits in it overtaken.
