@@ -31,6 +31,15 @@ export function startTime(pid: number): string | null {
   }
 }
 
+/** The words of the process's command, a NUL behind each; "" if there is none any more. */
+export function commandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${String(pid)}/cmdline`, "utf8");
+  } catch {
+    return "";
+  }
+}
+
 /** Enters a run and makes its directory. @throws CareofError `lab-taken` if there is one by that name */
 export function register(run: string): void {
   mkdirSync(REGISTRY, { recursive: true, mode: 0o700 });

@@ -1,12 +1,11 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import t, { type Test } from "tap";
 import { command } from "../../deploy/lab/command.js";
-import { abandonedRuns, leftOver, processesOf, removeRun } from "../../deploy/lab/registry.js";
+import { abandonedRuns, commandLine, leftOver, processesOf, removeRun } from "../../deploy/lab/registry.js";
 
 const PROGRAM = fileURLToPath(new URL("killed-lab.js", import.meta.url));
 /** Some four seconds on a quiet machine. */
@@ -39,7 +38,7 @@ async function make(t: Test, ...words: readonly string[]): Promise<Made> {
 }
 
 function partsOf(run: string): number[] {
-  return processesOf(run).filter((pid) => readFileSync(`/proc/${String(pid)}/cmdline`, "utf8").includes("dist/cli/main.js"));
+  return processesOf(run).filter((pid) => commandLine(pid).includes("dist/cli/main.js"));
 }
 
 if (process.getuid?.() !== 0) {

@@ -55,7 +55,11 @@ function startQemu(): ChildProcess {
 }
 
 function alive(pid: number): boolean {
-  return existsSync(`/proc/${String(pid)}/stat`) && !/\) Z /.test(readFileSync(`/proc/${String(pid)}/stat`, "utf8"));
+  try {
+    return !/\) Z /.test(readFileSync(`/proc/${String(pid)}/stat`, "utf8"));
+  } catch {
+    return false; // it has ended
+  }
 }
 
 async function asked(): Promise<readonly (string | null)[]> {

@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { command } from "../../deploy/lab/command.js";
-import { abandonedRuns, leftOver, processesOf } from "../../deploy/lab/registry.js";
+import { abandonedRuns, commandLine, leftOver, processesOf } from "../../deploy/lab/registry.js";
 import { REPOSITORY } from "../../deploy/lab/program.js";
 
 /** The demo as a person runs it: to its end, interrupted, and after a crash. */
@@ -63,13 +63,7 @@ function demo(...words: readonly string[]): Running {
 
 /** The processes that would remove the run. */
 function reapersOf(run: string): number[] {
-  return readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name)).map(Number).filter((pid) => {
-    try {
-      return readFileSync(`/proc/${String(pid)}/cmdline`, "utf8").endsWith(`run-reaper.js\0${run}\0`);
-    } catch {
-      return false; // ended meanwhile
-    }
-  });
+  return readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name)).map(Number).filter((pid) => commandLine(pid).endsWith(`run-reaper.js\0${run}\0`));
 }
 
 /** Runs that exist now, by their namespaces. */
@@ -116,7 +110,7 @@ await t.test("a part that dies is named, last, behind the end of its log", async
   const run = demo("--quick");
   await run.says(/answers at/, SAYS_MS);
   const [name] = ours();
-  const victim = processesOf(name ?? "").find((pid) => readFileSync(`/proc/${String(pid)}/cmdline`, "utf8").includes("host-b.yaml"));
+  const victim = processesOf(name ?? "").find((pid) => commandLine(pid).includes("host-b.yaml"));
   t.ok(victim !== undefined);
   if (victim !== undefined) process.kill(victim, "SIGKILL");
   t.equal(await run.ended, 1);

@@ -1,7 +1,7 @@
 import t, { type Test } from "tap";
 import { randomBytes } from "node:crypto";
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, statSync, writeFileSync, writeSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { z } from "zod";
 import { makeImage } from "../../agent/hypervisor/image.js";
 import { must } from "../../deploy/lab/command.js";
@@ -42,7 +42,9 @@ const lab = await Lab.make({ witnessed: true, agent: { disks: { keepMoved: true 
 t.teardown(() => lab.close());
 const at = (host: HostName, name: string): string => join(lab.disksOf(host), name);
 const allocated = (path: string): number => statSync(path).blocks * 512;
-const files = (host: HostName): string[] => readdirSync(lab.disksOf(host), { recursive: true, encoding: "utf8" }).filter((name) => !statSync(at(host, name)).isDirectory()).sort();
+/** Of which any may go while they are listed. */
+const files = (host: HostName): string[] => readdirSync(lab.disksOf(host), { recursive: true, withFileTypes: true })
+  .filter((each) => !each.isDirectory()).map(({ name, parentPath }) => relative(lab.disksOf(host), join(parentPath, name))).sort();
 
 for (const [name, image] of Object.entries(IMAGES)) await makeImage({ path: at("host-a", name), ...image });
 const sparse = openSync(at("host-a", SPARSE), "r+");
