@@ -2,9 +2,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { ipAddress, ipv4, mac, type IpAddress } from "../../model/address.js";
 import { SystemClock } from "../../model/clock.js";
+import { CareofError } from "../../model/errors.js";
 import { FakeWire } from "../../net/tunnel-fake-wire.js";
 import { FakeHomeTunnel, FakeHostTunnel } from "../../net/tunnel-fake.js";
-import type { HomeTunnel, HostTunnel } from "../../net/tunnel.js";
+import type { HomeTunnel, HostEntry, HostTunnel } from "../../net/tunnel.js";
 import { FakeVmPorts } from "../../net/vm-port-fake.js";
 import type { VmPort, VmPorts } from "../../net/vm-port.js";
 import { TEST_PROTOCOL } from "./lab/packets.js";
@@ -193,9 +194,28 @@ async function tunnels(t: Test, { ends, guests }: { readonly ends: Ends; readonl
   t.same(home.entries().map((entry) => entry.home), [two.home]);
   t.equal(home.counters(one.home).downPackets, 0);
   t.equal(await down(one), null);
+  holdsEnd(t, a, one);
   a.within(() => { a.tunnel.drop(one.home); });
   a.within(() => { a.tunnel.drop(one.home); });
   t.same(a.within(() => a.tunnel.entries()), []);
+}
+
+/** What waited is sent on before the next packet goes its way, and where that fails it goes on waiting. */
+function holdsEnd(t: Test, { tunnel, within }: Ends["hosts"][number], one: Guest): void {
+  const held: HostEntry = { ...deliver(one), hold: { device: one.port, from: "all" } };
+  const there = (): HostEntry | undefined => tunnel.entries().find(({ home }) => home === one.home);
+  const seen: (HostEntry | undefined)[] = [];
+  within(() => {
+    tunnel.put(held);
+    t.throws(() => { tunnel.put(deliver(one), () => { throw new CareofError("kernel-refused", "a port that is gone"); }); }, { code: "kernel-refused" });
+    t.same(there(), held, "the hold is as it was");
+    tunnel.put(deliver(one), () => {
+      seen.push(there());
+      return { directly: 0, straggler: 0 };
+    });
+    t.same(seen[0], held, "what waits is sent on before the switch");
+    t.same(there(), deliver(one));
+  });
 }
 
 /** Where the VM's packets are passed on, a marker goes with them, and ends at the next host. */
