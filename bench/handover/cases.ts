@@ -16,8 +16,6 @@ export interface HandoverCase {
   readonly control: boolean;
   /** False: the guest is stopped without the gate. */
   readonly lead?: boolean;
-  /** As the home agent's configuration has it. */
-  readonly holdMaxMs?: number;
 }
 
 const far: WireDelay = { thereUs: 20_000, backUs: 20_000 };

@@ -65,8 +65,7 @@ export class Moves {
     mkdirSync(holds, { recursive: true, mode: 0o700 });
     // The agents inherit it; without a file in it nothing is held (agent/hold.ts).
     process.env["CAREOF_HOLD"] = of.pauseMs > 0 ? holds : "";
-    const handover = { ...(of.lead === undefined ? {} : { lead: of.lead }), ...(of.holdMaxMs === undefined ? {} : { holdMaxMs: of.holdMaxMs }) };
-    const lab = await Lab.start({ wires: of.wires, homeAgent: { handover } });
+    const lab = await Lab.start({ wires: of.wires, ...(of.lead === false ? { homeAgent: { handover: { lead: false } } } : {}) });
     try {
       await lab.startGuest("host-a");
       return new Moves(of, lab, holds);

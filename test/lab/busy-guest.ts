@@ -7,8 +7,6 @@ import { Witness } from "../../deploy/lab/witness.js";
 
 /** For what follows by itself. */
 const FOLLOWS_MS = 60_000;
-/** A gate that opens because a busy machine was slow leaves packets behind that nobody is to lose here. */
-const PATIENT = { handover: { holdMaxMs: 10_000 } };
 
 const moveSchema = z.object({ migration: z.string(), result: z.string(), reason: z.string(), totalMs: z.number().nullable(), pauseMs: z.number().nullable(), bytes: z.number().nullable(), detail: z.string().nullable() });
 
@@ -32,7 +30,7 @@ export class BusyGuest {
   }
 
   static async start(t: Pick<Test, "teardown">, dirtyMb: number): Promise<BusyGuest> {
-    const lab = await Lab.start({ witnessed: true, dirtyMb, homeAgent: PATIENT });
+    const lab = await Lab.start({ witnessed: true, dirtyMb });
     const witness = new Witness(lab);
     t.teardown(async () => {
       witness.close();

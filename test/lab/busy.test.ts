@@ -17,9 +17,9 @@ async function move(t: Test, words: readonly string[], result: "completed" | "fa
 }
 
 await t.test("never done: after its time it stays, and is told why and what would help", async (t) => {
-  const { move: moved, said } = await move(t, [...SLOW, "--timeout", "15"], "failed");
+  const { move: moved, said } = await move(t, [...SLOW, "--timeout", "9"], "failed");
   t.equal(moved.reason, "timed-out");
-  t.match(moved.detail, /not completed within 15000 ms; it does not converge: the guest writes .* are copied.*--auto-converge.*--bandwidth.*--downtime-limit.*--on-timeout force/);
+  t.match(moved.detail, /not completed within 9000 ms; it does not converge: the guest writes .* are copied.*--auto-converge.*--bandwidth.*--downtime-limit.*--on-timeout force/);
   t.match(said, /^it does not converge: the guest writes .* What helps: /m, "while it lasts, too");
   t.match(said, / copy .* writes [0-9.]+ MB\/s$/m);
 });
@@ -35,7 +35,7 @@ await t.test("slowed down by the hypervisor, it moves in time", async (t) => {
 });
 
 await t.test("two channels, where it may stand for a moment", async (t) => {
-  await move(t, ["--channels", "2", "--downtime-limit", "10000", "--timeout", "120"], "completed");
+  await move(t, ["--channels", "2", "--downtime-limit", "1000", "--timeout", "120"], "completed");
 });
 
 await t.test("two channels, and a bandwidth that is never enough", async (t) => {

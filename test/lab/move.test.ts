@@ -19,8 +19,6 @@ import { Watched, wayOf } from "./watched.js";
 const MARGIN_MS = 2200;
 const PPS = 1000;
 const VM = PLAN.guest.name;
-/** Of what is measured; how short it is, is the benchmark's matter (`npm run bench -- handover`). */
-const BOUND_MS = 10_000;
 /** For what comes by itself in a second or so. */
 const COMES_MS = 60_000;
 /** Of a move without postcopy that nothing disturbs; a phase may be too short to be told. */
@@ -69,13 +67,13 @@ for (const [index, to] of (["host-b", "host-a"] as const).entries()) {
     t.comment(`window ${JSON.stringify(window)}`);
     t.match(move, { vm: VM, to, result: "completed" });
     for (const [name, value] of Object.entries({ gapDownMs: move.gapDownMs, gapUpMs: move.gapUpMs })) {
-      t.ok(value !== null && value >= 0 && value < BOUND_MS, `${name} is measured`, { found: value });
+      t.ok(value !== null && value >= 0 && value < 1000, `${name} is measured`, { found: value });
     }
-    t.ok(move.pauseMs !== null && move.pauseMs > 0 && move.pauseMs < BOUND_MS, "the pause is measured", { found: move.pauseMs });
-    t.ok(window.t1 - window.t0 > 2 * MARGIN_MS && window.sentDown > PPS && window.sentUp > PPS, "counted over two seconds before and after", { found: window });
+    t.ok(move.pauseMs !== null && move.pauseMs > 0 && move.pauseMs < 1000, "the pause is measured", { found: move.pauseMs });
+    t.ok(window.t1 - window.t0 > 2 * MARGIN_MS && window.sentDown > 4000 && window.sentUp > 4000, "counted over two seconds before and after", { found: window });
     t.ok(window.sentDown - window.receivedDown + window.sentUp - window.receivedUp < 20, "hardly a packet is lost", { found: window });
     t.strictSame(traffic.broken, [], "no session broke");
-    t.ok((window.tcpStallDownMs ?? 99_999) < BOUND_MS && (window.tcpStallUpMs ?? 99_999) < BOUND_MS, "TCP flows on", { found: window });
+    t.ok((window.tcpStallDownMs ?? 99_999) < 5000 && (window.tcpStallUpMs ?? 99_999) < 5000, "TCP flows on", { found: window });
     t.match(await lab.where(), { state: "bound", host: to, careOf: PLAN.hosts[to].careOf, epoch: 2 + index });
     const entries = await lab.json(historySchema, ["history", VM]);
     t.match(entries[0], { epoch: 2 + index, host: to, until: null, pauseMs: move.pauseMs, gapDownMs: move.gapDownMs });
