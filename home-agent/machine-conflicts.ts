@@ -11,10 +11,13 @@ export interface MachineConflict {
  * Two VMs of which a host could have both, and that would be one thing there: a disk that is a VM's own (`shared: false`), or the monitor or the port of a guest that is adopted. `null`: none.
  */
 export function machineConflict(vms: readonly VmConfig[]): MachineConflict | null {
+  // Many VMs may share a path that is nobody's own: an installation medium, say.
+  const owned = new Set(vms.flatMap(({ qemu }) => qemu?.diskOptions.filter(({ shared }) => !shared).map(({ path }) => path) ?? []));
   const disks = new Map<string, VmConfig[]>();
   const adopted = new Map<string, VmConfig>();
   for (const [index, vm] of vms.entries()) {
     for (const [j, path] of (vm.qemu?.disks ?? []).entries()) {
+      if (!owned.has(path)) continue;
       const others = disks.get(path) ?? [];
       const other = others.find((each) => (owns(each, path) || owns(vm, path)) && each.hosts.some((host) => vm.hosts.includes(host)));
       if (other !== undefined) return { index, path: ["qemu", "disks", j], why: `${path} is a disk of ${other.name} as well, which shared: false excludes: ${String(vm.hosts.find((host) => other.hosts.includes(host)))} could have both` };
