@@ -22,7 +22,7 @@ export class Running {
 
   private constructor(t: Ends, words: readonly string[], interrupt: (child: ChildProcessWithoutNullStreams) => void) {
     const [program = "", ...rest] = words;
-    const child = spawn(program, rest, { stdio: ["pipe", "pipe", "pipe"], detached: true, env: { ...process.env, COLUMNS: String(TERMINAL.columns) } });
+    const child = spawn(program, rest, { stdio: ["pipe", "pipe", "pipe"], detached: true, env: { ...process.env, SHELL: "/bin/sh", COLUMNS: String(TERMINAL.columns) } });
     this.#child = child;
     this.#interrupt = (): void => { interrupt(child); };
     child.stdout.setEncoding("utf8").on("data", (text: string) => { this.#out += text; });
@@ -40,9 +40,13 @@ export class Running {
     return running;
   }
 
-  /** One command after the other. What they write to standard error is on the same screen. */
+  /**
+   * One command after the other. What they write to standard error is on the same screen. The last one takes the shell's place: a shell that stays is interrupted as
+   * well, and with dash (not with bash) the exit code is then the shell's, 130.
+   */
   static onTerminal(t: Ends, lab: Lab, ...commands: readonly (readonly string[])[]): Running {
-    const lines = [`stty cols ${String(TERMINAL.columns)} rows ${String(TERMINAL.rows)}`, ...commands.map((words) => [...CAREOF, ...words].map((word) => `'${word}'`).join(" "))];
+    const lines = commands.map((words, at) => `${at === commands.length - 1 ? "exec " : ""}${[...CAREOF, ...words].map((word) => `'${word}'`).join(" ")}`);
+    lines.unshift(`stty cols ${String(TERMINAL.columns)} rows ${String(TERMINAL.rows)}`);
     return new Running(t, inNamespace(lab.namespace("h"), ["script", "--quiet", "--return", "--command", lines.join(" && "), "/dev/null"]), (child) => { child.stdin.write(CTRL_C); });
   }
 
