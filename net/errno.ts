@@ -16,6 +16,7 @@ export class KernelError extends Error {
 }
 
 /** Numbers that this folder decides on; all others are only reported. */
+export const EPERM = 1;
 export const ENOENT = 2;
 export const ESRCH = 3;
 export const EINTR = 4;
@@ -25,6 +26,7 @@ export const ENOMEM = 12;
 export const EEXIST = 17;
 export const ENODEV = 19;
 export const EINVAL = 22;
+export const EPIPE = 32;
 export const EOPNOTSUPP = 95;
 export const EADDRNOTAVAIL = 99;
 export const ENOBUFS = 105;

@@ -1,6 +1,6 @@
 import koffi from "koffi";
 import { CareofError } from "../model/errors.js";
-import { EAGAIN, refused } from "./errno.js";
+import { EAGAIN, EINTR, refused } from "./errno.js";
 
 /**
  * libc through koffi: the calls that Node has no door to. Each is synchronous, runs on the calling thread (so that setns(2) holds for it), and throws
@@ -182,6 +182,43 @@ export function descriptorOf(pid: number, fd: number): number {
   } finally {
     close(holder);
   }
+}
+
+const pipe2: (ends: Uint8Array, flags: number) => number = libc.func("pipe2", "int", ["void *", "int"]);
+const fcntl: (fd: number, command: number, argument: number) => number = libc.func("fcntl", "int", ["int", "int", "int"]);
+const spliceNow: (from: number, fromOffset: null, to: number, toOffset: null, length: number, flags: number) => number =
+  libc.func("splice", "long", ["int", "void *", "int", "void *", "size_t", "uint"]);
+
+/** A pipe that holds `bytes`, or what the kernel allows; neither end blocks. */
+export function pipe(bytes: number): { readonly reading: number; readonly writing: number } {
+  const [nonBlocking, closeOnExec, setPipeSize] = [0o4000, 0o2000000, 1031];
+  const ends = Buffer.alloc(8);
+  checked(pipe2(ends, nonBlocking | closeOnExec), "a pipe", "pipe2");
+  const [reading, writing] = [ends.readInt32LE(0), ends.readInt32LE(4)];
+  // Of a user with many pipes the kernel gives less: a smaller one carries all the same.
+  fcntl(writing, setPipeSize, bytes);
+  return { reading, writing };
+}
+
+/** Another descriptor of the same open file (fcntl(2) F_DUPFD_CLOEXEC). */
+export function duplicate(fd: number): number {
+  const duplicateCloseOnExec = 1030;
+  return checked(fcntl(fd, duplicateCloseOnExec, 0), "another descriptor", "fcntl");
+}
+
+/** splice(2), one end of it a pipe; never waits. Returns the bytes moved, 0 at the end of what is read, or the negative errno. */
+export function trySplice(from: number, to: number, bytes: number): number {
+  const [move, nonBlocking] = [1, 2];
+  const moved = spliceNow(from, null, to, null, bytes, move | nonBlocking);
+  return moved < 0 ? -koffi.errno() : moved;
+}
+
+/** poll(2) on the calling thread, which waits as long as it takes. A signal ends it with nothing ready. @throws CareofError `kernel-refused` */
+export function pollHere(polled: Buffer): void {
+  if (pollNow(polled, polled.length / 8, -1) >= 0) return;
+  const errno = koffi.errno();
+  if (errno !== EINTR) throw refused("to wait", errno, "poll");
+  polled.fill(0);
 }
 
 /** A descriptor that becomes readable when 8 bytes are written to it (eventfd(2)). */
