@@ -180,11 +180,11 @@ export class Arrival {
     const socket = this.#socket;
     const diskSocket = this.#diskSocket;
     if (body.disks.length > 0) await guest.disks.exportTo(diskSocket);
-    const { lead, downtimeLimitMs, channels, postcopy } = body.parameters;
+    const { lead, downtimeLimitMs, channels, postcopy, clear } = body.parameters;
     await guest.receive({ socket, lead: lead && canLead, maxBandwidth: 0, downtimeLimitMs, autoConverge: false, channels, postcopy });
     network.prime(vm);
     const relay = await openTargetRelay({
-      migration: body.migration, secret: body.secret, listener: relays, socket, channels: (channels > 1 ? channels : 0) + body.disks.length, ...(body.disks.length > 0 ? { diskSocket } : {}), clock,
+      migration: body.migration, secret: body.secret, listener: relays, socket, channels: (channels > 1 ? channels : 0) + body.disks.length, ...(body.disks.length > 0 ? { diskSocket } : {}), clear, clock,
       onIntruder: (detail) => { log.warn({ migration: body.migration, reason: "bad-token", detail }, "somebody who is not the move's source came to the relay"); },
     });
     this.#relayPort = relay.port;

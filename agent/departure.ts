@@ -74,7 +74,7 @@ export class Departure {
       stream: streamOptions(body?.parameters ?? null, first.state.plan.lead),
       openRelay: async () => {
         if (body === null) throw new CareofError("relay-failed", "the source agent was restarted");
-        return openSourceRelay({ migration: file.migration, address: body.relayAddress, port: body.relayPort, secret: body.secret, ...relaySockets(runDir, vm), clock });
+        return openSourceRelay({ migration: file.migration, address: body.relayAddress, port: body.relayPort, secret: body.secret, ...relaySockets(runDir, vm), clear: body.parameters.clear, clock });
       },
       record: (state, machine) => {
         const next = { ...this.#file, state, stopAt: machine.stopAt, markerAt: machine.markerAt, bytes: machine.bytes, postcopy: wentByPostcopy(machine) };

@@ -36,6 +36,7 @@ export interface MoveWishes {
   readonly timeoutMs?: number;
   readonly onTimeout?: "abort" | "force";
   readonly postcopy?: boolean;
+  readonly encrypt?: boolean;
 }
 
 interface Ask<T> {

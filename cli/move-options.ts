@@ -10,6 +10,7 @@ export interface MoveOptions {
   readonly timeout?: number;
   readonly onTimeout?: "abort" | "force";
   readonly postcopy?: boolean;
+  readonly encrypt?: boolean;
 }
 
 const UNITS: Readonly<Record<string, number>> = { "": 1, k: 1e3, M: 1e6, G: 1e9 };
@@ -25,11 +26,13 @@ export function withMoveOptions(command: Command): Command {
     .option("--timeout <seconds>", "longest time for the copy of the memory (default: the home agent's handover.timeoutMs, 10 min); disks that move with the guest do not count: their copy ends when no byte came for a minute", seconds)
     .addOption(new Option("--on-timeout <policy>", "then abort: the guest stays; force: it is stopped, the rest is copied, and it moves (default: the home agent's handover.onTimeout, abort)").choices(["abort", "force"]))
     .option("--postcopy", "a copy that does not converge ends by postcopy: the guest goes on at the target before all its memory is there, and is lost with either host meanwhile")
-    .option("--no-postcopy", "do not, whatever is configured");
+    .option("--no-postcopy", "do not, whatever is configured")
+    .option("--encrypt", "encrypt memory and disks on their way, whatever is configured")
+    .option("--no-encrypt", "send them in clear, which takes less time and fewer processors: for a network that you trust with all that the guest has in its memory");
 }
 
 /** In the API's words. */
-export function moveWishes({ bandwidth, downtimeLimit, autoConverge, channels: streams, timeout, onTimeout, postcopy }: MoveOptions): MoveWishes {
+export function moveWishes({ bandwidth, downtimeLimit, autoConverge, channels: streams, timeout, onTimeout, postcopy, encrypt }: MoveOptions): MoveWishes {
   return {
     ...(bandwidth === undefined ? {} : { bandwidth }),
     ...(downtimeLimit === undefined ? {} : { downtimeLimitMs: downtimeLimit }),
@@ -38,6 +41,7 @@ export function moveWishes({ bandwidth, downtimeLimit, autoConverge, channels: s
     ...(timeout === undefined ? {} : { timeoutMs: timeout }),
     ...(onTimeout === undefined ? {} : { onTimeout }),
     ...(postcopy === undefined ? {} : { postcopy }),
+    ...(encrypt === undefined ? {} : { encrypt }),
   };
 }
 

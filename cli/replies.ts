@@ -81,7 +81,7 @@ export type MigrationReply = z.infer<typeof migrationReply>;
 /** In the words of `POST /v1/migrations`. */
 const moveWishes = z.object({
   bandwidth: z.number().optional(), downtimeLimitMs: z.number().optional(), autoConverge: z.boolean().optional(), channels: z.number().optional(), timeoutMs: z.number().optional(), onTimeout: z.string().optional(),
-  postcopy: z.boolean().optional(),
+  postcopy: z.boolean().optional(), encrypt: z.boolean().optional(),
 });
 
 const drainSummary = {

@@ -107,6 +107,7 @@ export const homeAgentSchema = z.strictObject({
     autoConverge: z.boolean().default(false),
     channels: z.number().int().min(1).max(MAX_CHANNELS).default(1),
     postcopy: z.boolean().default(false),
+    encrypt: z.boolean().default(true),
     prepareMs: duration(20_000),
     targetGoneMs: duration(3000),
     sourceGoneMs: duration(10_000),
@@ -169,6 +170,8 @@ export interface HandoverConfig {
   readonly channels: number;
   /** A copy that does not converge ends by postcopy: the guest goes on at the target while memory of it is still at the source, and is lost with either host or the link between them meanwhile. */
   readonly postcopy: boolean;
+  /** False: memory and disks go between the hosts in clear, carried by the kernel. What the agents say to one another stays encrypted. */
+  readonly encrypt: boolean;
   readonly prepareMs: Millis;
   /** A target whose connection is gone for so long loses the migration. */
   readonly targetGoneMs: Millis;

@@ -51,7 +51,8 @@ function peersOf(vm: VmConfig, host: HostId, hosts: Hosts): Peer[] {
 }
 
 export function parametersOf(plan: MovePlan, { holdMaxMs }: HandoverConfig, lead: boolean): MigrationParameters {
-  return { ...plan, lead, holdMaxMs };
+  const { encrypt, ...copy } = plan;
+  return { ...copy, lead, holdMaxMs, clear: !encrypt };
 }
 
 /** @throws CareofError `unknown-host` for one that is not listed any more. */

@@ -128,6 +128,8 @@ export interface MigrationParameters {
   readonly forceMs: Millis;
   /** A copy that does not converge ends by postcopy. */
   readonly postcopy: boolean;
+  /** Memory and disks go between the hosts in clear. */
+  readonly clear: boolean;
 }
 
 /** What becomes of a copy that has not ended in time: the guest stays, or it is stopped and the rest is copied. */

@@ -1,7 +1,7 @@
 import { CareofError, toCareofError } from "../model/errors.js";
 import type { Epoch, MigrationId, Millis } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
-import { detail, epochField, instant, message, migration, reason, uint32, word, type Field } from "./fields.js";
+import { bytes, detail, epochField, instant, message, migration, reason, uint32, uint53, word, type Field } from "./fields.js";
 import { careof } from "./gen/careof.js";
 import v1 = careof.v1;
 
@@ -9,6 +9,8 @@ import v1 = careof.v1;
 export const MAX_DATA_BYTES = 256 * 1024;
 /** Longest payload of any other frame in bytes. */
 export const MAX_CONTROL_BYTES = 4096;
+/** Length of a hello's `clear`, where it is not empty. */
+export const CLEAR_TOKEN_BYTES = 32;
 const HEADER_BYTES = 5;
 
 /**
@@ -16,12 +18,13 @@ const HEADER_BYTES = 5;
  * Each has a connection of its own, so that none can hold up another.
  */
 export type RelayChannel = "main" | "stream" | "disk";
-export interface RelayHello { readonly version: number; readonly migration: MigrationId; readonly channel: RelayChannel }
+export interface RelayHello { readonly version: number; readonly migration: MigrationId; readonly channel: RelayChannel; readonly clear: Uint8Array }
 export interface RelayPing { readonly sentAt: Millis }
 export interface RelayPong { readonly sentAt: Millis; readonly answeredAt: Millis }
-export interface RelayRelease { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis }
+export interface RelayRelease { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis; readonly sent: number }
 export interface RelayDisks { readonly disks: number }
-export interface RelayClose { readonly reason: Reason; readonly detail: string }
+export interface RelayClose { readonly reason: Reason; readonly detail: string; readonly sent: number }
+export interface RelayBytes { readonly bytes: number }
 
 export type RelayFrame =
   | { readonly type: "data"; readonly data: Uint8Array }
@@ -31,7 +34,10 @@ export type RelayFrame =
   | ({ readonly type: "release" } & RelayRelease)
   | ({ readonly type: "close" } & RelayClose)
   | ({ readonly type: "endDisks" } & RelayDisks)
-  | ({ readonly type: "disksEnded" } & RelayDisks);
+  | ({ readonly type: "disksEnded" } & RelayDisks)
+  | { readonly type: "clear" }
+  | ({ readonly type: "mark" } & RelayBytes)
+  | ({ readonly type: "marked" } & RelayBytes);
 
 type ControlFrame = Exclude<RelayFrame, { readonly type: "data" }>;
 
@@ -52,6 +58,9 @@ type ControlFrame = Exclude<RelayFrame, { readonly type: "data" }>;
  *    7    close    0 to 4096    RelayClose, the last frame; of a further channel: its hypervisor has ended this direction
  *    8    endDisks   0 to 4096  RelayDisks, by the source: end the exports; main only
  *    9    disksEnded 0 to 4096  RelayDisks, the answer; main only
+ *   10    clear      0 to 4096  RelayClear, by the target: the connection beside this one has come, begin
+ *   11    mark       0 to 4096  RelayBytes, by the source: answered when the target's hypervisor has been handed so many by
+ *   12    marked     0 to 4096  RelayBytes
  * ```
  * Any other type, and any other length, ends the connection.
  */
@@ -93,13 +102,16 @@ const channel: Field<RelayChannel, string> = {
 };
 
 const CONTROL: { readonly [F in ControlFrame as F["type"]]: Control<F> } = {
-  hello: control(2, "hello", message<RelayHello, v1.RelayHello.$Properties>({ version: uint32, migration, channel }), v1.RelayHello),
+  hello: control(2, "hello", message<RelayHello, v1.RelayHello.$Properties>({ version: uint32, migration, channel, clear: bytes(0, CLEAR_TOKEN_BYTES) }), v1.RelayHello),
   ping: control(3, "ping", message<RelayPing, v1.RelayPing.$Properties>({ sentAt: instant }), v1.RelayPing),
   pong: control(4, "pong", message<RelayPong, v1.RelayPong.$Properties>({ sentAt: instant, answeredAt: instant }), v1.RelayPong),
-  release: control(5, "release", message<RelayRelease, v1.RelayRelease.$Properties>({ migration, epoch: epochField, stopAt: instant }), v1.RelayRelease),
-  close: control(7, "close", message<RelayClose, v1.RelayClose.$Properties>({ reason, detail: shortDetail }), v1.RelayClose),
+  release: control(5, "release", message<RelayRelease, v1.RelayRelease.$Properties>({ migration, epoch: epochField, stopAt: instant, sent: uint53 }), v1.RelayRelease),
+  close: control(7, "close", message<RelayClose, v1.RelayClose.$Properties>({ reason, detail: shortDetail, sent: uint53 }), v1.RelayClose),
   endDisks: control(8, "endDisks", message<RelayDisks, v1.RelayDisks.$Properties>({ disks: uint32 }), v1.RelayDisks),
   disksEnded: control(9, "disksEnded", message<RelayDisks, v1.RelayDisks.$Properties>({ disks: uint32 }), v1.RelayDisks),
+  clear: control(10, "clear", message<object, v1.RelayClear.$Properties>({}), v1.RelayClear),
+  mark: control(11, "mark", message<RelayBytes, v1.RelayBytes.$Properties>({ bytes: uint53 }), v1.RelayBytes),
+  marked: control(12, "marked", message<RelayBytes, v1.RelayBytes.$Properties>({ bytes: uint53 }), v1.RelayBytes),
 };
 
 const CONTROL_BY_CODE = new Map(Object.values(CONTROL).map((entry) => [entry.code, entry]));
@@ -127,6 +139,9 @@ function encodeControl(frame: ControlFrame): Uint8Array[] {
     case "close": return CONTROL.close.write(frame);
     case "endDisks": return CONTROL.endDisks.write(frame);
     case "disksEnded": return CONTROL.disksEnded.write(frame);
+    case "clear": return CONTROL.clear.write(frame);
+    case "mark": return CONTROL.mark.write(frame);
+    case "marked": return CONTROL.marked.write(frame);
   }
 }
 

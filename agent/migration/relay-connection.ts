@@ -130,7 +130,7 @@ export class RelayConnection {
       return;
     }
     const { socket, clock } = this.#options;
-    this.send({ type: "close", reason: isReason(cause.code) ? cause.code : "relay-failed", detail: cause.message });
+    this.send({ type: "close", reason: isReason(cause.code) ? cause.code : "relay-failed", detail: cause.message, sent: 0 });
     this.#over = true;
     this.#stopPings();
     socket.end();

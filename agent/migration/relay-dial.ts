@@ -13,6 +13,8 @@ export interface DialOptions {
   readonly port: number;
   /** 32 bytes, of this move alone. */
   readonly secret: Uint8Array;
+  /** Said in hello: of the connection in clear beside this one; none if empty. */
+  readonly clear: Uint8Array;
   readonly clock: Clock;
   readonly limits: RelayLimits;
   /** Everything but hello, pings and pongs. */
@@ -26,7 +28,7 @@ export interface DialOptions {
  * @throws CareofError `relay-failed` (retryable): no connection, wrong secret or no hello within `connectMs`; nothing is left behind, and `onEnd` may have been called.
  */
 export async function dialRelay(options: DialOptions): Promise<RelayConnection> {
-  const { address, port, migration, channel, secret, clock, limits } = options;
+  const { address, port, migration, channel, clear, secret, clock, limits } = options;
   const where = `the target's relay at ${address}:${String(port)}`;
   return new Promise<RelayConnection>((resolve, reject) => {
     let socket: TLSSocket | null = null;
@@ -70,7 +72,7 @@ export async function dialRelay(options: DialOptions): Promise<RelayConnection> 
           options.onEnd(cause);
         },
       });
-      connection.send({ type: "hello", version: RELAY_VERSION, migration, channel });
+      connection.send({ type: "hello", version: RELAY_VERSION, migration, channel, clear });
     });
   });
 }

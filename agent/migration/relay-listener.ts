@@ -1,11 +1,16 @@
 import { createServer as createTcpServer, type AddressInfo, type Server as TcpServer, type Socket } from "node:net";
 import { createServer, type Server, type TLSSocket } from "node:tls";
-import { CareofError } from "../../model/errors.js";
+import { descriptorOfSocket } from "../../net/socket-descriptor.js";
+import { CLEAR_TOKEN_BYTES } from "../../proto/relay-framing.js";
+import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type MigrationId } from "../../model/ids.js";
 import { RELAY_TLS } from "./relay-connection.js";
 
 /** How long a connection may take to authenticate. */
 export const HANDSHAKE_MS = millis(3000);
+
+/** What a connection in clear begins with, before its token; TLS begins with 0x16 (RFC 5246 §6.2.1). */
+export const CLEAR_MARK = 0x01;
 
 /** Connections that have not authenticated yet, beside as many as the moves that are expected open: all of them may come from one host, and at once. */
 export interface StrangerLimits {
@@ -36,6 +41,10 @@ export interface Place {
   readonly port: number;
   /** Nobody is let in for this move any more; who was is not touched. Idempotent. */
   leave(): void;
+  /**
+   * A connection that begins with CLEAR_MARK and `token` is handed to `arrived`, once, as a descriptor of which nothing behind the token has been read. Nobody is waited for any more after `leave`.
+   */
+  expectClear(token: Uint8Array, arrived: (descriptor: number) => void): void;
 }
 
 /**
@@ -51,6 +60,8 @@ export class RelayListener {
   readonly #limits: StrangerLimits;
   /** By migration: a connection names one that need not be well formed. */
   readonly #expected = new Map<string, Expected>();
+  /** By token, hexadecimal. */
+  readonly #clear = new Map<string, { readonly migration: MigrationId; readonly arrived: (descriptor: number) => void }>();
   readonly #strangers = new Map<string, Socket>();
   readonly #named = new WeakMap<TLSSocket, Expected>();
   readonly #tls: Server;
@@ -85,7 +96,10 @@ export class RelayListener {
     this.#listening ??= this.#listen();
     try {
       const port = await this.#listening.port;
-      return { address: this.#options.address, port, leave: () => { this.#leave(migration); } };
+      return {
+        address: this.#options.address, port, leave: () => { this.#leave(migration); },
+        expectClear: (token, arrived) => { if (this.#expected.has(migration)) this.#clear.set(Buffer.from(token).toString("hex"), { migration, arrived }); },
+      };
     } catch (thrown) {
       this.#leave(migration);
       throw thrown;
@@ -93,6 +107,7 @@ export class RelayListener {
   }
 
   #leave(migration: MigrationId): void {
+    for (const [token, { migration: whose }] of [...this.#clear]) if (whose === migration) this.#clear.delete(token);
     if (!this.#expected.delete(migration) || this.#expected.size > 0) return;
     this.#listening?.server.close();
     this.#listening = null;
@@ -101,7 +116,8 @@ export class RelayListener {
 
   #listen(): { readonly server: TcpServer; readonly port: Promise<number> } {
     const { address, port } = this.#options;
-    const server = createTcpServer((socket) => { this.#arrived(socket); });
+    // Who has said its last word still hears ours: a source's RELEASE may have to wait here for what comes by other connections.
+    const server = createTcpServer({ allowHalfOpen: true }, (socket) => { this.#arrived(socket); });
     return {
       server,
       port: new Promise((resolve, reject) => {
@@ -133,7 +149,48 @@ export class RelayListener {
     const sources = [...this.#expected.values()].reduce((sum, { connections }) => sum + connections, 0);
     if (fromThere.length > this.#limits.perAddress + sources) this.#showOut(fromThere[0]);
     else if (this.#strangers.size > this.#limits.all + sources) this.#showOut([...this.#strangers][0]);
-    this.#tls.emit("connection", socket);
+    if (this.#clear.size === 0) this.#tls.emit("connection", socket);
+    else this.#sort(socket, name);
+  }
+
+  /** TLS, or one of the connections in clear that are waited for. Who says nothing goes as soon as in a handshake. */
+  #sort(socket: Socket, name: string): void {
+    const silent = (): void => {
+      socket.destroy();
+      this.#options.onIntruder?.(`${name} did not say in time who it is`);
+    };
+    const look = (): void => {
+      // Of TLS, too, the first message is longer.
+      const begins: unknown = socket.read(1 + CLEAR_TOKEN_BYTES);
+      if (!(begins instanceof Buffer)) {
+        if (socket.readableEnded) silent();
+        return;
+      }
+      socket.off("readable", look).off("end", look).off("timeout", silent).setTimeout(0);
+      if (begins[0] === CLEAR_MARK) this.#takeClear(socket, name, begins);
+      else {
+        socket.unshift(begins);
+        this.#tls.emit("connection", socket);
+      }
+    };
+    socket.on("readable", look).on("end", look).on("timeout", silent).setTimeout(HANDSHAKE_MS);
+  }
+
+  /** The source writes its token at once, and nothing behind it before it is asked to. */
+  #takeClear(socket: Socket, name: string, begins: Buffer): void {
+    const token = begins.subarray(1).toString("hex");
+    const expected = begins.length === 1 + CLEAR_TOKEN_BYTES && socket.readableLength === 0 ? this.#clear.get(token) : undefined;
+    this.#strangers.delete(name);
+    try {
+      if (expected === undefined) throw new CareofError("bad-token", `${name} came in clear, and was not expected`);
+      this.#clear.delete(token);
+      const descriptor = descriptorOfSocket(socket);
+      socket.destroy();
+      expected.arrived(descriptor);
+    } catch (thrown) {
+      socket.destroy();
+      this.#options.onIntruder?.(toCareofError(thrown).message);
+    }
   }
 
   #showOut(oldest: readonly [string, Socket] | undefined): void {

@@ -1,9 +1,11 @@
+import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import type { Clock } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import type { MigrationId } from "../../model/ids.js";
-import type { RelayChannel, RelayFrame } from "../../proto/relay-framing.js";
+import { CLEAR_TOKEN_BYTES, type RelayChannel, type RelayFrame } from "../../proto/relay-framing.js";
+import { ClearSource } from "./clear-source.js";
 import { RELAY_LIMITS, type Release, type RelayLimits, type SourceRelay } from "./relay.js";
 import type { RelayConnection } from "./relay-connection.js";
 import { dialRelay } from "./relay-dial.js";
@@ -18,6 +20,8 @@ export interface SourceRelayOptions {
   /** Paths of the unix sockets to make for the hypervisor: for its stream, and for the disks. */
   readonly socket: string;
   readonly diskSocket: string;
+  /** What the hypervisor says goes beside the authenticated channels, in clear (clear-source.ts). The same on both sides; as a rule not. */
+  readonly clear?: boolean;
   readonly clock: Clock;
   readonly limits?: Partial<RelayLimits>;
 }
@@ -49,6 +53,9 @@ class Relay implements SourceRelay {
   #connection: RelayConnection | null = null;
   readonly #servers: Server[] = [];
   #hypervisor: Socket | null = null;
+  /** Of the main stream's connection in clear; empty: there is none. */
+  readonly #token: Uint8Array;
+  #clear: ClearSource | null = null;
   readonly #pipes = new Map<RelayPipe, Exclude<RelayChannel, "main">>();
   /** Read of the main stream, and of further channels that are over. */
   readonly #carried = { main: 0, stream: 0, disk: 0 };
@@ -72,11 +79,16 @@ class Relay implements SourceRelay {
     this.#limits = { ...RELAY_LIMITS, ...options.limits };
     this.socket = options.socket;
     this.diskSocket = options.diskSocket;
+    this.#token = this.#newToken();
     this.closed = new Promise((resolve) => { this.#settle = resolve; });
   }
 
+  get #inClear(): boolean {
+    return this.#options.clear ?? false;
+  }
+
   get bytes(): number {
-    return this.#carried.main + this.#sum("stream");
+    return (this.#clear?.bytes ?? this.#carried.main) + this.#sum("stream");
   }
 
   get diskBytes(): number {
@@ -91,9 +103,9 @@ class Relay implements SourceRelay {
 
   async connect(): Promise<void> {
     const connection = await dialRelay({
-      ...this.#options, channel: "main", limits: this.#limits,
+      ...this.#options, channel: "main", clear: this.#token, limits: this.#limits,
       onFrame: (frame) => { this.#receive(frame); },
-      onDrain: () => { if (!this.#stalled) this.#hypervisor?.resume(); },
+      onDrain: () => { if (!this.#stalled && !this.#inClear) this.#hypervisor?.resume(); },
       onEnd: (cause) => { this.#ended(cause); },
     });
     this.#connection = connection;
@@ -110,7 +122,7 @@ class Relay implements SourceRelay {
   async #listen(path: string, accept: (hypervisor: Socket) => void): Promise<void> {
     // The path is the VM's: an agent that was killed in an earlier migration of it has left its socket there.
     rmSync(path, { force: true });
-    const server = createServer({ allowHalfOpen: true }, accept);
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: this.#inClear }, accept);
     this.#servers.push(server);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
@@ -125,19 +137,21 @@ class Relay implements SourceRelay {
   stall(): void {
     if (this.#over) return;
     this.#stalled = true;
-    this.#hypervisor?.pause();
+    if (this.#inClear) this.#clear?.stall();
+    else this.#hypervisor?.pause();
     for (const pipe of this.#streams()) pipe.stall();
   }
 
   flow(): void {
     this.#stalled = false;
-    this.#hypervisor?.resume();
+    if (this.#inClear) this.#clear?.flow();
+    else this.#hypervisor?.resume();
     for (const pipe of this.#streams()) pipe.flow();
   }
 
   async taken(): Promise<void> {
     this.#sendRead();
-    await Promise.all([this.#connection?.taken(), ...this.#streams().map((pipe) => pipe.taken())]);
+    await Promise.all([(this.#clear ?? this.#connection)?.taken(), ...this.#streams().map((pipe) => pipe.taken())]);
   }
 
   /** The further connections of the hypervisor's stream. */
@@ -168,12 +182,12 @@ class Relay implements SourceRelay {
     this.#sendRead();
     this.#released = true;
     for (const pipe of this.#pipes.keys()) pipe.sayEnd("released");
-    await this.#connection.sendLast({ type: "release", ...release });
+    await this.#connection.sendLast({ type: "release", ...release, sent: this.#clear?.last() ?? 0 });
   }
 
   releaseEarly(release: Release): void {
     this.#sendRead();
-    this.#connection?.send({ type: "release", ...release });
+    this.#connection?.send({ type: "release", ...release, sent: this.#clear?.bytes ?? 0 });
   }
 
   cut(cause: CareofError): void {
@@ -195,8 +209,15 @@ class Relay implements SourceRelay {
     }
     this.#hypervisor = hypervisor;
     for (const chunk of this.#early.splice(0)) hypervisor.write(chunk);
-    hypervisor.on("data", (chunk: Buffer) => { this.#fromHypervisor(chunk); });
     hypervisor.on("drain", () => this.#connection?.resume());
+    if (this.#inClear) {
+      hypervisor.on("error", (cause) => { this.#hypervisorEnded(`stream-broken: ${cause.message}`); });
+      const connection = this.#connection;
+      if (connection !== null) this.#clear = this.#openClear(hypervisor, this.#token, connection, (detail) => { this.#hypervisorEnded(detail); }, (cause) => { this.cut(cause); });
+      if (this.#stalled) this.#clear?.stall();
+      return;
+    }
+    hypervisor.on("data", (chunk: Buffer) => { this.#fromHypervisor(chunk); });
     hypervisor.on("end", () => { this.#hypervisorEnded("stream-ended"); });
     hypervisor.on("error", (cause) => { this.#hypervisorEnded(`stream-broken: ${cause.message}`); });
   }
@@ -213,6 +234,8 @@ class Relay implements SourceRelay {
   }
 
   #sendRead(): void {
+    // Not by us: a socket that is read here as well loses what it is read of.
+    if (this.#inClear) return;
     this.#readBytes = 0;
     let room = true;
     for (const data of this.#read.splice(0)) room = this.#connection?.send({ type: "data", data }) ?? true;
@@ -223,7 +246,7 @@ class Relay implements SourceRelay {
   /** The target's hypervisor shall see that no more comes, as if it were connected directly. */
   #hypervisorEnded(reason: string): void {
     this.#sendRead();
-    if (!this.#released && !this.#over) this.#connection?.send({ type: "close", reason: "relay-failed", detail: reason });
+    if (!this.#released && !this.#over) this.#connection?.send({ type: "close", reason: "relay-failed", detail: reason, sent: this.#clear?.last() ?? 0 });
   }
 
   #receive(frame: RelayFrame): void {
@@ -238,6 +261,12 @@ class Relay implements SourceRelay {
         return;
       case "disksEnded":
         this.#disksEnded();
+        return;
+      case "clear":
+        this.#clear?.cleared();
+        return;
+      case "marked":
+        this.#clear?.marked(frame.bytes);
         return;
       default:
         throw new CareofError("malformed-relay", `a target's relay does not send "${frame.type}"`);
@@ -271,27 +300,43 @@ class Relay implements SourceRelay {
       hypervisor.destroy();
       return;
     }
-    const pipe = new RelayPipe(hypervisor, (cause) => {
-      this.#pipes.delete(pipe);
-      this.#carried[channel] += pipe.bytes;
-      if (cause !== null) this.cut(cause);
+    const pipe = new RelayPipe(hypervisor, {
+      unread: this.#inClear,
+      onOver: (cause) => {
+        this.#pipes.delete(pipe);
+        this.#carried[channel] += pipe.bytes;
+        if (cause !== null) this.cut(cause);
+      },
     });
     this.#pipes.set(pipe, channel);
+    if (this.#stalled && channel === "stream") pipe.stall();
+    const token = this.#newToken();
     dialRelay({
-      ...this.#options, channel, limits: this.#limits,
+      ...this.#options, channel, clear: token, limits: this.#limits,
       onFrame: (frame) => { pipe.receive(frame); },
       onDrain: () => { pipe.drained(); },
       onEnd: (cause) => { pipe.ended(cause); },
     }).then(
       (connection) => {
         if (this.#over) connection.destroy();
-        else pipe.start(connection);
+        else if (!this.#inClear) pipe.start(connection);
+        else pipe.start(connection, { source: this.#openClear(hypervisor, token, connection, (detail) => { pipe.sayEnd(detail); }, (cause) => { pipe.broken(cause); }) });
       },
       (thrown: unknown) => { this.cut(toCareofError(thrown)); },
     );
   }
 
+  #newToken(): Uint8Array {
+    return this.#inClear ? randomBytes(CLEAR_TOKEN_BYTES) : new Uint8Array(0);
+  }
+
+  #openClear(hypervisor: Socket, token: Uint8Array, connection: RelayConnection, onEnd: (detail: string) => void, onBroken: (cause: CareofError) => void): ClearSource {
+    const { address, port, clock } = this.#options;
+    return new ClearSource({ address, port, token, hypervisor, clock, connectMs: this.#limits.connectMs, mark: (bytes) => { connection.send({ type: "mark", bytes }); }, onEnd, onBroken });
+  }
+
   #closeAll(): void {
+    this.#clear?.close();
     this.#hypervisor?.destroy();
     for (const pipe of this.#pipes.keys()) pipe.destroy();
     for (const server of this.#servers.splice(0)) server.close();

@@ -3,7 +3,8 @@ import type { TLSSocket } from "node:tls";
 import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import type { MigrationId } from "../../model/ids.js";
-import type { RelayFrame, RelayHello } from "../../proto/relay-framing.js";
+import { CLEAR_TOKEN_BYTES, type RelayFrame, type RelayHello } from "../../proto/relay-framing.js";
+import { ClearTarget, type ClearTargetOptions } from "./clear-target.js";
 import { RELAY_LIMITS, RELAY_SILENCE, otherVersion, RELAY_VERSION, type Release, type TargetRelay } from "./relay.js";
 import type { RelayClockReading } from "./relay-clock.js";
 import { RelayConnection } from "./relay-connection.js";
@@ -21,6 +22,8 @@ export interface TargetRelayOptions {
   readonly socket: string;
   /** Unix socket on which its NBD server already listens, where disks are to be copied. */
   readonly diskSocket?: string;
+  /** What the source's hypervisor says comes beside the authenticated channels, in clear (clear-target.ts). The same on both sides; as a rule not. */
+  readonly clear?: boolean;
   readonly clock: Clock;
   /** Somebody knew the secret and did not speak as the move's source does. For the log. */
   readonly onIntruder?: (detail: string) => void;
@@ -56,6 +59,7 @@ class Relay implements TargetRelay {
   #connection: RelayConnection | null = null;
   #hypervisor: Socket | null = null;
   #writer: RelayWriter | null = null;
+  #clear: ClearTarget | null = null;
   readonly #pipes = new Set<RelayPipe>();
   /** Authenticated, and has not said hello. */
   readonly #newcomers = new Set<RelayConnection>();
@@ -73,9 +77,13 @@ class Relay implements TargetRelay {
     this.disksDone = new Promise((resolve) => { this.#disks = resolve; });
   }
 
+  get #inClear(): boolean {
+    return this.#options.clear ?? false;
+  }
+
   async listen(): Promise<void> {
     const { listener, migration, secret, channels } = this.#options;
-    this.#place = await listener.expect(migration, secret, 1 + channels, (socket) => { this.#accept(socket); });
+    this.#place = await listener.expect(migration, secret, (this.#inClear ? 2 : 1) * (1 + channels), (socket) => { this.#accept(socket); });
     this.address = this.#place.address;
     this.port = this.#place.port;
   }
@@ -96,6 +104,7 @@ class Relay implements TargetRelay {
   #finish(cause: CareofError | null): void {
     this.#over = true;
     this.#place?.leave();
+    this.#clear?.close();
     if (cause === null) this.#connection?.destroy();
     else this.#connection?.giveUp(cause);
     for (const newcomer of this.#newcomers) newcomer.destroy();
@@ -158,10 +167,12 @@ class Relay implements TargetRelay {
     const { migration, socket, diskSocket } = this.#options;
     if (hello.migration !== migration) throw new CareofError("relay-failed", `a relay for ${hello.migration} came`);
     if (hello.version !== RELAY_VERSION) throw this.#otherVersion(connection, hello.version);
-    const welcome = (): void => { connection.send({ type: "hello", version: RELAY_VERSION, migration, channel: hello.channel }); };
+    if (hello.clear.length !== (this.#inClear ? CLEAR_TOKEN_BYTES : 0)) throw new CareofError("relay-failed", `the source's stream is ${this.#inClear ? "encrypted" : "in clear"}, and this move's is not`);
+    const welcome = (): void => { connection.send({ type: "hello", version: RELAY_VERSION, migration, channel: hello.channel, clear: new Uint8Array(0) }); };
     if (hello.channel === "main") {
       if (this.#connection !== null) throw new CareofError("relay-failed", "a second main stream came");
       this.#connection = connection;
+      if (this.#inClear) this.#clear = this.#expectClear(hello.clear, connection, { onReadable: () => { this.#connectHypervisor(); }, onBroken: (cause) => { this.cut(cause); } });
       this.#greeted();
       welcome();
       return {
@@ -174,11 +185,22 @@ class Relay implements TargetRelay {
     if (this.#connection === null || this.#release !== null) throw new CareofError("relay-failed", `a channel "${hello.channel}" came without the main stream`);
     if (path === undefined) throw new CareofError("relay-failed", `a channel "${hello.channel}" came that this move has not`);
     if (this.#pipes.size >= RELAY_LIMITS.maxChannels) throw new CareofError("relay-failed", `more than ${String(RELAY_LIMITS.maxChannels)} channels`);
-    const pipe = new RelayPipe(connect({ path, allowHalfOpen: true }), (cause) => { this.#channelOver(pipe, cause); });
+    const pipe = new RelayPipe(connect({ path, allowHalfOpen: true }), { onOver: (cause) => { this.#channelOver(pipe, cause); }, onEndHeard: () => { this.#settleRelease(); } });
     this.#pipes.add(pipe);
+    const clear = this.#inClear ? { target: this.#expectClear(hello.clear, connection, { onBroken: (cause) => { this.cut(cause); } }) } : {};
     welcome();
-    pipe.start(connection);
+    pipe.start(connection, clear);
     return pipe;
+  }
+
+  /** Before the source hears of it: it comes at once then. */
+  #expectClear(token: Uint8Array, connection: RelayConnection, on: Pick<ClearTargetOptions, "onReadable" | "onBroken">): ClearTarget {
+    const clear = new ClearTarget({ ...on, clock: this.#options.clock, silenceMs: RELAY_SILENCE });
+    this.#place?.expectClear(token, (descriptor) => {
+      clear.arrived(descriptor);
+      connection.send({ type: "clear" });
+    });
+    return clear;
   }
 
   /** It knows the secret, so it is the source, and nothing will come of this move: both sides hear why at once. */
@@ -208,18 +230,27 @@ class Relay implements TargetRelay {
       case "hello":
         throw new CareofError("malformed-relay", "a second hello");
       case "data":
+        if (this.#clear !== null) throw new CareofError("malformed-relay", "data where it comes in clear");
         this.#writer ??= this.#connectHypervisor();
         if (!this.#writer.write(frame.data)) this.#connection?.pause();
         return;
       case "close":
         this.#lastWords = frame.detail;
-        this.#hypervisor?.end();
+        this.#behind(frame.sent, () => { this.#hypervisor?.end(); });
         return;
       case "release":
         if (frame.migration !== this.#options.migration) throw new CareofError("malformed-relay", `a release for ${frame.migration}`);
-        this.#release = { migration: frame.migration, epoch: frame.epoch, stopAt: frame.stopAt };
-        this.#settleRelease();
+        this.#behind(frame.sent, () => {
+          this.#release = { migration: frame.migration, epoch: frame.epoch, stopAt: frame.stopAt };
+          this.#settleRelease();
+        });
         return;
+      case "mark":
+        this.#behind(frame.bytes, () => { this.#connection?.send({ type: "marked", bytes: frame.bytes }); });
+        return;
+      case "clear":
+      case "marked":
+        throw new CareofError("malformed-relay", `a source's relay does not send "${frame.type}"`);
       case "endDisks":
         this.#disks(frame.disks);
         return;
@@ -235,16 +266,28 @@ class Relay implements TargetRelay {
   #connectHypervisor(): RelayWriter {
     const hypervisor = connect({ path: this.#options.socket, allowHalfOpen: true });
     this.#hypervisor = hypervisor;
+    this.#clear?.to(hypervisor);
     hypervisor.on("data", (chunk: Buffer) => {
       if (this.#connection?.send({ type: "data", data: chunk }) === false) hypervisor.pause();
     });
     hypervisor.on("drain", () => { this.#connection?.resume(); });
-    hypervisor.on("end", () => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: "stream ended" }); });
-    hypervisor.on("error", (cause) => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: cause.message }); });
+    hypervisor.on("end", () => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: "stream ended", sent: 0 }); });
+    hypervisor.on("error", (cause) => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: cause.message, sent: 0 }); });
     return new RelayWriter(hypervisor, RELAY_LIMITS.highWaterBytes);
   }
 
+  /** In clear, what the source says stands behind bytes that come by another way. */
+  #behind(sent: number, then: () => void): void {
+    if (this.#clear === null) then();
+    else this.#clear.behind(sent, then);
+  }
+
   #ended(cause: CareofError | null): void {
+    if (cause !== null) this.#connectionOver(cause);
+    else this.#behind(0, () => { this.#connectionOver(cause); });
+  }
+
+  #connectionOver(cause: CareofError | null): void {
     if (this.#over) return;
     this.#mainEnded = true;
     if (this.#release === null) this.#finish(cause ?? new CareofError("relay-failed", `the source's relay hung up before its release${this.#lastWords === "" ? "" : `: ${this.#lastWords}`}`));

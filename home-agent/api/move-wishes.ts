@@ -16,12 +16,13 @@ export const wishFields = {
   timeoutMs: duration,
   onTimeout: z.enum(["abort", "force"]).optional(),
   postcopy: z.boolean().optional(),
+  encrypt: z.boolean().optional(),
 };
 
 export const wishWords = z.object(wishFields);
 export type WishWords = z.output<typeof wishWords>;
 
-export function wishesOf({ bandwidth, downtimeLimitMs, timeoutMs, autoConverge, channels, onTimeout, postcopy }: WishWords): MoveWishes {
+export function wishesOf({ bandwidth, downtimeLimitMs, timeoutMs, autoConverge, channels, onTimeout, postcopy, encrypt }: WishWords): MoveWishes {
   return {
     ...(bandwidth === undefined ? {} : { maxBandwidth: bandwidth }),
     ...(downtimeLimitMs === undefined ? {} : { downtimeLimitMs: millis(downtimeLimitMs) }),
@@ -30,11 +31,12 @@ export function wishesOf({ bandwidth, downtimeLimitMs, timeoutMs, autoConverge, 
     ...(channels === undefined ? {} : { channels }),
     ...(onTimeout === undefined ? {} : { onTimeout }),
     ...(postcopy === undefined ? {} : { postcopy }),
+    ...(encrypt === undefined ? {} : { encrypt }),
   };
 }
 
 /** `wishesOf` backwards. */
-export function wordsOf({ maxBandwidth, downtimeLimitMs, timeoutMs, autoConverge, channels, onTimeout, postcopy }: MoveWishes): WishWords {
+export function wordsOf({ maxBandwidth, downtimeLimitMs, timeoutMs, autoConverge, channels, onTimeout, postcopy, encrypt }: MoveWishes): WishWords {
   return {
     ...(maxBandwidth === undefined ? {} : { bandwidth: maxBandwidth }),
     ...(downtimeLimitMs === undefined ? {} : { downtimeLimitMs }),
@@ -43,5 +45,6 @@ export function wordsOf({ maxBandwidth, downtimeLimitMs, timeoutMs, autoConverge
     ...(timeoutMs === undefined ? {} : { timeoutMs }),
     ...(onTimeout === undefined ? {} : { onTimeout }),
     ...(postcopy === undefined ? {} : { postcopy }),
+    ...(encrypt === undefined ? {} : { encrypt }),
   };
 }

@@ -24,6 +24,7 @@ const planField = z.object({
   autoConverge: z.boolean().default(false),
   channels: z.number().default(1),
   postcopy: z.boolean().default(false),
+  encrypt: z.boolean().default(true),
 });
 
 const record = z.object({

@@ -82,7 +82,7 @@ export function afterRelease(state: VmState, host: HostId, migration: MigrationI
   return { ...lost, effects: [broken(host, detail), ...lost.effects] };
 }
 
-const NOTHING_LEFT_TO_COPY: MovePlan = { maxBandwidth: 0, downtimeLimitMs: millis(0), timeoutMs: millis(0), onTimeout: "abort", forceMs: millis(0), autoConverge: false, channels: 1, postcopy: false };
+const NOTHING_LEFT_TO_COPY: MovePlan = { maxBandwidth: 0, downtimeLimitMs: millis(0), timeoutMs: millis(0), onTimeout: "abort", forceMs: millis(0), autoConverge: false, channels: 1, postcopy: false, encrypt: true };
 
 /** The migration as it stands when its RELEASE turns up after all. */
 function again({ id, from, to, epoch, actor, startedAt }: GivenBack, now: Now): Migration {

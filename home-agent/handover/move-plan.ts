@@ -2,13 +2,13 @@ import type { Millis } from "../../model/ids.js";
 import type { HandoverConfig } from "../config.js";
 
 /** How one move's memory is copied, and what becomes of it when that takes too long. */
-export type MovePlan = Pick<HandoverConfig, "maxBandwidth" | "downtimeLimitMs" | "timeoutMs" | "onTimeout" | "forceMs" | "autoConverge" | "channels" | "postcopy">;
+export type MovePlan = Pick<HandoverConfig, "maxBandwidth" | "downtimeLimitMs" | "timeoutMs" | "onTimeout" | "forceMs" | "autoConverge" | "channels" | "postcopy" | "encrypt">;
 
 /** What an operator wants otherwise than configured, for one move. */
 export type MoveWishes = Partial<MovePlan>;
 
-export function movePlan(wishes: MoveWishes, { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, postcopy }: HandoverConfig): MovePlan {
-  const plan = { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, postcopy, ...wishes };
+export function movePlan(wishes: MoveWishes, { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, postcopy, encrypt }: HandoverConfig): MovePlan {
+  const plan = { maxBandwidth, downtimeLimitMs, timeoutMs, onTimeout, forceMs, autoConverge, channels, postcopy, encrypt, ...wishes };
   // What is only configured holds where it can be; what is wished is refused where it cannot.
   return { ...plan, postcopy: plan.postcopy && (wishes.postcopy === true || plan.channels === 1) };
 }

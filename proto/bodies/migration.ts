@@ -29,6 +29,7 @@ const parameters = message<MigrationParameters, v1.MigrationParameters.$Properti
   onTimeout,
   forceMs: duration,
   postcopy: flag,
+  clear: flag,
 });
 
 const disks = list(message<DiskImage, v1.DiskImage.$Properties>({ path: absolutePath(4096), format: diskFormat, virtualBytes: uint53, allocatedBytes: uint53 }), 64);

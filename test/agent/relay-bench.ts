@@ -35,11 +35,12 @@ export interface Bench {
   readonly directory: string;
   readonly intruders: string[];
   listen(disks?: boolean): Promise<TargetRelay>;
-  open(target: TargetRelay, options?: { readonly secret?: Uint8Array; readonly vm?: string }): Promise<SourceRelay>;
-  pair(): Promise<Pair>;
+  open(target: TargetRelay, options?: { readonly secret?: Uint8Array; readonly vm?: string; readonly clear?: boolean; readonly port?: number }): Promise<SourceRelay>;
+  /** `through`: the port by which the source comes to the target's. `before`: the source's hypervisor has not connected yet. */
+  pair(options?: { readonly through?: (port: number) => number; readonly before?: (target: TargetRelay) => Promise<void> }): Promise<Pair>;
 }
 
-export function bench(test: Test): Bench {
+export function bench(test: Test, clear = false): Bench {
   const directory = mkdtempSync(join(tmpdir(), "careof-relay-"));
   const incoming = join(directory, "incoming");
   const accepted: Socket[] = [];
@@ -67,19 +68,19 @@ export function bench(test: Test): Bench {
       const diskSocket = join(directory, "nbd");
       if (!hypervisor.listening) await new Promise<void>((resolve) => { hypervisor.listen(incoming, resolve); });
       if (!disks.listening) await new Promise<void>((resolve) => { disks.listen(diskSocket, resolve); });
-      const target = await openTargetRelay({ migration, secret, listener, channels: RELAY_LIMITS.maxChannels, socket: incoming, ...(withDisks ? { diskSocket } : {}), clock, onIntruder: (detail) => intruders.push(detail) });
+      const target = await openTargetRelay({ migration, secret, listener, channels: RELAY_LIMITS.maxChannels, socket: incoming, ...(withDisks ? { diskSocket } : {}), clear, clock, onIntruder: (detail) => intruders.push(detail) });
       relays.push(target);
       return target;
     },
     async open(target, options = {}) {
       const name = options.vm === undefined ? migration : migrationId(vmId(options.vm), epoch(7));
       const source = await openSourceRelay({
-        migration: name, secret: options.secret ?? secret, address: "127.0.0.1", port: target.port, socket: join(directory, "outgoing"), diskSocket: join(directory, "disks"), clock, limits: { connectMs: millis(2000) },
+        migration: name, secret: options.secret ?? secret, address: "127.0.0.1", port: options.port ?? target.port, socket: join(directory, "outgoing"), diskSocket: join(directory, "disks"), clear: options.clear ?? clear, clock, limits: { connectMs: millis(2000) },
       });
       relays.push(source);
       return source;
     },
-    async pair() {
+    async pair({ through = (port: number): number => port, before = () => Promise.resolve() } = {}) {
       const target = await made.listen();
       const channel = async (path: string): Promise<Channel> => {
         const coming = new Promise<Socket>((resolve) => { arrived = resolve; });
@@ -88,7 +89,8 @@ export function bench(test: Test): Bench {
         return { from, to: await coming };
       };
       const coming = new Promise<Socket>((resolve) => { arrived = resolve; });
-      const source = await made.open(target);
+      const source = await made.open(target, { port: through(target.port) });
+      await before(target);
       const from = connect({ path: source.socket, allowHalfOpen: true });
       from.on("error", () => from.destroy());
       from.write(".");

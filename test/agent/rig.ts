@@ -43,7 +43,7 @@ export function specOf(qemu: Partial<NonNullable<VmSpec["qemu"]>> = {}): VmSpec 
   };
 }
 
-export const PARAMETERS: MigrationParameters = { maxBandwidth: 0, downtimeLimitMs: millis(300), lead: false, holdMaxMs: millis(1000), timeoutMs: millis(20_000), autoConverge: false, channels: 1, onTimeout: "abort", forceMs: millis(20_000), postcopy: false };
+export const PARAMETERS: MigrationParameters = { maxBandwidth: 0, downtimeLimitMs: millis(300), lead: false, holdMaxMs: millis(1000), timeoutMs: millis(20_000), autoConverge: false, channels: 1, onTimeout: "abort", forceMs: millis(20_000), postcopy: false, clear: false };
 
 /** A host without a kernel: real relay, real records, a driver of the test's choice; the home agent's side is what the test does. */
 export class Host {

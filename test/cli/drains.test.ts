@@ -84,9 +84,9 @@ t.test("drain: what is not possible is said before the home agent is asked", asy
 
 t.test("drain: how its VMs move, as in migrate", async (t) => {
   const agent = await opened(t);
-  const wishes = { bandwidth: 50_000_000, downtimeLimitMs: 300, autoConverge: true, channels: 4, timeoutMs: 120_000, onTimeout: "force", postcopy: false };
+  const wishes = { bandwidth: 50_000_000, downtimeLimitMs: 300, autoConverge: true, channels: 4, timeoutMs: 120_000, onTimeout: "force", postcopy: false, encrypt: false };
   agent.on(`POST ${DRAIN}`, { status: 202, json: { ...running, wishes } });
-  const words = ["--bandwidth", "50M", "--downtime-limit", "300", "--auto-converge", "--channels", "4", "--timeout", "120", "--on-timeout", "force", "--no-postcopy"];
+  const words = ["--bandwidth", "50M", "--downtime-limit", "300", "--auto-converge", "--channels", "4", "--timeout", "120", "--on-timeout", "force", "--no-postcopy", "--no-encrypt"];
   const ran = await careof(["drain", "host-a", "--limit", "3", ...words, "--no-wait", "--output", "json", "--api", agent.url]);
   t.same(agent.asked.at(-1)?.body, { limit: 3, ...wishes });
   t.same(JSON.parse(ran.stdout), { ...running, wishes }, "and the answer says so");

@@ -94,8 +94,10 @@ t.test("migrate: what one move may have otherwise than configured", async (t) =>
   t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", bandwidth: 1_500_000, downtimeLimitMs: 300, autoConverge: true, channels: 4, timeoutMs: 2500, onTimeout: "force" });
   await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--no-auto-converge", "--postcopy", "--bandwidth", "0"]);
   t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", bandwidth: 0, autoConverge: false, postcopy: true }, "postcopy is asked for");
-  await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--no-postcopy"]);
-  t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", postcopy: false }, "and forbidden");
+  await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--no-postcopy", "--no-encrypt"]);
+  t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", postcopy: false, encrypt: false }, "and forbidden; in clear");
+  await careof(["migrate", "web1", "host-b", "--no-wait", "--api", agent.url, "--encrypt"]);
+  t.same(agent.asked.at(-1)?.body, { vm: "web1", host: "host-b", encrypt: true });
   for (const wrong of [["--bandwidth", "fast"], ["--bandwidth", "-1"], ["--bandwidth", "0.4"], ["--bandwidth", "50"], ["--bandwidth", "0.9k"], ["--bandwidth", "999999999999G"], ["--downtime-limit", "0"], ["--channels", "17"], ["--channels", "two"], ["--timeout", "0"], ["--timeout", "3601"], ["--on-timeout", "hope"]]) {
     const asked = agent.asked.length;
     t.equal((await careof(["migrate", "web1", "host-b", "--api", agent.url, ...wrong])).code, 2, wrong.join(" "));

@@ -344,10 +344,10 @@ await t.test("whom a silent host keeps from moving waits, and what was left for 
 });
 
 await t.test("what is kept of a drain: how its VMs move too; one of an earlier home agent had no such wishes", (t) => {
-  const wishes = { maxBandwidth: 5e7, downtimeLimitMs: millis(300), timeoutMs: millis(120_000), autoConverge: true, channels: 4, onTimeout: "force", postcopy: false } as const;
+  const wishes = { maxBandwidth: 5e7, downtimeLimitMs: millis(300), timeoutMs: millis(120_000), autoConverge: true, channels: 4, onTimeout: "force", postcopy: false, encrypt: false } as const;
   const kept: unknown = JSON.parse(JSON.stringify(durableDrain(newDrain(A, { ...WISH, wishes }, NOW))));
   t.same(restoreDrain(A, kept).wishes, wishes);
-  t.same(summarize(restoreDrain(A, kept)).wishes, { bandwidth: 5e7, downtimeLimitMs: 300, timeoutMs: 120_000, autoConverge: true, channels: 4, onTimeout: "force", postcopy: false }, "in the words of the API");
+  t.same(summarize(restoreDrain(A, kept)).wishes, { bandwidth: 5e7, downtimeLimitMs: 300, timeoutMs: 120_000, autoConverge: true, channels: 4, onTimeout: "force", postcopy: false, encrypt: false }, "in the words of the API");
   const old = { to: ["host-b"], limit: 3, order: "name", actor: "operator", startedAt: 1, phase: "running", vms: ["vm1"] };
   t.same(restoreDrain(A, old), { host: A, to: [B], limit: 3, order: "name", wishes: {}, actor: "operator", startedAt: 1, phase: "running", cancelling: false, stays: [newStay(vmId("vm1"))] });
   t.throws(() => restoreDrain(A, { ...old, wishes: { channels: "4" } }), { code: "store-corrupt", message: /wishes\.channels/ });

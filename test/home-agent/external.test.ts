@@ -22,7 +22,7 @@ const RUNS = Number(process.env["CAREOF_PROPERTY_RUNS"] ?? 600);
 const RULES: MoveRules = {
   hosts: HOSTS, driver: "external", lifetimeMs: millis(30_000), graceMs: millis(2000),
   handover: {
-    lead: true, holdMaxMs: millis(250), downtimeLimitMs: millis(100), maxBandwidth: 0, timeoutMs: millis(600_000), onTimeout: "abort", forceMs: millis(60_000), autoConverge: false, channels: 1, postcopy: false, prepareMs: millis(20_000),
+    lead: true, holdMaxMs: millis(250), downtimeLimitMs: millis(100), maxBandwidth: 0, timeoutMs: millis(600_000), onTimeout: "abort", forceMs: millis(60_000), autoConverge: false, channels: 1, postcopy: false, encrypt: true, prepareMs: millis(20_000),
     targetGoneMs: millis(3000), sourceGoneMs: millis(10_000), lostAfterMs: millis(5000),
   },
 };

@@ -45,10 +45,10 @@ t.test("why a copy does not converge, and what would help", (t) => {
 t.test("wishes reach both hosts; a copy that took too long says why", async (t) => {
   const bench = await Bench.open(t, { change: { handover: { channels: 2, forceMs: 5000 } } });
   const { a, b } = await bench.withVm();
-  const wishes = { bandwidth: 10_000_000, downtimeLimitMs: 50, autoConverge: true, timeoutMs: 7000, onTimeout: "force" };
+  const wishes = { bandwidth: 10_000_000, downtimeLimitMs: 50, autoConverge: true, timeoutMs: 7000, onTimeout: "force", encrypt: false };
   const result = bench.call("POST", "/v1/migrations", { vm: "web1", host: "host-b", wait: true, ...wishes });
   const move = new Move(a, b, "web1", 2);
-  const parameters = { maxBandwidth: 10_000_000, downtimeLimitMs: 50, autoConverge: true, channels: 2, timeoutMs: 7000, onTimeout: "force", forceMs: 5000 };
+  const parameters = { maxBandwidth: 10_000_000, downtimeLimitMs: 50, autoConverge: true, channels: 2, timeoutMs: 7000, onTimeout: "force", forceMs: 5000, clear: true };
   t.match((await b.until("prepare")).parameters, parameters);
   t.match((await a.until("migrate")).parameters, parameters);
   a.tell({ kind: "progress", migration: move.migration, phase: "copy", transferred: 5, total: 11, ...BUSY, expectedDowntimeMs: millis(900), diskCopied: 0, diskBytesPerSecond: 0 });

@@ -148,11 +148,12 @@ for (const [which, host] of [["target", "host-b"], ["source", "host-a"]] as cons
   });
 }
 
-for (const [index, [from, to]] of ([["host-a", "host-b"], ["host-b", "host-a"]] as const).entries()) {
-  await t.test(`it moves to ${to} with its disks, writing all the time`, async (t) => {
+const MOVES = [["host-a", "host-b", SLOW], ["host-b", "host-a", ["--channels", "2"]], ["host-a", "host-b", ["--no-encrypt"]], ["host-b", "host-a", ["--no-encrypt", "--channels", "2"]]] as const;
+for (const [index, [from, to, options]] of MOVES.entries()) {
+  await t.test(`it moves to ${to} with its disks, writing all the time${index > 1 ? ", in clear" : ""}`, async (t) => {
     const epoch = (await lab.where()).epoch;
     const before = journal(at(from, RAW));
-    const moved = await lab.careof(["migrate", PLAN.guest.name, to, "--output", "json", ...(index === 0 ? SLOW : ["--channels", "2"])], 180_000);
+    const moved = await lab.careof(["migrate", PLAN.guest.name, to, "--output", "json", ...options], 180_000);
     t.comment(moved.stdout.trim());
     t.equal(moved.code, 0, moved.stderr);
     if (index === 0) t.match(moved.stderr, / disks [0-9]+% {2}[0-9.]+ [kMG]?B left {2}[0-9.]+ [kMG]?B\/s {2}[0-9.]+ (s|min)( left)?$/m, "progress with rate and time left");

@@ -66,7 +66,7 @@ const records: Arbitrary<MigrationRecord> = record({
 });
 const parameters: Arbitrary<MigrationParameters> = record({
   maxBandwidth: counts, downtimeLimitMs: durations, lead: fc.boolean(), holdMaxMs: durations, timeoutMs: durations,
-  autoConverge: fc.boolean(), channels: fc.integer({ min: 1, max: 16 }), onTimeout: fc.constantFrom("abort", "force"), forceMs: durations, postcopy: fc.boolean(),
+  autoConverge: fc.boolean(), channels: fc.integer({ min: 1, max: 16 }), onTimeout: fc.constantFrom("abort", "force"), forceMs: durations, postcopy: fc.boolean(), clear: fc.boolean(),
 });
 
 /** Every kind of body, in every form that the types allow. */

@@ -1,0 +1,161 @@
+import { connect, type Socket } from "node:net";
+import type { Clock, Timer } from "../../model/clock.js";
+import { CareofError, toCareofError } from "../../model/errors.js";
+import type { Millis } from "../../model/ids.js";
+import { Pump } from "../../net/pump.js";
+import { descriptorOfSocket } from "../../net/socket-descriptor.js";
+import { close } from "../../net/syscall.js";
+import { CLEAR_MARK } from "./relay-listener.js";
+
+export interface ClearSourceOptions {
+  /** The target's relay. */
+  readonly address: string;
+  readonly port: number;
+  /** As said in the channel's hello. */
+  readonly token: Uint8Array;
+  /** Not read by anybody yet. */
+  readonly hypervisor: Socket;
+  readonly clock: Clock;
+  /** Until the target has the connection. */
+  readonly connectMs: Millis;
+  /** Asks the target to say when it has handed on so many bytes. */
+  readonly mark: (bytes: number) => void;
+  /** Once: our hypervisor's direction is over, all of it is on its way. */
+  readonly onEnd: (detail: string) => void;
+  /** Once: the way is lost. */
+  readonly onBroken: (cause: CareofError) => void;
+}
+
+/**
+ * The source's end of a channel's way in clear: what our hypervisor says goes to the target by a TCP connection of its own, which the kernel carries (net/pump.ts), beside the
+ * authenticated one. That one has announced it; nothing else proves where it comes from, and nobody who sees the network is kept from reading it.
+ *
+ * ```
+ *   dialing ── token sent, and the target's `clear` ──▶ carrying ── our hypervisor's end ──▶ ended (`onEnd`)
+ *      └────────── no connection, or lost ─────────────────┴──────▶ broken (`onBroken`)
+ * ```
+ */
+export class ClearSource {
+  readonly #options: ClearSourceOptions;
+  readonly #dialed: Socket;
+  readonly #limit: Timer;
+  #descriptor: number | null = null;
+  #cleared = false;
+  #pump: Pump | null = null;
+  #stalled = false;
+  #told = false;
+  #over = false;
+  #awaited: { readonly bytes: number; readonly resolve: () => void }[] = [];
+
+  constructor(options: ClearSourceOptions) {
+    this.#options = options;
+    const { address, port, token } = options;
+    const where = `the target's relay at ${address}:${String(port)}`;
+    this.#limit = options.clock.after("relay-clear", options.connectMs, () => { this.#break(new CareofError("relay-failed", `${where} does not take the stream in clear`)); });
+    const dialed = connect({ host: address, port });
+    this.#dialed = dialed;
+    dialed.setNoDelay(true);
+    dialed.on("error", (cause) => { this.#break(new CareofError("relay-failed", `no connection in clear to ${where}: ${cause.message}`, { cause })); });
+    dialed.once("connect", () => {
+      dialed.write(Buffer.concat([Uint8Array.of(CLEAR_MARK), token]), (cause) => { if (cause === null || cause === undefined) this.#sent(); });
+    });
+  }
+
+  /** Bytes of our hypervisor that are on their way or there. */
+  get bytes(): number {
+    return this.#pump?.read ?? 0;
+  }
+
+  /** How many bytes stand before the last word about them. No more are read, and what becomes of the way is the target's to say from here on. */
+  last(): number {
+    const { bytes } = this;
+    this.#told = true;
+    this.stall();
+    return bytes;
+  }
+
+  /** The target's `clear`. */
+  cleared(): void {
+    this.#cleared = true;
+    this.#begin();
+  }
+
+  /** The target's `marked`. */
+  marked(bytes: number): void {
+    this.#letGo((each) => each.bytes <= bytes);
+  }
+
+  /** Reads nothing more of our hypervisor, within a moment; also when it has not begun yet. */
+  stall(): void {
+    this.#stalled = true;
+    this.#pump?.stall();
+  }
+
+  flow(): void {
+    this.#stalled = false;
+    this.#pump?.flow();
+  }
+
+  /** Resolves when the target's hypervisor has been handed what was read so far, or this is over. */
+  async taken(): Promise<void> {
+    const { bytes } = this;
+    if (bytes === 0 || this.#over) return;
+    await new Promise<void>((resolve) => {
+      this.#awaited.push({ bytes, resolve });
+      this.#options.mark(bytes);
+    });
+  }
+
+  /** Idempotent; without a word to anybody. */
+  close(): void {
+    this.#over = true;
+    this.#limit.cancel();
+    this.#letGo(() => true);
+    this.#dialed.destroy();
+    this.#pump?.close();
+    if (this.#pump === null && this.#descriptor !== null) close(this.#descriptor);
+    this.#descriptor = null;
+  }
+
+  /** The connection is the kernel's from here on. */
+  #sent(): void {
+    if (this.#over) return;
+    this.#safely(() => { this.#descriptor = descriptorOfSocket(this.#dialed); });
+    this.#dialed.destroy();
+    this.#begin();
+  }
+
+  #begin(): void {
+    const to = this.#descriptor;
+    if (to === null || !this.#cleared || this.#over || this.#pump !== null) return;
+    this.#limit.cancel();
+    this.#safely(() => {
+      this.#pump = new Pump(descriptorOfSocket(this.#options.hypervisor), {
+        onOver: (broken) => { this.#options.onEnd(broken === null ? "stream-ended" : `stream-broken: ${broken.message}`); },
+        onRefused: (cause) => { this.#break(new CareofError("relay-failed", `the stream in clear broke: ${cause.message}`, { cause })); },
+      });
+      this.#pump.to(to);
+      if (this.#stalled) this.#pump.stall();
+    });
+  }
+
+  #safely(run: () => void): void {
+    try {
+      run();
+    } catch (thrown) {
+      this.#break(toCareofError(thrown));
+    }
+  }
+
+  #break(cause: CareofError): void {
+    if (this.#over || this.#told) return;
+    this.close();
+    this.#options.onBroken(cause);
+  }
+
+  #letGo(which: (each: { readonly bytes: number }) => boolean): void {
+    const over = this.#awaited.filter(which);
+    this.#awaited = this.#awaited.filter((each) => !which(each));
+    for (const { resolve } of over) resolve();
+  }
+}
