@@ -50,7 +50,7 @@ function chosen(only: string | undefined): readonly Load[] {
 }
 
 /** What was measured over one number of channels, in the order of the rounds. */
-type Counted = Readonly<Record<"careof" | "bare" | "bareTls", Measured[]>>;
+type Counted = Readonly<Record<"careof" | "clear" | "bare" | "bareTls", Measured[]>>;
 
 /** `ended` is told why it ended before its time: what was measured before a guest died, or a move failed, counts all the same. */
 async function series(load: Load, moves: number, ended: (why: string) => void): Promise<readonly CaseResult[]> {
@@ -62,14 +62,14 @@ async function series(load: Load, moves: number, ended: (why: string) => void): 
     await sleep(BOOT_MS);
     bare.freeze();
     ours.thaw();
-    const counted = new Map<number, Counted>(CHANNELS.map((channels) => [channels, { careof: [], bare: [], bareTls: [] }]));
+    const counted = new Map<number, Counted>(CHANNELS.map((channels) => [channels, { careof: [], clear: [], bare: [], bareTls: [] }]));
     try {
       for (let i = -WARM_UP; i < moves; i++) for (const [channels, into] of counted) await turn({ ours, bare, load, channels, round: i, into });
     } catch (thrown) {
       if ([...counted.values()].some(({ bareTls }) => bareTls.length === 0)) throw thrown;
       ended(toCareofError(thrown).message);
     }
-    return [...counted].map(([channels, each]) => caseResult(load.name, channels, each));
+    return [...counted].flatMap(([channels, { clear, ...each }]) => [caseResult(load.name, channels, each), caseResult(`${load.name}, in clear`, channels, { ...each, careof: clear })]);
   } finally {
     await ours.close();
   }
@@ -87,10 +87,12 @@ interface Turn {
 /** One after the other, each while the other side's guest stands still: the machine has two cores, and a busy guest takes one. */
 async function turn({ ours, bare, load, channels, round, into }: Turn): Promise<void> {
   await sleep(REST_MS);
-  const careof = await ours.migrate(load, channels);
+  const plainFirst = round % 2 === 0;
+  const one = await ours.migrate(load, channels, !plainFirst);
+  await sleep(REST_MS);
+  const other = await ours.migrate(load, channels, plainFirst);
   ours.freeze();
   bare.thaw();
-  const plainFirst = round % 2 === 0;
   await sleep(REST_MS);
   const first = await bare.migrate(channels, plainFirst ? "tcp" : "tls");
   await sleep(REST_MS);
@@ -99,10 +101,12 @@ async function turn({ ours, bare, load, channels, round, into }: Turn): Promise<
   ours.thaw();
   if (round < 0) return;
   const [tcp, tls] = plainFirst ? [first, second] : [second, first];
+  const [clear, careof] = plainFirst ? [one, other] : [other, one];
   into.careof.push(careof);
+  into.clear.push(clear);
   into.bare.push(tcp);
   into.bareTls.push(tls);
-  process.stderr.write(`  ${String(channels)} channel${channels === 1 ? "" : "s"}: ${line(careof)}; bare ${line(tcp)}; with TLS ${line(tls)}\n`);
+  process.stderr.write(`  ${String(channels)} channel${channels === 1 ? "" : "s"}: ${line(careof)}; in clear ${line(clear)}; bare ${line(tcp)}; with TLS ${line(tls)}\n`);
 }
 
 function line({ totalMs, pauseMs, bytes }: Measured): string {

@@ -41,10 +41,10 @@ export class Ours {
   }
 
   /** As an operator does it. @throws CareofError `careof-failed` unless it completed */
-  async migrate({ downtimeLimitMs }: Load, channels: number): Promise<Measured> {
+  async migrate({ downtimeLimitMs }: Load, channels: number, encrypt: boolean): Promise<Measured> {
     const to: HostName = this.#at === "host-a" ? "host-b" : "host-a";
     const begun = Date.now();
-    const ran = await this.lab.careof(["migrate", PLAN.guest.name, to, "--output", "json", "--channels", String(channels), "--downtime-limit", String(downtimeLimitMs), "--timeout", "60"], 120_000);
+    const ran = await this.lab.careof(["migrate", PLAN.guest.name, to, "--output", "json", "--channels", String(channels), "--downtime-limit", String(downtimeLimitMs), "--timeout", "60", encrypt ? "--encrypt" : "--no-encrypt"], 120_000);
     const ended = Date.now();
     if (ran.code !== 0) throw new CareofError("careof-failed", `careof migrate ended with ${String(ran.code)}: ${ran.stdout.trim()} ${ran.stderr.trim().split("\n").at(-1) ?? ""}`);
     this.#at = to;

@@ -11,7 +11,7 @@ export function caseTable(results: readonly CaseResult[]): string {
   const head = ["guest", "channels", "moves", "total", "bare total", "ratio", "bare-tls total", "ratio", "pause", "bare pause", "longer", "bare-tls pause", "longer", "MB", "bare MB"];
   return [
     `Milliseconds are median / 90 % / longest. Targets, beside the bare QEMU by plain TCP over the same links: total at most ${String(TARGET.totalRatio)} of its, pause at most ${String(TARGET.pauseLongerMs)} ms longer. ` +
-      "bare-tls: the same with QEMU's own TLS-PSK, because careof encrypts. Totals begin before the target's QEMU is started; careof's ends when the home agent has the last word of both hosts, the bare QEMU's when the guest runs.",
+      "bare-tls: the same with QEMU's own TLS-PSK, because careof encrypts unless it is told otherwise (in clear: `--no-encrypt`). Totals begin before the target's QEMU is started; careof's ends when the home agent has the last word of both hosts, the bare QEMU's when the guest runs.",
     "", ...table(head, rows), "", ...breakdown(results), "", ...results.flatMap(missed),
   ].join("\n").trimEnd();
 }
