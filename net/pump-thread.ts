@@ -12,7 +12,7 @@ const TURNS = 16;
  *
  * ```
  *   waiting ── `to` ──▶ moving ── nothing more to read, all written ──▶ over (`ended`)
- *      ▲                 │  └──── it cannot be read ──────────────────▶ over (`broken`)
+ *      ▲                 │  └──── it cannot be read, all written ─────▶ over (`broken`)
  *      └──── `refused` ──┘
  * ```
  */
@@ -23,6 +23,8 @@ class Pump {
   over = false;
   #announced = false;
   #ended = false;
+  /** What reading was refused with. */
+  #errno = 0;
   /** Bytes in the pipe. */
   #held = 0;
   #wanted: number[] = [];
@@ -90,7 +92,7 @@ class Pump {
     const written = this.#held === 0 || this.over ? 0 : this.#write(to);
     if (this.#ended && this.#held === 0 && !this.over) {
       this.over = true;
-      this.#say({ kind: "ended", id: this.id });
+      this.#say(this.#errno === 0 ? { kind: "ended", id: this.id } : { kind: "broken", id: this.id, errno: this.#errno });
     }
     return !this.over && (read > 0 || written > 0);
   }
@@ -98,7 +100,7 @@ class Pump {
   #read(): number {
     const bytes = trySplice(this.from, this.#pipe.writing, PIPE_BYTES - this.#held);
     if (bytes === 0) this.#ended = true;
-    else if (bytes < 0 && bytes !== -EAGAIN && bytes !== -EINTR) this.#break(-bytes);
+    else if (bytes < 0 && bytes !== -EAGAIN && bytes !== -EINTR) [this.#ended, this.#errno] = [true, -bytes];
     if (bytes <= 0) return 0;
     this.#held += bytes;
     Atomics.add(this.#counts, READ, BigInt(bytes));
@@ -121,11 +123,6 @@ class Pump {
     if (missing.length === this.#wanted.length) return;
     this.#wanted = missing;
     this.#say({ kind: "reached", id: this.id });
-  }
-
-  #break(errno: number): void {
-    this.over = true;
-    this.#say({ kind: "broken", id: this.id, errno });
   }
 
   #refused(errno: number): void {

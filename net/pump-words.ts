@@ -31,7 +31,7 @@ export type PumpWord =
   | { readonly kind: "reached"; readonly id: number }
   /** All that there was to read is written. */
   | { readonly kind: "ended"; readonly id: number }
-  /** It cannot be read any more. */
+  /** It cannot be read any more; all that was read is written. */
   | { readonly kind: "broken"; readonly id: number; readonly errno: number }
   /** Nothing more is taken where it goes. What was read waits for another `to`. */
   | { readonly kind: "refused"; readonly id: number; readonly errno: number }

@@ -1,5 +1,5 @@
 import { writeSync } from "node:fs";
-import { MessageChannel, Worker, type MessagePort } from "node:worker_threads";
+import { MessageChannel, receiveMessageOnPort, Worker, type MessagePort } from "node:worker_threads";
 import { CareofError } from "../model/errors.js";
 import { KernelError } from "./errno.js";
 import { PIPE_BYTES, READ, WRITTEN, type PumpAsk, type PumpStart, type PumpWord } from "./pump-words.js";
@@ -150,17 +150,29 @@ class Thread {
   constructor() {
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
-    port1.on("message", (word: PumpWord) => {
-      const heard = this.#members.get(word.id);
-      if (word.kind === "removed") this.#members.delete(word.id);
-      heard?.(word);
-    });
-    const worker = new Worker(new URL("./pump-thread.js", import.meta.url), { workerData: { port: port2, wake: this.#wake } satisfies PumpStart, transferList: [port2], execArgv: [] });
+    port1.on("message", (word: PumpWord) => { this.#heard(word); });
+    const worker = this.#worker(port2);
     worker.on("error", (cause) => { this.#lost(new CareofError("kernel-refused", `the thread that carries streams has ended: ${cause.message}`, { cause })); });
     worker.unref();
     port1.unref();
     // A process does not end while one of its threads is in a call of the kernel.
     process.once("exit", this.#quit);
+  }
+
+  #worker(port: MessagePort): Worker {
+    try {
+      return new Worker(new URL("./pump-thread.js", import.meta.url), { workerData: { port, wake: this.#wake } satisfies PumpStart, transferList: [port], execArgv: [] });
+    } catch (thrown) {
+      this.#port.close();
+      close(this.#wake);
+      throw thrown;
+    }
+  }
+
+  #heard(word: PumpWord): void {
+    const heard = this.#members.get(word.id);
+    if (word.kind === "removed") this.#members.delete(word.id);
+    heard?.(word);
   }
 
   join(heard: (word: PumpWord | CareofError) => void): number {
@@ -181,8 +193,9 @@ class Thread {
     writeSync(this.#wake, one);
   }
 
-  /** The next pump begins with another thread. */
+  /** The next pump begins with another thread. What this one has said of descriptors that it has closed is heard first. */
   #lost(cause: CareofError): void {
+    for (let word = receiveMessageOnPort(this.#port); word !== undefined; word = receiveMessageOnPort(this.#port)) this.#heard(word.message as PumpWord);
     if (thread === this) thread = null;
     this.#over = true;
     process.off("exit", this.#quit);

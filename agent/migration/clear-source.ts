@@ -1,11 +1,14 @@
 import { connect, type Socket } from "node:net";
 import type { Clock, Timer } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
-import type { Millis } from "../../model/ids.js";
+import { millis, type Millis } from "../../model/ids.js";
 import { Pump } from "../../net/pump.js";
 import { descriptorOfSocket } from "../../net/socket-descriptor.js";
 import { close } from "../../net/syscall.js";
 import { CLEAR_MARK } from "./relay-listener.js";
+
+/** So often the target is asked whether what was sent has come: a way that falls silent would say so to nobody. */
+const ASK_MS = millis(2000);
 
 export interface ClearSourceOptions {
   /** The target's relay. */
@@ -44,6 +47,7 @@ export class ClearSource {
   #pump: Pump | null = null;
   #stalled = false;
   #told = false;
+  #asks: Timer | null = null;
   #over = false;
   #awaited: { readonly bytes: number; readonly resolve: () => void }[] = [];
 
@@ -66,7 +70,7 @@ export class ClearSource {
     return this.#pump?.read ?? 0;
   }
 
-  /** How many bytes stand before the last word about them. No more are read, and what becomes of the way is the target's to say from here on. */
+  /** How many bytes stand before the last word about them. It reads no more, within a moment, and what becomes of the way is the target's to say from here on. */
   last(): number {
     const { bytes } = this;
     this.#told = true;
@@ -110,6 +114,7 @@ export class ClearSource {
   close(): void {
     this.#over = true;
     this.#limit.cancel();
+    this.#asks?.cancel();
     this.#letGo(() => true);
     this.#dialed.destroy();
     this.#pump?.close();
@@ -134,8 +139,21 @@ export class ClearSource {
         onOver: (broken) => { this.#options.onEnd(broken === null ? "stream-ended" : `stream-broken: ${broken.message}`); },
         onRefused: (cause) => { this.#break(new CareofError("relay-failed", `the stream in clear broke: ${cause.message}`, { cause })); },
       });
-      this.#pump.to(to);
       if (this.#stalled) this.#pump.stall();
+      this.#pump.to(to);
+      this.#keepAsking(0);
+    });
+  }
+
+  #keepAsking(before: number): void {
+    this.#asks = this.#options.clock.after("relay-clear-mark", ASK_MS, () => {
+      if (this.#over || this.#told) return;
+      const { bytes } = this;
+      if (bytes > before && this.#awaited.length === 0) {
+        this.#awaited.push({ bytes, resolve: () => undefined });
+        this.#options.mark(bytes);
+      }
+      this.#keepAsking(bytes);
     });
   }
 

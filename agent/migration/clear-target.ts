@@ -1,7 +1,7 @@
 import type { Socket } from "node:net";
 import type { Clock, Timer } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
-import type { Millis } from "../../model/ids.js";
+import { millis, type Millis } from "../../model/ids.js";
 import { Pump } from "../../net/pump.js";
 import { descriptorOfSocket, sendBuffer } from "../../net/socket-descriptor.js";
 import { close, open } from "../../net/syscall.js";
@@ -12,6 +12,9 @@ const HYPERVISOR_BYTES = 4 << 20;
 /** Where it goes when our hypervisor takes nothing any more: what its source still has to say must come to its end. */
 const NOWHERE = "/dev/null";
 const WRITE_ONLY = 1;
+
+/** After an orderly end, what is still on its way has so long to come. */
+const LINGER_MS = millis(2000);
 
 export interface ClearTargetOptions {
   readonly clock: Clock;
@@ -49,7 +52,10 @@ export class ClearTarget {
       this.#pump = new Pump(descriptor, {
         onReadable: () => { this.#options.onReadable?.(); },
         onRefused: () => { this.#drop(); },
-        onOver: (cause) => { if (cause !== null) this.#break(new CareofError("relay-failed", `the stream in clear broke: ${cause.message}`, { cause })); },
+        onOver: (cause) => {
+          if (this.#over) this.close();
+          else if (cause !== null) this.#break(new CareofError("relay-failed", `the stream in clear broke: ${cause.message}`, { cause }));
+        },
       });
       this.#flow();
     });
@@ -70,7 +76,11 @@ export class ClearTarget {
     }
     const before = this.#last ?? Promise.resolve();
     const last = before.then(() => this.#pump?.reached(sent)).then(() => {
-      if (this.#last === last) this.#last = null;
+      if (this.#last === last) {
+        this.#last = null;
+        this.#watch?.cancel();
+        this.#watch = null;
+      }
       if (this.#over) return;
       if ((this.#pump?.written ?? 0) >= sent) then();
       else this.#break(new CareofError("relay-failed", "the stream in clear ended before all of it had come"));
@@ -78,6 +88,13 @@ export class ClearTarget {
     this.#last = last;
     this.#watch ??= this.#look(this.#pump?.read ?? 0);
     last.catch((thrown: unknown) => { this.#break(toCareofError(thrown)); });
+  }
+
+  /** An orderly end: what is still on its way reaches our hypervisor. Without a word to anybody. */
+  finish(): void {
+    this.#over = true;
+    this.#watch?.cancel();
+    if (this.#pump !== null) this.#watch = this.#options.clock.after("relay-clear-linger", LINGER_MS, () => { this.close(); });
   }
 
   /** Idempotent; without a word to anybody. */

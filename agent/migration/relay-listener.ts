@@ -42,9 +42,9 @@ export interface Place {
   /** Nobody is let in for this move any more; who was is not touched. Idempotent. */
   leave(): void;
   /**
-   * A connection that begins with CLEAR_MARK and `token` is handed to `arrived`, once, as a descriptor of which nothing behind the token has been read. Nobody is waited for any more after `leave`.
+   * A connection from `address` that begins with CLEAR_MARK and `token` is handed to `arrived`, once, as a descriptor of which nothing behind the token has been read. Nobody is waited for any more after `leave`.
    */
-  expectClear(token: Uint8Array, arrived: (descriptor: number) => void): void;
+  expectClear(token: Uint8Array, address: string, arrived: (descriptor: number) => void): void;
 }
 
 /**
@@ -61,7 +61,7 @@ export class RelayListener {
   /** By migration: a connection names one that need not be well formed. */
   readonly #expected = new Map<string, Expected>();
   /** By token, hexadecimal. */
-  readonly #clear = new Map<string, { readonly migration: MigrationId; readonly arrived: (descriptor: number) => void }>();
+  readonly #clear = new Map<string, { readonly migration: MigrationId; readonly address: string; readonly arrived: (descriptor: number) => void }>();
   readonly #strangers = new Map<string, Socket>();
   readonly #named = new WeakMap<TLSSocket, Expected>();
   readonly #tls: Server;
@@ -98,7 +98,7 @@ export class RelayListener {
       const port = await this.#listening.port;
       return {
         address: this.#options.address, port, leave: () => { this.#leave(migration); },
-        expectClear: (token, arrived) => { if (this.#expected.has(migration)) this.#clear.set(Buffer.from(token).toString("hex"), { migration, arrived }); },
+        expectClear: (token, from, arrived) => { if (this.#expected.has(migration)) this.#clear.set(Buffer.from(token).toString("hex"), { migration, address: from, arrived }); },
       };
     } catch (thrown) {
       this.#leave(migration);
@@ -116,7 +116,7 @@ export class RelayListener {
 
   #listen(): { readonly server: TcpServer; readonly port: Promise<number> } {
     const { address, port } = this.#options;
-    // Who has said its last word still hears ours: a source's RELEASE may have to wait here for what comes by other connections.
+    // A source that has said its last word is not hung up on before we have heeded it: RELEASE may have to wait here for what comes by other connections, and the source gives up what it still carries when it is hung up on.
     const server = createTcpServer({ allowHalfOpen: true }, (socket) => { this.#arrived(socket); });
     return {
       server,
@@ -182,7 +182,7 @@ export class RelayListener {
     const expected = begins.length === 1 + CLEAR_TOKEN_BYTES && socket.readableLength === 0 ? this.#clear.get(token) : undefined;
     this.#strangers.delete(name);
     try {
-      if (expected === undefined) throw new CareofError("bad-token", `${name} came in clear, and was not expected`);
+      if (expected === undefined || expected.address !== socket.remoteAddress) throw new CareofError("bad-token", `${name} came in clear, and was not expected`);
       this.#clear.delete(token);
       const descriptor = descriptorOfSocket(socket);
       socket.destroy();

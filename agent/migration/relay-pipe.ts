@@ -156,7 +156,8 @@ export class RelayPipe {
   /** Both ends are cut at once, without `onOver`. */
   destroy(): void {
     this.#over = true;
-    this.#closeClear();
+    this.#clearSource?.close();
+    this.#clearTarget?.close();
     this.#connection?.destroy();
     this.#hypervisor.destroy();
   }
@@ -164,14 +165,10 @@ export class RelayPipe {
   /** An orderly end: what has come for our hypervisor still reaches it. Without `onOver`. */
   close(): void {
     this.#over = true;
-    this.#closeClear();
+    this.#clearSource?.close();
+    this.#clearTarget?.finish();
     this.#connection?.destroy();
     this.#hypervisor.destroySoon();
-  }
-
-  #closeClear(): void {
-    this.#clearSource?.close();
-    this.#clearTarget?.close();
   }
 
   #sendEnd(connection: RelayConnection, reason: string): void {

@@ -104,7 +104,8 @@ class Relay implements TargetRelay {
   #finish(cause: CareofError | null): void {
     this.#over = true;
     this.#place?.leave();
-    this.#clear?.close();
+    if (cause === null) this.#clear?.finish();
+    else this.#clear?.close();
     if (cause === null) this.#connection?.destroy();
     else this.#connection?.giveUp(cause);
     for (const newcomer of this.#newcomers) newcomer.destroy();
@@ -139,7 +140,7 @@ class Relay implements TargetRelay {
         }
         if (frame.type !== "hello") throw new CareofError("malformed-relay", `"${frame.type}" before hello`);
         try {
-          end = this.#greet(connection, frame);
+          end = this.#greet(connection, socket.remoteAddress ?? "", frame);
         } finally {
           leave();
         }
@@ -163,7 +164,7 @@ class Relay implements TargetRelay {
   }
 
   /** @throws CareofError which ends this connection and no other */
-  #greet(connection: RelayConnection, hello: RelayHello): ChannelEnd {
+  #greet(connection: RelayConnection, address: string, hello: RelayHello): ChannelEnd {
     const { migration, socket, diskSocket } = this.#options;
     if (hello.migration !== migration) throw new CareofError("relay-failed", `a relay for ${hello.migration} came`);
     if (hello.version !== RELAY_VERSION) throw this.#otherVersion(connection, hello.version);
@@ -172,7 +173,7 @@ class Relay implements TargetRelay {
     if (hello.channel === "main") {
       if (this.#connection !== null) throw new CareofError("relay-failed", "a second main stream came");
       this.#connection = connection;
-      if (this.#inClear) this.#clear = this.#expectClear(hello.clear, connection, { onReadable: () => { this.#connectHypervisor(); }, onBroken: (cause) => { this.cut(cause); } });
+      if (this.#inClear) this.#clear = this.#expectClear(hello.clear, address, connection, { onReadable: () => { this.#connectHypervisor(); }, onBroken: (cause) => { this.cut(cause); } });
       this.#greeted();
       welcome();
       return {
@@ -187,16 +188,16 @@ class Relay implements TargetRelay {
     if (this.#pipes.size >= RELAY_LIMITS.maxChannels) throw new CareofError("relay-failed", `more than ${String(RELAY_LIMITS.maxChannels)} channels`);
     const pipe = new RelayPipe(connect({ path, allowHalfOpen: true }), { onOver: (cause) => { this.#channelOver(pipe, cause); }, onEndHeard: () => { this.#settleRelease(); } });
     this.#pipes.add(pipe);
-    const clear = this.#inClear ? { target: this.#expectClear(hello.clear, connection, { onBroken: (cause) => { this.cut(cause); } }) } : {};
+    const clear = this.#inClear ? { target: this.#expectClear(hello.clear, address, connection, { onBroken: (cause) => { this.cut(cause); } }) } : {};
     welcome();
     pipe.start(connection, clear);
     return pipe;
   }
 
   /** Before the source hears of it: it comes at once then. */
-  #expectClear(token: Uint8Array, connection: RelayConnection, on: Pick<ClearTargetOptions, "onReadable" | "onBroken">): ClearTarget {
+  #expectClear(token: Uint8Array, address: string, connection: RelayConnection, on: Pick<ClearTargetOptions, "onReadable" | "onBroken">): ClearTarget {
     const clear = new ClearTarget({ ...on, clock: this.#options.clock, silenceMs: RELAY_SILENCE });
-    this.#place?.expectClear(token, (descriptor) => {
+    this.#place?.expectClear(token, address, (descriptor) => {
       clear.arrived(descriptor);
       connection.send({ type: "clear" });
     });

@@ -8,20 +8,26 @@ import { bench, bytesFrom, ended, migration, pause } from "./relay-bench.js";
 
 /** Of the stream in clear, what can go wrong with the connections beside the authenticated ones. What it shall do is in relay.test.ts, for both ways. */
 
-/** Stands in the path between the two relays, and knows which connections are in clear. */
-async function path(test: Test, to: () => number): Promise<{ readonly port: number; readonly clear: Socket[]; readonly seen: () => string }> {
+/** Stands in the path between the two relays, and knows which connections are in clear; they go on from the address `clearFrom`. */
+async function path(test: Test, to: () => number, clearFrom = "127.0.0.1"): Promise<{ readonly port: number; readonly clear: Socket[]; readonly seen: () => string }> {
   const clear: Socket[] = [];
   const all: Socket[] = [];
   let seen = "";
   const server = createServer({ allowHalfOpen: true }, (source) => {
-    const target = connect({ host: "127.0.0.1", port: to(), allowHalfOpen: true });
-    for (const [one, other] of [[source, target], [target, source]] as const) {
-      all.push(one);
-      one.on("error", () => undefined).on("close", () => { other.resetAndDestroy(); });
-      one.pipe(other);
-    }
-    source.on("data", (part: Buffer) => { seen += part.toString("latin1"); });
-    source.once("data", (part: Buffer) => { if (part[0] === CLEAR_MARK) clear.push(source); });
+    source.once("data", (first: Buffer) => {
+      const isClear = first[0] === CLEAR_MARK;
+      if (isClear) clear.push(source);
+      const target = connect({ host: "127.0.0.1", port: to(), allowHalfOpen: true, localAddress: isClear ? clearFrom : "127.0.0.1" });
+      for (const [one, other] of [[source, target], [target, source]] as const) {
+        all.push(one);
+        one.on("error", () => undefined).on("close", () => { other.resetAndDestroy(); });
+      }
+      seen += first.toString("latin1");
+      target.write(first);
+      source.on("data", (part: Buffer) => { seen += part.toString("latin1"); });
+      source.pipe(target);
+      target.pipe(source);
+    });
   });
   test.teardown(() => {
     for (const socket of all) socket.destroy();
@@ -123,7 +129,7 @@ void t.test("RELEASE waits for every byte of every channel, however slowly it is
   }
 });
 
-void t.test("a way in clear that falls silent ends the move, also while RELEASE waits for it", async (test) => {
+void t.test("a way in clear that falls silent ends the move, whether RELEASE waits for it or nobody does", async (test) => {
   for (const waits of [true, false]) {
     let port = 0;
     const between = await path(test, () => port);
@@ -134,7 +140,6 @@ void t.test("a way in clear that falls silent ends the move, also while RELEASE 
     from.write("what does not come");
     while (source.bytes < 25) await pause(5);
     if (waits) await source.release({ migration, epoch: epoch(7), stopAt: millis(1) });
-    else source.taken().catch(() => undefined);
     test.match(await target.closed, { code: "relay-failed", message: /nothing came in clear for/ });
     await source.closed;
   }
@@ -164,6 +169,18 @@ void t.test("stalled before its hypervisor has come, it reads nothing", async (t
   test.equal(made.source.bytes, 1);
   made.source.flow();
   test.equal(String(await bytesFrom(channel.to, 5)), "waits");
+});
+
+void t.test("the token of a connection in clear is of use to its channel's host alone", async (test) => {
+  let port = 0;
+  const between = await path(test, () => port, "127.0.0.2");
+  const made = bench(test, true);
+  const target = await made.listen();
+  port = target.port;
+  const source = await made.open(target, { port: between.port });
+  connect({ path: source.socket }).on("error", () => undefined).write("memory");
+  test.match(await source.closed, { code: "relay-failed", message: /does not take the stream in clear/ });
+  test.match(made.intruders.join("\n"), /^127\.0\.0\.2:.*came in clear, and was not expected/m);
 });
 
 void t.test("both sides have to mean the same", async (test) => {
