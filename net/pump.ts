@@ -1,9 +1,8 @@
-import { writeSync } from "node:fs";
 import { MessageChannel, receiveMessageOnPort, Worker, type MessagePort } from "node:worker_threads";
 import { CareofError } from "../model/errors.js";
 import { KernelError } from "./errno.js";
 import { PIPE_BYTES, READ, WRITTEN, type PumpAsk, type PumpStart, type PumpWord } from "./pump-words.js";
-import { close, eventDescriptor, pipe } from "./syscall.js";
+import { close, eventDescriptor, pipe, ring } from "./syscall.js";
 
 export interface PumpEvents {
   /** There is something to read, and it is not said yet where it goes. Once at most. */
@@ -188,9 +187,7 @@ class Thread {
   ask(ask: PumpAsk): void {
     if (this.#over) return;
     this.#port.postMessage(ask);
-    const one = Buffer.alloc(8);
-    one.writeBigUInt64LE(1n);
-    writeSync(this.#wake, one);
+    ring(this.#wake);
   }
 
   /** The next pump begins with another thread. What this one has said of descriptors that it has closed is heard first. */

@@ -1,8 +1,8 @@
 import { Buffer } from "node:buffer";
-import { readSync, writeSync } from "node:fs";
+import { readSync } from "node:fs";
 import type { CareofError } from "../model/errors.js";
 import { EINTR, errnoOf } from "./errno.js";
-import { close, eventDescriptor, poll } from "./syscall.js";
+import { close, eventDescriptor, poll, ring } from "./syscall.js";
 
 const POLLIN = 1;
 const POLLFD = 8;
@@ -76,21 +76,15 @@ class Poller {
     if (!this.#members.delete(member)) return false;
     for (const [descriptor, { owner }] of [...this.#watched]) if (owner === member) this.#watched.delete(descriptor);
     const last = this.#members.size === 0;
-    if (this.#state === "waiting") this.#ring();
+    if (this.#state === "waiting") ring(this.#wake);
     else if (last && this.#state === "idle") close(this.#wake);
     return last;
   }
 
   /** What is waited for has changed: the thread comes back and is sent again. Behind the calls of a turn it is sent anyway. */
   #again(): void {
-    if (this.#state === "waiting") this.#ring();
+    if (this.#state === "waiting") ring(this.#wake);
     else if (this.#state === "idle") this.#wait();
-  }
-
-  #ring(): void {
-    const one = Buffer.alloc(8);
-    one.writeBigUInt64LE(1n);
-    writeSync(this.#wake, one);
   }
 
   #wait(): void {

@@ -1,3 +1,4 @@
+import { writeSync } from "node:fs";
 import koffi from "koffi";
 import { CareofError } from "../model/errors.js";
 import { EAGAIN, EINTR, refused } from "./errno.js";
@@ -226,6 +227,13 @@ export function eventDescriptor(): number {
   const nonBlocking = 0o4000;
   const closeOnExec = 0o2000000;
   return checked(c.eventfd(0, nonBlocking | closeOnExec), "an event descriptor", "eventfd");
+}
+
+/** Makes what waits for an event descriptor look. @throws an ErrnoException when it is not open */
+export function ring(eventDescriptor: number): void {
+  const one = Buffer.alloc(8);
+  one.writeBigUInt64LE(1n);
+  writeSync(eventDescriptor, one);
 }
 
 /** As flock(2): it belongs to the open file and goes with its last descriptor. "waiting": until whoever holds it lets go. */

@@ -36,6 +36,8 @@ export class ClearTarget {
   #hypervisor: Socket | null = null;
   #last: Promise<void> | null = null;
   #watch: Timer | null = null;
+  /** Nothing more comes by it. */
+  #ended = false;
   #over = false;
 
   constructor(options: ClearTargetOptions) {
@@ -53,6 +55,7 @@ export class ClearTarget {
         onReadable: () => { this.#options.onReadable?.(); },
         onRefused: () => { this.#drop(); },
         onOver: (cause) => {
+          this.#ended = true;
           if (this.#over) this.close();
           else if (cause !== null) this.#break(new CareofError("relay-failed", `the stream in clear broke: ${cause.message}`, { cause }));
         },
@@ -94,7 +97,8 @@ export class ClearTarget {
   finish(): void {
     this.#over = true;
     this.#watch?.cancel();
-    if (this.#pump !== null) this.#watch = this.#options.clock.after("relay-clear-linger", LINGER_MS, () => { this.close(); });
+    if (this.#ended) this.close();
+    else if (this.#pump !== null) this.#watch = this.#options.clock.after("relay-clear-linger", LINGER_MS, () => { this.close(); });
   }
 
   /** Idempotent; without a word to anybody. */
