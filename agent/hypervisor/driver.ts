@@ -95,7 +95,7 @@ export type GuestEvent =
   /** The copy of the disks (`GuestDisks.mirror`). */
   | { readonly kind: "disks"; readonly status: "ready" | "failed"; readonly detail: string }
   /** The whole memory has been looked through again; only the first few dozen of a copy are told. */
-  | { readonly kind: "pass"; readonly passes: number }
+  | { readonly kind: "pass"; readonly passes: number; readonly at: Millis }
   /** Of a process that somebody else has started: whether its monitor answers. */
   | { readonly kind: "monitor"; readonly reachable: boolean }
   | { readonly kind: "gone"; readonly detail: string };

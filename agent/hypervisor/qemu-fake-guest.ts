@@ -227,7 +227,7 @@ export class FakeGuest implements Guest {
     this.#clock.after("fake-pass", PASS_MS, () => {
       if (machine.stream !== "active") return;
       machine.passes++;
-      this.#emit({ kind: "pass", passes: machine.passes });
+      this.#emit({ kind: "pass", passes: machine.passes, at: this.#clock.monotonic() });
       const held = lead && !seen.has(ACK);
       if (!held || machine.passes <= PASSES) {
         machine.transferred += PASS_BYTES;

@@ -246,7 +246,7 @@ export class QemuGuest implements Guest {
     else if (event.name === "MIGRATION") {
       const status = typeof event.data["status"] === "string" ? STREAM[event.data["status"]] : undefined;
       if (status !== undefined) this.#emit({ kind: "stream", status });
-    } else if (event.name === "MIGRATION_PASS" && typeof event.data["pass"] === "number") this.#emit({ kind: "pass", passes: event.data["pass"] });
+    } else if (event.name === "MIGRATION_PASS" && typeof event.data["pass"] === "number") this.#emit({ kind: "pass", passes: event.data["pass"], at: event.at });
   }
 
   #emit(event: GuestEvent): void {

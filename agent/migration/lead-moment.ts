@@ -10,6 +10,8 @@ const LEAD_PASSES_ENOUGH = 8;
 const LEAD_REMAINING_ENOUGH_BYTES = 1024 * 1024;
 /** A busy guest leaves more behind each pass; another pass is worth its time while it leaves less than this share of what the last one left. */
 const WORTH_ANOTHER_PASS = 0.8;
+/** So many further passes of a hypervisor whose stream stands still: what each of them had to send is less than what its sockets hold. */
+const STILL_PASSES = 4;
 /** Passes beyond this one are not told (agent/hypervisor/qmp.ts): from there the hypervisor's own estimate is asked. */
 const TOLD_PASSES = 64;
 
@@ -30,6 +32,14 @@ export function enoughIsCopied({ passes, remaining, bytesPerSecond }: CopyState,
   if (remaining <= (passes >= LEAD_PASSES_ENOUGH ? LEAD_REMAINING_ENOUGH_BYTES : LEAD_REMAINING_BYTES)) return true;
   if (remaining <= LEAD_REMAINING_ENOUGH_BYTES || bytesPerSecond <= 0) return false;
   return (remaining / bytesPerSecond) * 1000 <= downtimeLimitMs && remaining > leftBefore * WORTH_ANOTHER_PASS;
+}
+
+/**
+ * The stream stands still, and the hypervisor goes on from pass to pass, `from` being the first one that it began since: it has nothing to send that would keep it. It is not asked then how much is left: what it answers
+ * comes late while it looks through the memory again and again, and a guest has been broken by that ("What was measured on QEMU 10").
+ */
+export function isAtRest(passes: number, from: number | null): boolean {
+  return from !== null && passes - from >= STILL_PASSES;
 }
 
 /** Right behind a pass: what is left does not fit the limit, and three passes are enough to know it. */

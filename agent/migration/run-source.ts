@@ -292,7 +292,7 @@ export class SourceRun {
         if (event.reachable) this.#catchUp();
         return;
       }
-      case "pass": this.#later({ kind: "pass", passes: event.passes }); return;
+      case "pass": this.#later({ kind: "pass", passes: event.passes, at: event.at, heardAt: this.#rim.clock.monotonic() }); return;
       case "gone": this.#later({ kind: "guest", status: "gone", stream: "none" }); return;
     }
   }

@@ -54,6 +54,10 @@ export interface SourceState {
   readonly stalled: boolean;
   /** The pass behind which it stands still. */
   readonly pass: number;
+  /** Since when it does, */
+  readonly stalledAt: Millis;
+  /** and the first pass that was begun since. */
+  readonly stillFrom: number | null;
   /** Bytes that the pass before left. */
   readonly leftBefore: number;
   /** The time was over: the guest is stopped whatever is left. */
@@ -69,7 +73,8 @@ export type SourceEvent =
   | { readonly kind: "relay-ready" }
   | { readonly kind: "relay-lost"; readonly detail: string }
   | { readonly kind: "stream"; readonly status: StreamStatus }
-  | { readonly kind: "pass"; readonly passes: number }
+  /** Begun `at`, and heard of so much later. */
+  | { readonly kind: "pass"; readonly passes: number; readonly at: Millis; readonly heardAt: Millis }
   | ({ readonly kind: "progress"; readonly transferred: number } & CopyState)
   | { readonly kind: "disk-progress"; readonly copied: number }
   | { readonly kind: "disks"; readonly what: "ready" | "closed" | "dropped" }

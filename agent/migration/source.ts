@@ -2,7 +2,7 @@ import { millis, type Millis } from "../../model/ids.js";
 import { leadToken } from "../../model/lead-token.js";
 import type { Reason } from "../../model/reasons.js";
 import type { GuestStatus, StreamStatus } from "../hypervisor/driver.js";
-import { doesNotConverge, enoughByEstimate, enoughIsCopied, isBeyondThirdPass, MEASURED_PASSES } from "./lead-moment.js";
+import { doesNotConverge, enoughByEstimate, enoughIsCopied, isAtRest, isBeyondThirdPass, MEASURED_PASSES } from "./lead-moment.js";
 import { beforeRelease, ended, inPostcopy } from "./source-phases.js";
 import type { SourceEffect, SourceEvent, SourcePhase, SourcePlan, SourceState, SourceStep, SourceTimer } from "./source-shapes.js";
 
@@ -70,7 +70,7 @@ export function recoverSource(plan: SourcePlan, record: "active" | "released" | 
 
 function initial(plan: SourcePlan, phase: SourcePhase): SourceState {
   return {
-    plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false, stalled: false, pass: 0, leftBefore: Infinity,
+    plan, phase, hold: "no-gate", stopAt: null, markerAt: null, bytes: 0, passes: 0, reason: "accepted", detail: "", sending: false, stalled: false, pass: 0, stalledAt: millis(0), stillFrom: null, leftBefore: Infinity,
     forced: false, disks: "none", diskCopied: 0, postcopy: "no",
   };
 }
@@ -82,7 +82,7 @@ export function stepSource(state: SourceState, event: SourceEvent): SourceStep {
     case "relay-ready": return relayReady(state);
     case "relay-lost": return beforeRelease(state) ? giveUp(state, "relay-failed", event.detail) : served(state);
     case "stream": return streamChanged(state, event.status);
-    case "pass": return passed(state, event.passes);
+    case "pass": return passed(state, event);
     case "progress": return progressed(state, event);
     case "disk-progress": return diskProgressed(state, event.copied);
     case "disks": return disksChanged(state, event.what);
@@ -160,10 +160,11 @@ function served(state: SourceState, effects: readonly SourceEffect[] = []): Sour
  * With the gate shut and nothing left to copy, QEMU looks through the memory thousands of times a second, which costs a core and, emulating, has broken
  * guests. So the stream stands still from the first pass that may be enough until it is known how much is left.
  */
-function passed(state: SourceState, passes: number): SourceStep {
+function passed(state: SourceState, { passes, at, heardAt }: SourceEvent & { readonly kind: "pass" }): SourceStep {
   if (state.phase !== "copying" || !state.plan.lead || passes < MEASURED_PASSES) return step(state);
-  if (state.stalled) return step({ ...state, pass: passes });
-  return step({ ...state, stalled: true, pass: passes }, [{ kind: "stall" }, { kind: "measure" }]);
+  if (!state.stalled) return step({ ...state, stalled: true, pass: passes, stalledAt: heardAt, stillFrom: null }, [{ kind: "stall" }, { kind: "measure" }]);
+  const next: SourceState = { ...state, pass: passes, stillFrom: state.stillFrom ?? (at > state.stalledAt ? passes : null) };
+  return isAtRest(passes, next.stillFrom) ? askForLead(next) : step(next);
 }
 
 function progressed(state: SourceState, event: SourceEvent & { readonly kind: "progress" }): SourceStep {

@@ -24,10 +24,13 @@ const stop: SourceEvent = { kind: "stopped", at: millis(100) };
 const completed: SourceEvent = { kind: "stream", status: "completed" };
 /** Right behind a pass, as the hypervisor's answer to the measurement says. */
 const little = { kind: "progress", passes: 3, remaining: 1000, transferred: 1, bytesPerSecond: 1e8, expectedDowntimeMs: null } as const satisfies SourceEvent;
-const third: SourceEvent = { kind: "pass", passes: 3 };
+const pass = (passes: number, at = passes, heardAt = at): SourceEvent => ({ kind: "pass", passes, at: millis(at), heardAt: millis(heardAt) });
+const third = pass(3);
+/** Passes that the hypervisor begins while nothing is read of it. */
+const still = [4, 5, 6, 7, 8].map((passes) => pass(passes));
 const ASKED = ["stall", "prefer-switchover", "tell-lead-ready", "watch-marker", "timer"] as const;
 /** Two passes of a guest that dirties 30 MB as fast as it can. */
-const busy = [...[2, 3].flatMap((passes): SourceEvent[] => [{ kind: "pass", passes }, { ...little, passes, remaining: 3e7 }])];
+const busy = [...[2, 3].flatMap((passes): SourceEvent[] => [pass(passes), { ...little, passes, remaining: 3e7 }])];
 const FORCE = { ...LEAD, onTimeout: "force" } as const;
 const POSTCOPY = { ...LEAD, postcopy: true } as const;
 const late: SourceEvent = { kind: "timer", name: "copy" };
@@ -50,14 +53,18 @@ void t.test("source: phase, effects and decision by what has happened", (t) => {
     ["little left, no lead wanted", PLAN, [...copying, third, little], "copying", []],
     ["little left: ask for the lead", LEAD, [...copying, third, little], "leading", ASKED],
     ["a pass that may be enough: stand still and measure", LEAD, [...copying, third], "copying", ["stall", "measure"]],
-    ["the first pass", LEAD, [...copying, { kind: "pass", passes: 1 }], "copying", []],
+    ["the first pass", LEAD, [...copying, pass(1)], "copying", []],
     ["a pass when no lead is wanted", PLAN, [...copying, third], "copying", []],
     ["an answer from before that pass: ask again", LEAD, [...copying, third, { ...little, passes: 2 }], "copying", ["measure"]],
-    ["another pass while it is measured: ask again", LEAD, [...copying, third, { kind: "pass", passes: 4 }, little], "copying", ["measure"]],
+    ["another pass while it is measured: ask again", LEAD, [...copying, third, pass(4), little], "copying", ["measure"]],
     ["stood still, and much is left: go on", LEAD, [...copying, third, { ...little, remaining: 1e9 }], "copying", ["flow"]],
+    ["stands still, and goes from pass to pass: nothing is left", LEAD, [...copying, third, ...still], "leading", ASKED],
+    ["not often enough to say so", LEAD, [...copying, third, ...still.slice(0, -1)], "copying", []],
+    ["passes begun before it stood still, and heard of late, say nothing", LEAD, [...copying, pass(3, 3, 100), ...still], "copying", []],
+    ["nor the ones before the stream was let flow", LEAD, [...copying, third, ...still.slice(0, -1), { ...little, passes: 7, remaining: 1e9 }, pass(8), pass(9)], "copying", []],
     ["little left at the end of a pass says nothing", LEAD, [...copying, little], "copying", []],
     ["little left for the first time", LEAD, [...copying, third, { ...little, remaining: 500_000 }], "copying", ["flow"]],
-    ["no less than that after many passes", LEAD, [...copying, { kind: "pass", passes: 8 }, { ...little, remaining: 500_000, passes: 8 }], "leading", ASKED],
+    ["no less than that after many passes", LEAD, [...copying, pass(8), { ...little, remaining: 500_000, passes: 8 }], "leading", ASKED],
     ["a busy guest, more than may be left", LEAD, [...copying, ...busy], "copying", ["flow"]],
     ["a busy guest, and it gets no better", { ...LEAD, downtimeLimitMs: millis(300) }, [...copying, ...busy], "leading", ASKED],
     ["a busy guest, and it does", { ...LEAD, downtimeLimitMs: millis(300) }, [...copying, ...busy.slice(0, 3), { ...little, remaining: 2e7 }], "copying", ["flow"]],
