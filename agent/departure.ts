@@ -192,8 +192,11 @@ export class Departure {
     return decision;
   }
 
-  /** Everything of this migration's guest goes now; nothing of one that was started here since. @throws CareofError what does not go; it is tried again until it does */
-  async dismantle(): Promise<void> {
+  /**
+   * Everything of this migration's guest goes now; nothing of one that was started here since. `comesBack`: it moves here again, and its port may stay for it.
+   * @throws CareofError what does not go; it is tried again until it does
+   */
+  async dismantle(comesBack = false): Promise<void> {
     this.#grace?.cancel();
     this.#run.take({ kind: "revoke" });
     if (this.#run.state.phase !== "revoked") return;
@@ -201,7 +204,8 @@ export class Departure {
       await this.#guest?.destroy();
       this.#bury();
       await this.#retireDisks();
-      await this.#detach();
+      if (!comesBack) await this.#detach();
+      else if (this.#mine) this.#context.network.makeRoom(this.#file.spec.vm);
     } catch (thrown) {
       // A hypervisor that the kernel does not let go of, say: nobody asks for this again, since the home agent was told that it is done.
       if (!this.#closed) this.#dismantleAfter(this.#pauses.next().value);

@@ -93,7 +93,7 @@ export class Migrations {
     const { vm } = body.spec;
     const { canLead } = await driver.facts();
     guestSpec(body.spec, body.epoch, null);
-    await this.#clearWay(vm, body.epoch);
+    await this.#clearWay(vm, body.epoch, true);
     if (guests.get(vm) !== undefined) throw new CareofError("already-here", `${vm} is here already`);
     if (body.epoch <= guests.lastEpoch(vm)) throw new CareofError("stale-epoch", `epoch ${String(body.epoch)} of ${vm} is over here`);
     checkDisks(body.spec, body.disks, [...this.#open.values()].flatMap((each) => (each.side === "target" ? each.coming : [])));
@@ -200,12 +200,12 @@ export class Migrations {
   }
 
   /** A newer epoch proves that what came before it is settled at the home agent, although its last word has not come here. */
-  async #clearWay(vm: VmId, epoch: Epoch): Promise<void> {
+  async #clearWay(vm: VmId, epoch: Epoch, comesBack = false): Promise<void> {
     const moving = this.#open.get(vm);
     if (moving === undefined) return;
     const { file } = moving;
     if (epoch <= file.epoch) throw new CareofError("already-moving", `${vm} is moving: ${file.migration}`);
-    if (moving.side === "source" && moving.over) await moving.dismantle();
+    if (moving.side === "source" && moving.over) await moving.dismantle(comesBack);
     else if (moving.finished) this.#settled(vm, moving);
     else throw new CareofError("already-moving", `${vm} is moving: ${file.migration}`);
   }

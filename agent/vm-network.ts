@@ -132,9 +132,14 @@ export class VmNetwork {
 
   /** Idempotent. @throws CareofError `kernel-refused`: nothing is delivered here any more, and the port goes when this, `tidy` or `apply` succeeds */
   async detach(vm: VmId): Promise<void> {
+    this.makeRoom(vm);
+    await this.#dropGoing((owner) => owner === vm);
+  }
+
+  /** As `detach`, for a VM that is about to come: its port stays for `attach`, which is spared removing and making it, and goes with `tidy` should that not come. Idempotent. */
+  makeRoom(vm: VmId): void {
     const port = this.#forget(vm);
     if (port !== null) this.#going.set(port, vm);
-    await this.#dropGoing((owner) => owner === vm);
   }
 
   /** Tries again to remove the ports that could not be removed. @throws CareofError the first failure; the others were tried all the same */

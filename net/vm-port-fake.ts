@@ -5,9 +5,10 @@ import { requireInterfaceName } from "./tap.js";
 import type { PortQueue } from "./tap-queue.js";
 import type { VmPort, VmPorts } from "./vm-port.js";
 
-/** VM ports in memory, same contract. `frames` keeps what was sent, `external` are the interfaces of others that exist. */
+/** VM ports in memory, same contract. `frames` keeps what was sent, `dropped` what was asked to go, `external` are the interfaces of others that exist. */
 export class FakeVmPorts implements VmPorts {
   readonly frames: { readonly name: string; readonly frame: Uint8Array }[] = [];
+  readonly dropped: string[] = [];
   readonly external = new Set<string>();
   /** By port, packets that wait in its queue. */
   readonly waiting = new Map<string, Buffer[]>();
@@ -51,6 +52,7 @@ export class FakeVmPorts implements VmPorts {
   drop(name: string): Promise<void> {
     return new Promise((resolve) => {
       this.#ports.delete(requireInterfaceName(name));
+      this.dropped.push(name);
       resolve();
     });
   }

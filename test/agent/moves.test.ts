@@ -108,6 +108,7 @@ for (const kind of kinds) {
         if (back === "moved") {
           await begin(b, a, 3);
           await a.heard("running", ({ final, epoch: under }) => final && under === 3);
+          t.same(a.ports.dropped, [], "its port is still there");
           t.equal(b.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(3), forwardTo: ipInIp(a.careOf), graceMs: grace }), "accepted");
         } else {
           await until("buried", () => a.guests.get(VM) === undefined);

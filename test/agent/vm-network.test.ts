@@ -48,6 +48,21 @@ await t.test("a port that the kernel does not take away is known until it is gon
     });
   }
 
+  await t.test("and stays for a VM that is about to come back, which it is not kept for long", async (t) => {
+    const { ports, tunnel, network } = await host();
+    ports.refuses = false;
+    await network.attach(specOf(), []);
+    network.makeRoom(VM);
+    t.same([names(ports), tunnel.entries(), network.owners().get(HOME)], [[PORT], [], undefined], "the VM is not here, and its port is");
+    await network.attach(specOf(), []);
+    await network.tidy();
+    t.same([names(ports), tunnel.entries().length], [[PORT], 1]);
+    network.makeRoom(VM);
+    network.makeRoom(VM);
+    await network.tidy();
+    t.same(names(ports), []);
+  });
+
   await t.test("and is not taken from a VM that has come back to it", async (t) => {
     const { ports, tunnel, network } = await host();
     await network.attach(specOf(), []);
