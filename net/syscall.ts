@@ -82,6 +82,19 @@ export function sendTo(fd: number, data: Uint8Array, address: Uint8Array | null)
   return checked(c.sendto(fd, data, data.length, 0, address, address?.length ?? 0), "to send", "sendto");
 }
 
+const sendToLater = libc.func("sendto", "long", ["int", "void *", "size_t", "int", "void *", "uint"]);
+
+/** As `sendTo` to whom the socket is connected or bound, on one of Node's pool threads. `data` must be left alone until then. */
+export function sendInBackground(fd: number, data: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    sendToLater.async(fd, data, data.length, 0, null, 0, (error: Error | null, sent: number) => {
+      if (error !== null) reject(new CareofError("kernel-refused", `sendto: ${error.message}`, { cause: error }));
+      else if (sent < 0) reject(refused("to send", koffi.errno(), "sendto"));
+      else resolve();
+    });
+  });
+}
+
 /** As `sendTo`, but where it would have to wait it sends nothing: false. @throws CareofError `kernel-refused` */
 export function trySendTo(fd: number, data: Uint8Array, address: Uint8Array | null): boolean {
   const [dontWait, again, noBuffers] = [0x40, 11, 105];

@@ -4,12 +4,11 @@ import { Attempts } from "./attempts.js";
 import { checkPorts } from "./entry-checks.js";
 import { deleteAddress, listAddresses, putAddress } from "./netlink/addresses.js";
 import { Netlink } from "./netlink/client.js";
-import { changeLink, deleteLink, findLink, listLinks, requireLink, type Link } from "./netlink/links.js";
+import { changeLink, deleteLink, deleteLinkInBackground, findLink, listLinks, requireLink, type Link } from "./netlink/links.js";
 import { deleteNeighbour, listNeighbours, putNeighbour } from "./netlink/neighbours.js";
 import { deleteRoute, HOST_PROTOCOL, listRoutes, MAIN_TABLE, putRoute, type Route } from "./netlink/routes.js";
 import { deleteRule, listRules, putRule } from "./netlink/rules.js";
 import { PacketSocket } from "./packet-socket.js";
-import { settled } from "./settled.js";
 import { routeFor, writeSysctl, writeSysctlIfThere } from "./sysctl.js";
 import { requireInterface } from "./syscall.js";
 import { createTap, requireInterfaceName } from "./tap.js";
@@ -31,11 +30,15 @@ const ANYWHERE = { address: ipv4("0.0.0.0"), length: 0 } as const;
 export class LinuxVmPorts implements VmPorts {
   readonly #options: VmPortsOptions;
   readonly #netlink: Netlink;
+  /** For what takes the kernel its time. */
+  readonly #slow: Netlink;
   readonly #frames: PacketSocket;
   readonly #ports = new Map<string, { readonly port: VmPort; readonly index: number }>();
   #pathMtu: number;
   #defaultRoute = false;
   #closed = false;
+  /** A port that is going at this moment. Never rejects. */
+  #going: Promise<void> | null = null;
 
   /** Changes nothing yet. @throws CareofError `malformed-table` unless it comes before the main table's rule, `kernel-refused` */
   constructor(options: VmPortsOptions) {
@@ -45,21 +48,22 @@ export class LinuxVmPorts implements VmPorts {
     this.#options = options;
     this.#pathMtu = options.pathMtu;
     this.#netlink = new Netlink();
+    this.#slow = new Netlink();
     this.#frames = new PacketSocket();
   }
 
   set(ports: readonly VmPort[]): Promise<void> {
-    return settled(() => {
+    return this.#now(() => {
       this.#check(ports);
       this.#prepareHost();
       const wanted = new Set(ports.map(({ name }) => name));
-      for (const name of this.#leftOver()) if (!wanted.has(name)) this.#drop(name);
+      for (const name of this.#leftOver()) if (!wanted.has(name)) this.#dropNow(name);
       for (const port of ports) this.#put(port);
     });
   }
 
   renew(ports: readonly VmPort[]): Promise<void> {
-    return settled(() => {
+    return this.#now(() => {
       checkPorts(ports);
       this.#prepareHost();
       const attempts = new Attempts();
@@ -74,7 +78,7 @@ export class LinuxVmPorts implements VmPorts {
   }
 
   put(port: VmPort): Promise<void> {
-    return settled(() => {
+    return this.#now(() => {
       this.#check([port]);
       if (!this.#defaultRoute) this.#prepareHost();
       this.#put(port);
@@ -82,15 +86,18 @@ export class LinuxVmPorts implements VmPorts {
   }
 
   giveAway(name: string): Promise<void> {
-    return settled(() => {
+    return this.#now(() => {
       const link = findLink(this.#netlink, requireInterfaceName(name));
       if (link?.alias === this.#alias()) changeLink(this.#netlink, link, { alias: "" });
-      this.#drop(name);
+      this.#dropNow(name);
     });
   }
 
   drop(name: string): Promise<void> {
-    return settled(() => { this.#drop(requireInterfaceName(name)); });
+    return this.#inTurn(() => {
+      const link = this.#forget(requireInterfaceName(name));
+      return link === null ? undefined : deleteLinkInBackground(this.#slow, link);
+    });
   }
 
   sendFrame(name: string, frame: Uint8Array): void {
@@ -115,15 +122,41 @@ export class LinuxVmPorts implements VmPorts {
   }
 
   close({ keep }: { readonly keep: boolean }): Promise<void> {
-    return settled(() => {
+    return this.#now(() => {
       if (this.#closed) return;
       this.#closed = true;
       if (!keep) {
-        for (const name of this.#leftOver()) this.#drop(name);
+        for (const name of this.#leftOver()) this.#dropNow(name);
         for (const route of this.#ownRoutes()) deleteRoute(this.#netlink, route);
       }
       this.#frames.close();
+      this.#slow.close();
       this.#netlink.close();
+    });
+  }
+
+  /**
+   * At once, in the caller's turn of the event loop, unless a port is going: the kernel would have the whole process wait for that. What `work` returns is one that begins to go; what it throws becomes the promise's.
+   */
+  #inTurn(work: () => Promise<void> | undefined): Promise<void> {
+    if (this.#going !== null) return this.#going.then(() => this.#inTurn(work));
+    return new Promise((resolve, reject) => {
+      const going = work();
+      if (going === undefined) {
+        resolve();
+        return;
+      }
+      // Whoever asked for it hears of it before the next one's turn.
+      going.then(resolve, reject);
+      const over = (): void => { this.#going = null; };
+      this.#going = going.then(over, over);
+    });
+  }
+
+  #now(work: () => void): Promise<void> {
+    return this.#inTurn(() => {
+      work();
+      return undefined;
     });
   }
 
@@ -204,16 +237,18 @@ export class LinuxVmPorts implements VmPorts {
       ({ destination: { address, length: 32 }, table, protocol: HOST_PROTOCOL, device, via: null, mtu: 0, metric: 0 }));
   }
 
-  #drop(name: string): void {
+  #dropNow(name: string): void {
+    const link = this.#forget(name);
+    if (link !== null) deleteLink(this.#netlink, link);
+  }
+
+  /** All that is ours but the interface; returns that, if it is. */
+  #forget(name: string): Link | null {
     const { gateway, table } = this.#options;
     this.#ports.delete(name);
     for (const rule of listRules(this.#netlink, table)) if (rule.device === name) deleteRule(this.#netlink, rule);
     const link = findLink(this.#netlink, name);
-    if (link === null) return;
-    if (link.alias === this.#alias()) {
-      deleteLink(this.#netlink, link);
-      return;
-    }
+    if (link === null || link.alias === this.#alias()) return link;
     for (const route of listRoutes(this.#netlink, HOST_PROTOCOL)) {
       if (route.device !== link.index) continue;
       deleteNeighbour(this.#netlink, { device: link.index, address: route.destination.address });
@@ -222,6 +257,7 @@ export class LinuxVmPorts implements VmPorts {
     if (listAddresses(this.#netlink, link.index).some(({ address, length }) => address === gateway.address && length === 32)) {
       deleteAddress(this.#netlink, link.index, { address: gateway.address, length: 32 });
     }
+    return null;
   }
 
   /** Ports that this instance made or addressed, now or before a crash. */

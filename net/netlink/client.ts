@@ -89,6 +89,18 @@ export class Netlink {
     if (failure !== null) throw failure;
   }
 
+  /**
+   * As `request`, on one of Node's pool threads: for what the kernel takes its time over. Nothing else may be asked of this client until it is over, and what anybody asks of rtnetlink may have to
+   * wait as long.
+   */
+  async requestInBackground(request: Request): Promise<void> {
+    const message = this.#message(request, NLM_F_ACK);
+    const sequence = this.#sequence;
+    await sys.sendInBackground(this.#fd, message);
+    const failure = this.#awaitVerdict(request, sequence);
+    if (failure !== null) throw failure;
+  }
+
   /** The one object that the request names. */
   get(request: Request): Reply {
     sys.sendTo(this.#fd, this.#message(request, 0), null);
@@ -130,6 +142,13 @@ export class Netlink {
         failure ??= verdict(request, reply);
         if (reply.sequence === last) return failure;
       }
+    }
+  }
+
+  #awaitVerdict(request: Request, sequence: number): CareofError | null {
+    for (;;) {
+      const answer = this.#receive().find((reply) => reply.sequence === sequence && reply.type === NLMSG_ERROR);
+      if (answer !== undefined) return verdict(request, answer);
     }
   }
 

@@ -2,7 +2,7 @@ import { macBytes, type Mac } from "../../model/address.js";
 import { CareofError } from "../../model/errors.js";
 import { ENODEV, errnoOf } from "../errno.js";
 import { decodeAttributes, encodeAttributes, raw, readText, readU32, text, u32, type Attribute } from "./attributes.js";
-import type { Netlink, Reply } from "./client.js";
+import type { Netlink, Reply, Request } from "./client.js";
 
 /** An interface as the kernel has it. */
 export interface Link {
@@ -110,5 +110,14 @@ export function changeLink(netlink: Netlink, link: Link, change: LinkChange): vo
 }
 
 export function deleteLink(netlink: Netlink, link: Link): void {
-  netlink.request({ type: RTM_DELLINK, flags: 0, body: header(link.index), what: `to remove interface ${link.name}` });
+  netlink.request(deletionOf(link));
+}
+
+/** The kernel waits until no processor uses the interface any more, which takes 15 to 20 ms: others go on meanwhile. See `Netlink.requestInBackground`. */
+export function deleteLinkInBackground(netlink: Netlink, link: Link): Promise<void> {
+  return netlink.requestInBackground(deletionOf(link));
+}
+
+function deletionOf({ index, name }: Link): Request {
+  return { type: RTM_DELLINK, flags: 0, body: header(index), what: `to remove interface ${name}` };
 }

@@ -1,3 +1,5 @@
+import type { ChildProcessWithoutNullStreams } from "node:child_process";
+import { once } from "node:events";
 import { readSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { join } from "node:path";
@@ -72,6 +74,13 @@ t.test("a TAP as it was wished, in the kernel's own words", async (t) => {
   t.equal(show("rule").includes("77:"), false);
   t.notMatch(show("link"), /cotap1/);
   t.notMatch(show("route", "show", "table", "all"), /proto 203/);
+});
+
+t.test("a port goes while others have their turn, and what is asked for meanwhile waits for that", async (t) => {
+  const said = await finished(host.spawn(process.execPath, join(import.meta.dirname, "lab", "port-comes-back.js"), "uplink", String(TABLE)));
+  t.match(JSON.parse(said), {
+    others: true, order: ["one gone: cotap2", "back: cotap1 cotap2", "other gone: cotap1", "again: cotap1"], listed: ["cotap1"], refused: /no interface "nowhere0"/, left: [],
+  }, said);
 });
 
 t.test("after a crash: ours goes, others' stays", async (t) => {
@@ -340,6 +349,14 @@ t.test("a kernel that takes BPF programs, but not those of the data plane bpf: d
   t.match(host.within(() => probeKernel())[0], { ok: true });
   t.notMatch(show("link"), /coprobe|coipip|careof/);
 });
+
+/** What a process says until it ends by itself. */
+async function finished(child: ChildProcessWithoutNullStreams): Promise<string> {
+  let said = "";
+  for (const output of [child.stdout, child.stderr]) output.on("data", (chunk: Buffer) => { said += chunk.toString(); });
+  await once(child, "close");
+  return said;
+}
 
 /** What the TAP has next, offload header first; `null` when its queue is empty. */
 function readFrame(fd: number): Buffer | null {
