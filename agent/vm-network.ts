@@ -6,6 +6,7 @@ import type { PortQueue } from "../net/tap-queue.js";
 import type { HostEntry, HostTunnel, SentOn, Stamps } from "../net/tunnel.js";
 import type { VmPort, VmPorts } from "../net/vm-port.js";
 import type { VmSpec } from "../proto/messages.js";
+import { Turns } from "./turns.js";
 
 /** IFNAMSIZ less its closing zero. */
 const MAX_INTERFACE_NAME = 15;
@@ -49,6 +50,7 @@ export class VmNetwork {
   readonly #going = new Map<string, VmId>();
   #pathMtu: number | null = null;
   #tunnel: HostTunnel | null = null;
+  readonly #turns = new Turns<"ports">();
 
   constructor(options: VmNetworkOptions) {
     this.#options = options;
@@ -84,35 +86,49 @@ export class VmNetwork {
     return port.name;
   }
 
-  async apply(): Promise<void> {
-    await this.#options.ports.set(this.#ports());
-    this.#going.clear();
-    await this.#tunnel?.set(this.#entries());
+  apply(): Promise<void> {
+    return this.#inTurn(async () => {
+      const going = [...this.#going.keys()];
+      await this.#options.ports.set(this.#ports());
+      // What was let go of meanwhile was still wanted.
+      for (const name of going) this.#going.delete(name);
+      await this.#tunnel?.set(this.#entries());
+    });
   }
 
   /** What the kernel may have dropped is set again, and nothing else is changed: what cannot be, of one VM, keeps no other one's from it. @throws CareofError the first failure, when everything has been tried */
-  async renew(): Promise<void> {
-    const failures: CareofError[] = [];
-    // One after the other: the tunnel's entries lead to the ports.
-    for (const part of [() => this.#options.ports.renew(this.#ports()), () => this.#tunnel?.renew(this.#entries())]) {
-      try {
-        await part();
-      } catch (thrown) {
-        failures.push(toCareofError(thrown));
+  renew(): Promise<void> {
+    return this.#inTurn(async () => {
+      const failures: CareofError[] = [];
+      // One after the other: the tunnel's entries lead to the ports.
+      for (const part of [() => this.#options.ports.renew(this.#ports()), () => this.#tunnel?.renew(this.#entries())]) {
+        try {
+          await part();
+        } catch (thrown) {
+          failures.push(toCareofError(thrown));
+        }
       }
-    }
-    if (failures[0] !== undefined) throw failures[0];
+      if (failures[0] !== undefined) throw failures[0];
+    });
   }
 
   /** Idempotent. Returns the port's interface, ready for the hypervisor. `existing`: an interface that is there already and is not made. @throws CareofError `no-link` when it is not */
   async attach(spec: VmSpec, stragglersFrom: readonly IpAddress[], existing: string | null = null): Promise<string> {
     if (this.#tunnel === null) throw new CareofError("no-home-agent", "this host has no tunnel yet", { retryable: true });
     const port = this.#portFor(spec, existing);
-    this.#going.delete(port.name);
-    await this.#options.ports.put(port);
-    const attached: Attached = { spec, port, stragglersFrom, forwardTo: null };
-    this.#attached.set(spec.vm, attached);
-    for (const entry of entriesOf(attached)) this.#tunnel.put(entry);
+    await this.#inTurn(async () => {
+      this.#going.delete(port.name);
+      try {
+        await this.#options.ports.put(port);
+      } catch (thrown) {
+        // It may be there from before, or half made.
+        if (existing === null && !this.#ports().some(({ name }) => name === port.name)) this.#going.set(port.name, spec.vm);
+        throw thrown;
+      }
+      const attached: Attached = { spec, port, stragglersFrom, forwardTo: null };
+      this.#attached.set(spec.vm, attached);
+      for (const entry of entriesOf(attached)) this.#tunnel?.put(entry);
+    });
     return port.name;
   }
 
@@ -133,7 +149,7 @@ export class VmNetwork {
   /** Idempotent. @throws CareofError `kernel-refused`: nothing is delivered here any more, and the port goes when this, `tidy` or `apply` succeeds */
   async detach(vm: VmId): Promise<void> {
     this.makeRoom(vm);
-    await this.#dropGoing((owner) => owner === vm);
+    await this.#inTurn(() => this.#dropGoing((owner) => owner === vm));
   }
 
   /** As `detach`, for a VM that is about to come: its port stays for `attach`, which is spared removing and making it, and goes with `tidy` should that not come. Idempotent. */
@@ -144,14 +160,19 @@ export class VmNetwork {
 
   /** Tries again to remove the ports that could not be removed. @throws CareofError the first failure; the others were tried all the same */
   async tidy(): Promise<void> {
-    await this.#dropGoing(() => true);
+    await this.#inTurn(() => this.#dropGoing(() => true));
   }
 
   /** As `detach`, but the port's interface stays, and is not ours any more. Returns its name. Idempotent. */
   async giveBack(vm: VmId): Promise<string | null> {
     const port = this.#forget(vm);
-    if (port !== null) await this.#options.ports.giveAway(port);
+    if (port !== null) await this.#inTurn(() => this.#options.ports.giveAway(port));
     return port;
+  }
+
+  /** What the ports are asked for takes its time, and what is wanted by then must not be what was wanted before. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    return this.#turns.take("ports", work);
   }
 
   #ports(): readonly VmPort[] {
@@ -194,25 +215,30 @@ export class VmNetwork {
   /** What the stack knows of the port: addresses, neighbour, routes. The data plane's fast path does without. */
   async setOutsidePort(spec: VmSpec, name: string | null, old: string | null): Promise<void> {
     const { ports, queueLength, guestMtu } = this.#options;
-    this.#outsidePorts.delete(spec.vm);
-    if (old !== null) this.#going.set(old, spec.vm);
-    await this.#dropGoing((owner) => owner === spec.vm);
-    if (name === null) return;
-    const port: VmPort = { name, kind: "external", mac: spec.mac, homeAddresses: spec.homeAddresses, queueLength, mtu: guestMtu };
-    this.#going.delete(name);
-    await ports.put(port);
-    this.#outsidePorts.set(spec.vm, port);
+    await this.#inTurn(async () => {
+      this.#outsidePorts.delete(spec.vm);
+      if (old !== null) this.#going.set(old, spec.vm);
+      await this.#dropGoing((owner) => owner === spec.vm);
+      if (name === null) return;
+      const port: VmPort = { name, kind: "external", mac: spec.mac, homeAddresses: spec.homeAddresses, queueLength, mtu: guestMtu };
+      this.#going.delete(name);
+      await ports.put(port);
+      this.#outsidePorts.set(spec.vm, port);
+    });
   }
 
   /** Idempotent. The interface stays, and what the stack knew of it goes. What another VM has by now (the same one under a new name, say) is left to it. @throws CareofError as `detach` */
   async dropOutside(vm: VmId): Promise<void> {
-    const [outside, port] = [this.#outside.get(vm), this.#outsidePorts.get(vm)];
+    const outside = this.#outside.get(vm);
     this.#outside.delete(vm);
-    this.#outsidePorts.delete(vm);
     const others = [...this.#attached.values(), ...this.#outside.values()];
     for (const home of outside?.spec.homeAddresses ?? []) if (!others.some(({ spec }) => spec.homeAddresses.includes(home))) this.#tunnel?.drop(home);
-    if (port !== undefined && ![...this.#outsidePorts.values()].some(({ name }) => name === port.name)) this.#going.set(port.name, vm);
-    await this.#dropGoing((owner) => owner === vm);
+    await this.#inTurn(async () => {
+      const port = this.#outsidePorts.get(vm);
+      this.#outsidePorts.delete(vm);
+      if (port !== undefined && ![...this.#outsidePorts.values()].some(({ name }) => name === port.name)) this.#going.set(port.name, vm);
+      await this.#dropGoing((owner) => owner === vm);
+    });
   }
 
   /** @throws CareofError `no-link`, `kernel-refused` */

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { VmNetwork } from "../../agent/vm-network.js";
 import { ipv4 } from "../../model/address.js";
@@ -5,6 +6,7 @@ import { CareofError } from "../../model/errors.js";
 import { vmId } from "../../model/ids.js";
 import { FakeHostTunnel } from "../../net/tunnel-fake.js";
 import { FakeVmPorts } from "../../net/vm-port-fake.js";
+import type { VmPort } from "../../net/vm-port.js";
 import { FakeClock } from "../model/fake-clock.js";
 import { HOME, specOf, VM } from "./rig.js";
 
@@ -19,6 +21,45 @@ class StubbornPorts extends FakeVmPorts {
   }
 }
 
+/** As LinuxVmPorts: one after the other, and each takes its time. */
+class SlowPorts extends FakeVmPorts {
+  #last: Promise<void> = Promise.resolve();
+  refusesNext = false;
+
+  override set(ports: readonly VmPort[]): Promise<void> {
+    return this.#inTurn(() => super.set(ports));
+  }
+
+  override put(port: VmPort): Promise<void> {
+    return this.#inTurn(() => {
+      const refused = this.refusesNext;
+      this.refusesNext = false;
+      return refused ? Promise.reject(new CareofError("kernel-refused", "no buffer space available")) : super.put(port);
+    });
+  }
+
+  override drop(name: string): Promise<void> {
+    return this.#inTurn(() => super.drop(name));
+  }
+
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    const mine = this.#last.then(async () => {
+      await sleep(2);
+      await work();
+    });
+    this.#last = mine.catch(() => undefined);
+    return mine;
+  }
+}
+
+async function slowHost(): Promise<{ readonly ports: SlowPorts; readonly tunnel: FakeHostTunnel; readonly network: VmNetwork }> {
+  const ports = new SlowPorts();
+  const network = new VmNetwork({ ports, queueLength: 100, guestMtu: 1480 });
+  const tunnel = new FakeHostTunnel({ careOf: ipv4("10.1.0.2"), homeAgents: [ipv4("192.0.2.1")], clock: new FakeClock() });
+  await network.useTunnel(tunnel);
+  return { ports, tunnel, network };
+}
+
 async function host(): Promise<{ readonly ports: StubbornPorts; readonly tunnel: FakeHostTunnel; readonly network: VmNetwork }> {
   const ports = new StubbornPorts();
   const network = new VmNetwork({ ports, queueLength: 100, guestMtu: 1480 });
@@ -27,7 +68,7 @@ async function host(): Promise<{ readonly ports: StubbornPorts; readonly tunnel:
   return { ports, tunnel, network };
 }
 
-const names = (ports: StubbornPorts): readonly string[] => ports.list().map(({ name }) => name);
+const names = (ports: FakeVmPorts): readonly string[] => ports.list().map(({ name }) => name);
 
 await t.test("a port that the kernel does not take away is known until it is gone", async (t) => {
   const ways: readonly (readonly [string, (network: VmNetwork) => Promise<void>])[] = [
@@ -110,4 +151,34 @@ await t.test("a renewal is one of ports and tunnel, of each VM for itself", asyn
   ports.external.add("tap-a");
   await network.renew();
   t.same(names(ports), [PORT, "tap-a"]);
+});
+
+await t.test("what is asked for while the ports take their time is what comes out", async (t) => {
+  const OTHER = vmId("db1");
+  const other = { ...specOf(), vm: OTHER, homeAddresses: [ipv4("198.51.100.8")] };
+  const cases: readonly (readonly [string, (network: VmNetwork) => readonly Promise<unknown>[], readonly string[]])[] = [
+    ["a VM comes, and the whole state is set anew", (network) => [network.attach(specOf(), []), network.apply()], ["co-db1", PORT]],
+    ["another one goes first", (network) => [network.detach(OTHER), network.attach(specOf(), []), network.apply()], [PORT]],
+    ["it comes and goes", (network) => [network.attach(specOf(), []), network.detach(OTHER), network.apply()], [PORT]],
+    ["one goes while all is set", (network) => [network.apply(), network.detach(OTHER)], []],
+    ["and is to come back", (network) => { const set = network.apply(); network.makeRoom(OTHER); return [set, network.tidy()]; }, []],
+  ];
+  for (const [what, act, left] of cases) {
+    const { ports, network } = await slowHost();
+    await network.attach(other, []);
+    await Promise.all(act(network));
+    await network.tidy();
+    t.same([...names(ports)].sort(), left, what);
+  }
+});
+
+await t.test("a port that was kept, and then could not be made what is wanted, goes", async (t) => {
+  const { ports, network } = await slowHost();
+  await network.attach(specOf(), []);
+  network.makeRoom(VM);
+  ports.refusesNext = true;
+  await t.rejects(network.attach(specOf(), []), { code: "kernel-refused" });
+  t.same([names(ports), network.owners().get(HOME)], [[PORT], undefined]);
+  await network.tidy();
+  t.same(names(ports), []);
 });
