@@ -1,14 +1,16 @@
 import { receiveMessageOnPort, workerData, type MessagePort } from "node:worker_threads";
-import { EAGAIN, EINTR, EPIPE } from "./errno.js";
-import { PIPE_BYTES, READ, WRITTEN, type PumpAsk, type PumpPipe, type PumpStart, type PumpWord } from "./pump-words.js";
-import { close, pollHere, tryRead, trySplice } from "./syscall.js";
+import { EPIPE } from "./errno.js";
+import { isForNow, Splicing, type Carrier } from "./pump-carrier.js";
+import { Opening, Sealing } from "./pump-seal.js";
+import { COME, READ, WRITTEN, type PumpAsk, type PumpStart, type PumpWay, type PumpWord } from "./pump-words.js";
+import { close, pollHere, tryRead } from "./syscall.js";
 
 const [POLLIN, POLLOUT, POLLERR, POLLHUP, POLLFD] = [1, 4, 8, 16, 8] as const;
 /** So often one pump may come before the others are looked at again. */
 const TURNS = 16;
 
 /**
- * The thread behind pump.ts: moves bytes from one socket to another through a pipe, in the kernel (splice(2)), for all pumps of the process. One pump:
+ * The thread behind pump.ts: moves bytes from one socket to another (pump-carrier.ts), for all pumps of the process. One pump:
  *
  * ```
  *   waiting ── `to` ──▶ moving ── nothing more to read, all written ──▶ over (`ended`)
@@ -25,19 +27,17 @@ class Pump {
   #ended = false;
   /** What reading was refused with. */
   #errno = 0;
-  /** Bytes in the pipe. */
-  #held = 0;
   #wanted: number[] = [];
 
   readonly id: number;
   readonly from: number;
-  readonly #pipe: PumpPipe;
+  readonly #carrier: Carrier;
   readonly #say: (word: PumpWord) => void;
 
-  constructor({ id, from, pipe, counts }: Extract<PumpAsk, { readonly kind: "add" }>, say: (word: PumpWord) => void) {
+  constructor({ id, from, by, counts }: Extract<PumpAsk, { readonly kind: "add" }>, say: (word: PumpWord) => void) {
     this.id = id;
     this.from = from;
-    this.#pipe = pipe;
+    this.#carrier = carrierOf(by);
     this.#counts = new BigInt64Array(counts);
     this.#say = say;
   }
@@ -46,8 +46,9 @@ class Pump {
   get waitsFor(): readonly [number | null, number | null] {
     if (this.over) return [null, null];
     if (this.#to === null) return [this.#announced ? null : POLLIN, null];
-    const reads = this.#held === 0 && !this.stalled && !this.#ended;
-    return [reads ? POLLIN : null, this.#held > 0 ? POLLOUT : 0];
+    const { empty } = this.#carrier;
+    const reads = empty && !this.stalled && !this.#ended;
+    return [reads ? POLLIN : null, empty ? 0 : POLLOUT];
   }
 
   /** @param from what is ready there, @param to likewise */
@@ -60,7 +61,7 @@ class Pump {
       }
       return;
     }
-    if (this.#held === 0 && (to & (POLLERR | POLLHUP)) !== 0) this.#refused(EPIPE);
+    if (this.#carrier.empty && (to & (POLLERR | POLLHUP)) !== 0) this.#refused(EPIPE);
     else for (let turn = 0; turn < TURNS && this.#move(); turn++);
   }
 
@@ -71,7 +72,8 @@ class Pump {
 
   close(): void {
     this.over = true;
-    for (const descriptor of [this.from, this.#to, this.#pipe.reading, this.#pipe.writing]) if (descriptor !== null) close(descriptor);
+    for (const descriptor of [this.from, this.#to]) if (descriptor !== null) close(descriptor);
+    this.#carrier.close();
   }
 
   get to(): number | null {
@@ -88,9 +90,10 @@ class Pump {
   #move(): boolean {
     const to = this.#to;
     if (to === null) return false;
-    const read = this.stalled || this.#ended || this.#held >= PIPE_BYTES ? 0 : this.#read();
-    const written = this.#held === 0 || this.over ? 0 : this.#write(to);
-    if (this.#ended && this.#held === 0 && !this.over) {
+    const carrier = this.#carrier;
+    const read = this.stalled || this.#ended || carrier.full ? 0 : this.#read();
+    const written = carrier.empty || this.over ? 0 : this.#write(to);
+    if (this.#ended && carrier.empty && !this.over) {
       this.over = true;
       this.#say(this.#errno === 0 ? { kind: "ended", id: this.id } : { kind: "broken", id: this.id, errno: this.#errno });
     }
@@ -98,21 +101,19 @@ class Pump {
   }
 
   #read(): number {
-    const bytes = trySplice(this.from, this.#pipe.writing, PIPE_BYTES - this.#held);
+    const bytes = this.#carrier.take(this.from);
     if (bytes === 0) this.#ended = true;
-    else if (bytes < 0 && bytes !== -EAGAIN && bytes !== -EINTR) [this.#ended, this.#errno] = [true, -bytes];
-    if (bytes <= 0) return 0;
-    this.#held += bytes;
-    Atomics.add(this.#counts, READ, BigInt(bytes));
+    else if (bytes < 0 && !isForNow(bytes)) [this.#ended, this.#errno] = [true, -bytes];
+    if (bytes > 0) Atomics.add(this.#counts, COME, BigInt(bytes));
+    Atomics.store(this.#counts, READ, BigInt(this.#carrier.read));
     return bytes;
   }
 
   #write(to: number): number {
-    const bytes = trySplice(this.#pipe.reading, to, this.#held);
-    if (bytes < 0 && bytes !== -EAGAIN && bytes !== -EINTR) this.#refused(-bytes);
+    const bytes = this.#carrier.give(to);
+    if (bytes < 0 && !isForNow(bytes)) this.#refused(-bytes);
     if (bytes <= 0) return 0;
-    this.#held -= bytes;
-    Atomics.add(this.#counts, WRITTEN, BigInt(bytes));
+    Atomics.store(this.#counts, WRITTEN, BigInt(this.#carrier.written));
     this.#tellReached();
     return bytes;
   }
@@ -130,6 +131,14 @@ class Pump {
     this.#to = null;
     this.#announced = true;
     this.#say({ kind: "refused", id: this.id, errno });
+  }
+}
+
+function carrierOf(way: PumpWay): Carrier {
+  switch (way.kind) {
+    case "pipe": return new Splicing(way.pipe);
+    case "seal": return new Sealing(way.key);
+    case "open": return new Opening(way.key);
   }
 }
 

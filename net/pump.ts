@@ -1,8 +1,12 @@
 import { MessageChannel, receiveMessageOnPort, Worker, type MessagePort } from "node:worker_threads";
 import { CareofError } from "../model/errors.js";
-import { KernelError } from "./errno.js";
-import { PIPE_BYTES, READ, WRITTEN, type PumpAsk, type PumpStart, type PumpWord } from "./pump-words.js";
+import { EBADMSG, KernelError } from "./errno.js";
+import { SEAL_KEY_BYTES } from "./pump-seal.js";
+import { COME, COUNTS, PIPE_BYTES, READ, WRITTEN, type PumpAsk, type PumpStart, type PumpWay, type PumpWord } from "./pump-words.js";
 import { close, eventDescriptor, pipe, ring } from "./syscall.js";
+
+/** What is done with the stream on its way: nothing, or it is sealed, or opened (pump-seal.ts). The key is of SEAL_KEY_BYTES, and for one pump of each kind alone. */
+export type PumpSeal = { readonly kind: "none" } | { readonly kind: "seal" | "open"; readonly key: Uint8Array };
 
 export interface PumpEvents {
   /** There is something to read, and it is not said yet where it goes. Once at most. */
@@ -14,11 +18,12 @@ export interface PumpEvents {
 }
 
 /**
- * Carries what comes from one socket to another without bringing it into this process: splice(2), on one thread for all pumps. One direction. Bytes are carried in order, a slow
- * reader holds back its writer and nobody else (the thread never waits for one of them), at most 1 MiB of a pump is on the way.
+ * Carries what comes from one socket to another, on one thread for all pumps: without bringing it into this process (splice(2)), or sealing or opening it on the way. One direction. Bytes are carried in order, a slow
+ * reader holds back its writer and nobody else (the thread never waits for one of them), at most 1 MiB of a pump is on the way. Counts are of the stream itself. What was not sealed as it must be breaks the pump
+ * (EBADMSG), and nothing of it comes out.
  */
 export class Pump {
-  readonly #counts = new SharedArrayBuffer(16);
+  readonly #counts = new SharedArrayBuffer(8 * COUNTS);
   readonly #numbers = new BigInt64Array(this.#counts);
   readonly #thread: Thread;
   readonly #id: number;
@@ -32,19 +37,26 @@ export class Pump {
   #closed = false;
 
   /** Takes `from` over, a socket's descriptor that nobody else reads. @throws CareofError `kernel-refused` (`from` is closed then too) */
-  constructor(from: number, events: PumpEvents) {
+  constructor(from: number, events: PumpEvents, seal: PumpSeal = { kind: "none" }) {
     this.#events = events;
     this.#descriptors.push(from);
     try {
-      const way = pipe(PIPE_BYTES);
-      this.#descriptors.push(way.reading, way.writing);
+      const by = this.#way(seal);
       this.#thread = thread ??= new Thread();
       this.#id = this.#thread.join((word) => { this.#heard(word); });
-      this.#thread.ask({ kind: "add", id: this.#id, from, pipe: way, counts: this.#counts });
+      this.#thread.ask({ kind: "add", id: this.#id, from, by, counts: this.#counts });
     } catch (thrown) {
       this.#abandon();
       throw thrown;
     }
+  }
+
+  #way(seal: PumpSeal): PumpWay {
+    if (seal.kind !== "none" && seal.key.length !== SEAL_KEY_BYTES) throw new CareofError("internal", `a key of ${String(seal.key.length)} bytes`);
+    if (seal.kind !== "none") return seal;
+    const ends = pipe(PIPE_BYTES);
+    this.#descriptors.push(ends.reading, ends.writing);
+    return { kind: "pipe", pipe: ends };
   }
 
   /** Takes `to` over. Once, and again after it was refused there. */
@@ -65,6 +77,11 @@ export class Pump {
   /** Bytes written so far. */
   get written(): number {
     return Number(Atomics.load(this.#numbers, WRITTEN));
+  }
+
+  /** Bytes that have come so far: also of a record that has not been opened yet. */
+  get come(): number {
+    return Number(Atomics.load(this.#numbers, COME));
   }
 
   /** Reads nothing more, soon. */
@@ -106,7 +123,7 @@ export class Pump {
     else if (word.kind === "readable") this.#events.onReadable?.();
     else if (word.kind === "reached") this.#letGo();
     else if (word.kind === "ended") this.#end(null);
-    else if (word.kind === "broken") this.#end(refusal(word.errno));
+    else if (word.kind === "broken") this.#end(word.errno === EBADMSG ? new CareofError("malformed-relay", "what came was not sealed as the next record") : refusal(word.errno));
     else if (word.kind === "refused") this.#events.onRefused(refusal(word.errno));
   }
 
@@ -132,7 +149,7 @@ export class Pump {
 }
 
 function refusal(errno: number): CareofError {
-  return new CareofError("kernel-refused", new KernelError(errno, "splice").message);
+  return new CareofError("kernel-refused", new KernelError(errno, "to carry a stream").message);
 }
 
 /** Of this process, once it was needed. */

@@ -17,6 +17,7 @@ interface Libc {
   sendto(fd: number, data: Uint8Array, length: number, flags: number, address: Uint8Array | null, addressLength: number): number;
   recv(fd: number, into: Uint8Array, length: number, flags: number): number;
   read(fd: number, into: Uint8Array, length: number): number;
+  write(fd: number, data: Uint8Array, length: number): number;
   ioctl(fd: number, request: number, argument: Uint8Array): number;
   open(path: string, flags: number, mode: number): number;
   close(fd: number): number;
@@ -38,6 +39,7 @@ const c: Libc = {
   sendto: libc.func("sendto", "long", ["int", "void *", "size_t", "int", "void *", "uint"]),
   recv: libc.func("recv", "long", ["int", "void *", "size_t", "int"]),
   read: libc.func("read", "long", ["int", "void *", "size_t"]),
+  write: libc.func("write", "long", ["int", "void *", "size_t"]),
   ioctl: libc.func("ioctl", "int", ["int", "ulong", "void *"]),
   open: libc.func("open", "int", ["str", "int", "uint"]),
   close: libc.func("close", "int", ["int"]),
@@ -118,6 +120,19 @@ export function tryReceive(fd: number, into: Uint8Array): number {
 /** read(2) on a descriptor that does not block, in the same way. */
 export function tryRead(fd: number, into: Uint8Array): number {
   const length = c.read(fd, into, into.length);
+  return length < 0 ? -koffi.errno() : length;
+}
+
+/** send(2) on a socket, without waiting, likewise. `more`: it is not worth a packet before what follows at once. */
+export function trySend(fd: number, data: Uint8Array, more: boolean): number {
+  const [dontWait, noSignal, moreFollows] = [0x40, 0x4000, 0x8000];
+  const length = c.sendto(fd, data, data.length, dontWait | noSignal | (more ? moreFollows : 0), null, 0);
+  return length < 0 ? -koffi.errno() : length;
+}
+
+/** write(2) on a descriptor that does not block, likewise: the bytes written, or the negative errno. */
+export function tryWrite(fd: number, data: Uint8Array): number {
+  const length = c.write(fd, data, data.length);
   return length < 0 ? -koffi.errno() : length;
 }
 

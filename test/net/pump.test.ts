@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import t, { type Test } from "tap";
-import { Pump, type PumpEvents } from "../../net/pump.js";
+import { SEAL_KEY_BYTES } from "../../net/pump-seal.js";
+import { Pump, type PumpEvents, type PumpSeal } from "../../net/pump.js";
 import { descriptorOfSocket } from "../../net/socket-descriptor.js";
 
 /** More than two sockets and a pipe hold. */
@@ -48,16 +49,16 @@ async function pair(test: Test): Promise<readonly [Socket, Socket]> {
   return [client, accepted];
 }
 
-async function make(test: Test, waits = false): Promise<Made> {
+async function make(test: Test, waits = false, seal: PumpSeal = { kind: "none" }): Promise<Made> {
   const [writer, from] = await pair(test);
   const [reader, to] = await pair(test);
   const heard: string[] = [];
   const events: PumpEvents = {
     onReadable: () => { heard.push("readable"); },
     onRefused: () => { heard.push("refused"); },
-    onOver: (broken) => { heard.push(broken === null ? "ended" : "broken"); },
+    onOver: (broken) => { heard.push(broken === null ? "ended" : broken.code === "malformed-relay" ? "malformed" : "broken"); },
   };
-  const pump = new Pump(descriptorOfSocket(from), events);
+  const pump = new Pump(descriptorOfSocket(from), events, seal);
   test.teardown(() => { pump.close(); });
   const go = (): void => { pump.to(descriptorOfSocket(to)); };
   if (!waits) go();
@@ -96,6 +97,71 @@ void t.test("every byte, in order; a reader that does not read holds back its ow
   await reached;
   test.match([slow.pump.read, slow.pump.written], [MUCH, MUCH]);
   test.strictSame(over(slow), []);
+});
+
+/** One pump that seals and one that opens, one behind the other; what `change` makes of each part of what is sealed. */
+async function sealed(test: Test, change: (part: Buffer, index: number) => Buffer = (part) => part, keys = [Buffer.alloc(SEAL_KEY_BYTES, 1), Buffer.alloc(SEAL_KEY_BYTES, 1)] as const): Promise<readonly [Made, Made]> {
+  const [seals, opens] = [await make(test, false, { kind: "seal", key: keys[0] }), await make(test, false, { kind: "open", key: keys[1] })];
+  let index = 0;
+  seals.reader.on("data", (part: Buffer) => { if (!opens.writer.write(change(part, index++))) seals.reader.pause(); });
+  opens.writer.on("drain", () => { seals.reader.resume(); });
+  return [seals, opens];
+}
+
+void t.test("sealed and opened: every byte, in order, and counted as what it was, however it is cut on the way", async (test) => {
+  const data = randomBytes(MUCH);
+  for (const [what, cut] of [["as it comes", null], ["byte by byte, to begin with", 400]] as const) {
+    const [seals, opens] = await sealed(test, (part, index) => {
+      if (index > 0 || cut === null) return part;
+      for (let at = 0; at < cut; at++) opens.writer.write(part.subarray(at, at + 1));
+      return part.subarray(cut);
+    });
+    let seen = 0;
+    seals.reader.on("data", (part: Buffer) => { seen += part.length; });
+    seals.writer.end(data);
+    test.ok((await read(opens.reader, MUCH)).equals(data), what);
+    await until(() => over(seals).length > 0);
+    opens.writer.end();
+    await until(() => over(opens).length > 0);
+    test.match([seals.pump.read, seals.pump.written, opens.pump.read, opens.pump.written], [MUCH, MUCH, MUCH, MUCH]);
+    test.strictSame([over(seals), over(opens)], [["ended"], ["ended"]]);
+    test.ok(seen > MUCH && seen < MUCH * 1.01, "little more than it was");
+  }
+});
+
+void t.test("what was sealed under another key, or otherwise, does not come out", async (test) => {
+  const cases: readonly (readonly [string, (part: Buffer) => Buffer, Buffer<ArrayBuffer>])[] = [
+    ["another key", (part) => part, Buffer.alloc(SEAL_KEY_BYTES, 2)],
+    ["the length", (part) => { part.writeUInt32BE(part.readUInt32BE(0) - 1, 0); return part; }, Buffer.alloc(SEAL_KEY_BYTES, 1)],
+    ["no room for a tag", (part) => { part.writeUInt32BE(16, 0); return part; }, Buffer.alloc(SEAL_KEY_BYTES, 1)],
+    ["the first byte", (part) => { part.writeUInt8(part.readUInt8(4) ^ 0x80, 4); return part; }, Buffer.alloc(SEAL_KEY_BYTES, 1)],
+    ["the tag", (part) => { part.writeUInt8(part.readUInt8(part.length - 1) ^ 1, part.length - 1); return part; }, Buffer.alloc(SEAL_KEY_BYTES, 1)],
+  ];
+  for (const [what, change, key] of cases) {
+    const [seals, opens] = await sealed(test, change, [Buffer.alloc(SEAL_KEY_BYTES, 1), key]);
+    seals.writer.write("what nobody else may say");
+    await until(() => over(opens).length > 0);
+    test.strictSame([over(opens), opens.pump.read, opens.pump.written], [["malformed"], 0, 0], what);
+  }
+});
+
+void t.test("a sealing pump is held back by who does not read, and stalls, like any other", async (test) => {
+  const [seals, opens] = await sealed(test);
+  seals.writer.write(randomBytes(MUCH));
+  await new Promise((resolve) => { setTimeout(resolve, 150); });
+  const stood = seals.pump.read;
+  test.ok(stood < MUCH, "nobody reads");
+  opens.pump.stall();
+  seals.pump.stall();
+  opens.reader.resume();
+  await new Promise((resolve) => { setTimeout(resolve, 60); });
+  const stalled = seals.pump.read;
+  await new Promise((resolve) => { setTimeout(resolve, 30); });
+  test.equal(seals.pump.read, stalled);
+  seals.pump.flow();
+  opens.pump.flow();
+  await opens.pump.reached(MUCH);
+  test.equal(opens.pump.written, MUCH);
 });
 
 void t.test("where it goes may be said later: that there is something is told once, and nothing is read before", async (test) => {
