@@ -1,7 +1,7 @@
 import { CareofError, toCareofError } from "../model/errors.js";
 import type { Epoch, MigrationId, Millis } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
-import { bytes, detail, epochField, instant, message, migration, reason, uint32, uint53, word, type Field } from "./fields.js";
+import { bytes, detail, epochField, flag, instant, message, migration, reason, uint32, uint53, word, type Field } from "./fields.js";
 import { careof } from "./gen/careof.js";
 import v1 = careof.v1;
 
@@ -9,8 +9,8 @@ import v1 = careof.v1;
 export const MAX_DATA_BYTES = 256 * 1024;
 /** Longest payload of any other frame in bytes. */
 export const MAX_CONTROL_BYTES = 4096;
-/** Length of a hello's `clear`, where it is not empty. */
-export const CLEAR_TOKEN_BYTES = 32;
+/** Length of a hello's `way`, where it is not empty. */
+export const WAY_TOKEN_BYTES = 32;
 const HEADER_BYTES = 5;
 
 /**
@@ -18,7 +18,7 @@ const HEADER_BYTES = 5;
  * Each has a connection of its own, so that none can hold up another.
  */
 export type RelayChannel = "main" | "stream" | "disk";
-export interface RelayHello { readonly version: number; readonly migration: MigrationId; readonly channel: RelayChannel; readonly clear: Uint8Array }
+export interface RelayHello { readonly version: number; readonly migration: MigrationId; readonly channel: RelayChannel; readonly way: Uint8Array; readonly inClear: boolean }
 export interface RelayPing { readonly sentAt: Millis }
 export interface RelayPong { readonly sentAt: Millis; readonly answeredAt: Millis }
 export interface RelayRelease { readonly migration: MigrationId; readonly epoch: Epoch; readonly stopAt: Millis; readonly sent: number }
@@ -35,7 +35,7 @@ export type RelayFrame =
   | ({ readonly type: "close" } & RelayClose)
   | ({ readonly type: "endDisks" } & RelayDisks)
   | ({ readonly type: "disksEnded" } & RelayDisks)
-  | { readonly type: "clear" }
+  | { readonly type: "begin" }
   | ({ readonly type: "mark" } & RelayBytes)
   | ({ readonly type: "marked" } & RelayBytes);
 
@@ -50,7 +50,8 @@ type ControlFrame = Exclude<RelayFrame, { readonly type: "data" }>;
  *   +--------+--------+--------+--------+--------+----------- ... -+
  *
  *   type  name     length       payload
- *    1    data     1 to 262144  bytes of the channel, in order; where they are cut into frames means nothing
+ *    1    data     1 to 262144  by the target: what its hypervisor says on the channel, in order; where that is cut into frames means nothing. What the source's says goes by the channel's way
+ *                               (way-source.ts), a connection of its own
  *    2    hello    0 to 4096    RelayHello, the first frame of either side; says which channel this connection is
  *    3    ping     0 to 4096    RelayPing, answered at once by
  *    4    pong     0 to 4096    RelayPong
@@ -58,7 +59,7 @@ type ControlFrame = Exclude<RelayFrame, { readonly type: "data" }>;
  *    7    close    0 to 4096    RelayClose, the last frame; of a further channel: its hypervisor has ended this direction
  *    8    endDisks   0 to 4096  RelayDisks, by the source: end the exports; main only
  *    9    disksEnded 0 to 4096  RelayDisks, the answer; main only
- *   10    clear      0 to 4096  RelayClear, by the target: the connection beside this one has come, begin
+ *   10    begin      0 to 4096  RelayBegin, by the target: the way's connection has come
  *   11    mark       0 to 4096  RelayBytes, by the source: answered when the target's hypervisor has been handed so many by
  *   12    marked     0 to 4096  RelayBytes
  * ```
@@ -102,14 +103,14 @@ const channel: Field<RelayChannel, string> = {
 };
 
 const CONTROL: { readonly [F in ControlFrame as F["type"]]: Control<F> } = {
-  hello: control(2, "hello", message<RelayHello, v1.RelayHello.$Properties>({ version: uint32, migration, channel, clear: bytes(0, CLEAR_TOKEN_BYTES) }), v1.RelayHello),
+  hello: control(2, "hello", message<RelayHello, v1.RelayHello.$Properties>({ version: uint32, migration, channel, way: bytes(0, WAY_TOKEN_BYTES), inClear: flag }), v1.RelayHello),
   ping: control(3, "ping", message<RelayPing, v1.RelayPing.$Properties>({ sentAt: instant }), v1.RelayPing),
   pong: control(4, "pong", message<RelayPong, v1.RelayPong.$Properties>({ sentAt: instant, answeredAt: instant }), v1.RelayPong),
   release: control(5, "release", message<RelayRelease, v1.RelayRelease.$Properties>({ migration, epoch: epochField, stopAt: instant, sent: uint53 }), v1.RelayRelease),
   close: control(7, "close", message<RelayClose, v1.RelayClose.$Properties>({ reason, detail: shortDetail, sent: uint53 }), v1.RelayClose),
   endDisks: control(8, "endDisks", message<RelayDisks, v1.RelayDisks.$Properties>({ disks: uint32 }), v1.RelayDisks),
   disksEnded: control(9, "disksEnded", message<RelayDisks, v1.RelayDisks.$Properties>({ disks: uint32 }), v1.RelayDisks),
-  clear: control(10, "clear", message<object, v1.RelayClear.$Properties>({}), v1.RelayClear),
+  begin: control(10, "begin", message<object, v1.RelayBegin.$Properties>({}), v1.RelayBegin),
   mark: control(11, "mark", message<RelayBytes, v1.RelayBytes.$Properties>({ bytes: uint53 }), v1.RelayBytes),
   marked: control(12, "marked", message<RelayBytes, v1.RelayBytes.$Properties>({ bytes: uint53 }), v1.RelayBytes),
 };
@@ -139,7 +140,7 @@ function encodeControl(frame: ControlFrame): Uint8Array[] {
     case "close": return CONTROL.close.write(frame);
     case "endDisks": return CONTROL.endDisks.write(frame);
     case "disksEnded": return CONTROL.disksEnded.write(frame);
-    case "clear": return CONTROL.clear.write(frame);
+    case "begin": return CONTROL.begin.write(frame);
     case "mark": return CONTROL.mark.write(frame);
     case "marked": return CONTROL.marked.write(frame);
   }

@@ -4,6 +4,7 @@ import { CareofError } from "../../model/errors.js";
 import { millis, type Millis } from "../../model/ids.js";
 import { isReason } from "../../model/reasons.js";
 import { encodeRelay, RelayParser, type RelayFrame } from "../../proto/relay-framing.js";
+import { SEAL_KEY_BYTES } from "../../net/pump-seal.js";
 import { RelayClock } from "./relay-clock.js";
 
 /** The first comparisons of the clocks come before the stream fills the buffers: their round trips are the path's own. */
@@ -13,12 +14,19 @@ const PING_MS = millis(500);
 /** A peer that does not read so soon what it is told at the end is not waited for. */
 const FAREWELL_MS = millis(500);
 
-/** RFC 4279 with an ephemeral exchange: who learns a move's secret later cannot read its stream. Node has no TLS 1.3 with external keys. */
+/**
+ * A pre-shared key with an ephemeral exchange on a curve (RFC 5489, RFC 7905): who learns a move's secret later cannot read its stream. Node has no TLS 1.3 with external keys. The second suite is what a
+ * careof before version 4 of the relay speaks, which is told so and no more: its exchange is of 1024 bits only.
+ */
 export const RELAY_TLS = {
-  ciphers: "DHE-PSK-AES128-GCM-SHA256",
+  ciphers: "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES128-GCM-SHA256",
+  ecdhCurve: "X25519",
   minVersion: "TLSv1.2",
   maxVersion: "TLSv1.2",
 } as const;
+
+/** RFC 5705 §4: a label that is not registered. */
+const SEAL_LABEL = "EXPERIMENTAL careof stream seal";
 
 /** How an end without a word is told. */
 export const CLOSED = "the relay's connection was closed";
@@ -66,6 +74,11 @@ export class RelayConnection {
 
   get peerClock(): RelayClock {
     return this.#peerClock;
+  }
+
+  /** A key that both ends have and nobody else, another one for each `context` (RFC 5705). Of SEAL_KEY_BYTES. */
+  sealKey(context: Uint8Array): Buffer {
+    return this.#options.socket.exportKeyingMaterial(SEAL_KEY_BYTES, SEAL_LABEL, Buffer.from(context));
   }
 
   /** False: wait for `onDrain` before sending more. After the end nothing is sent. */

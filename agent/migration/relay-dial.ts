@@ -13,13 +13,13 @@ export interface DialOptions {
   readonly port: number;
   /** 32 bytes, of this move alone. */
   readonly secret: Uint8Array;
-  /** Said in hello: of the connection in clear beside this one; none if empty. */
-  readonly clear: Uint8Array;
+  /** Said in hello: by what the connection beside this one is known, and whether it is in clear. */
+  readonly way: Uint8Array;
+  readonly inClear: boolean;
   readonly clock: Clock;
   readonly limits: RelayLimits;
   /** Everything but hello, pings and pongs. */
   readonly onFrame: (frame: RelayFrame) => void;
-  readonly onDrain: () => void;
   readonly onEnd: (cause: CareofError | null) => void;
 }
 
@@ -28,7 +28,7 @@ export interface DialOptions {
  * @throws CareofError `relay-failed` (retryable): no connection, wrong secret or no hello within `connectMs`; nothing is left behind, and `onEnd` may have been called.
  */
 export async function dialRelay(options: DialOptions): Promise<RelayConnection> {
-  const { address, port, migration, channel, clear, secret, clock, limits } = options;
+  const { address, port, migration, channel, way, inClear, secret, clock, limits } = options;
   const where = `the target's relay at ${address}:${String(port)}`;
   return new Promise<RelayConnection>((resolve, reject) => {
     let socket: TLSSocket | null = null;
@@ -60,19 +60,21 @@ export async function dialRelay(options: DialOptions): Promise<RelayConnection> 
           }
           if (frame.version !== RELAY_VERSION) throw new CareofError("relay-failed", otherVersion("target", frame.version));
           if (frame.migration !== migration || frame.channel !== channel) throw new CareofError("relay-failed", `the target's relay speaks of ${frame.migration}, ${frame.channel}`);
+          if (frame.inClear !== inClear) throw new CareofError("relay-failed", `the target's stream is ${inClear ? "encrypted" : "in clear"}, and this move's is not`);
           if (greeted) throw new CareofError("malformed-relay", "a second hello");
           greeted = true;
           limit.cancel();
           resolve(connection);
         },
-        onDrain: options.onDrain,
+        // What is said in a channel by the source waits for nobody: its hypervisor is not read here.
+        onDrain: () => undefined,
         onEnd: (cause) => {
           // Before its hello an agent of another version hangs up without a word.
           failed(greeted ? "the target's relay hung up" : cause?.code === "relay-failed" && cause.message !== CLOSED ? cause.message : `${where} hung up without its hello: is its careof older than this one (relay version ${String(RELAY_VERSION)})?`, cause);
           options.onEnd(cause);
         },
       });
-      connection.send({ type: "hello", version: RELAY_VERSION, migration, channel, clear });
+      connection.send({ type: "hello", version: RELAY_VERSION, migration, channel, way, inClear });
     });
   });
 }

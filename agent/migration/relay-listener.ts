@@ -1,7 +1,7 @@
 import { createServer as createTcpServer, type AddressInfo, type Server as TcpServer, type Socket } from "node:net";
 import { createServer, type Server, type TLSSocket } from "node:tls";
 import { descriptorOfSocket } from "../../net/socket-descriptor.js";
-import { CLEAR_TOKEN_BYTES } from "../../proto/relay-framing.js";
+import { WAY_TOKEN_BYTES } from "../../proto/relay-framing.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type MigrationId } from "../../model/ids.js";
 import { RELAY_TLS } from "./relay-connection.js";
@@ -9,8 +9,8 @@ import { RELAY_TLS } from "./relay-connection.js";
 /** How long a connection may take to authenticate. */
 export const HANDSHAKE_MS = millis(3000);
 
-/** What a connection in clear begins with, before its token; TLS begins with 0x16 (RFC 5246 §6.2.1). */
-export const CLEAR_MARK = 0x01;
+/** What a channel's way (way-source.ts) begins with, before its token; TLS begins with 0x16 (RFC 5246 §6.2.1). */
+export const WAY_MARK = 0x01;
 
 /** Connections that have not authenticated yet, beside as many as the moves that are expected open: all of them may come from one host, and at once. */
 export interface StrangerLimits {
@@ -42,9 +42,9 @@ export interface Place {
   /** Nobody is let in for this move any more; who was is not touched. Idempotent. */
   leave(): void;
   /**
-   * A connection from `address` that begins with CLEAR_MARK and `token` is handed to `arrived`, once, as a descriptor of which nothing behind the token has been read. Nobody is waited for any more after `leave`.
+   * A connection from `address` that begins with WAY_MARK and `token` is handed to `arrived`, once, as a descriptor of which nothing behind the token has been read. Nobody is waited for any more after `leave`.
    */
-  expectClear(token: Uint8Array, address: string, arrived: (descriptor: number) => void): void;
+  expectWay(token: Uint8Array, address: string, arrived: (descriptor: number) => void): void;
 }
 
 /**
@@ -61,7 +61,7 @@ export class RelayListener {
   /** By migration: a connection names one that need not be well formed. */
   readonly #expected = new Map<string, Expected>();
   /** By token, hexadecimal. */
-  readonly #clear = new Map<string, { readonly migration: MigrationId; readonly address: string; readonly arrived: (descriptor: number) => void }>();
+  readonly #ways = new Map<string, { readonly migration: MigrationId; readonly address: string; readonly arrived: (descriptor: number) => void }>();
   readonly #strangers = new Map<string, Socket>();
   readonly #named = new WeakMap<TLSSocket, Expected>();
   readonly #tls: Server;
@@ -71,7 +71,7 @@ export class RelayListener {
     this.#options = options;
     this.#limits = { ...STRANGERS, ...options.strangers };
     this.#tls = createServer({
-      ...RELAY_TLS, dhparam: "auto", handshakeTimeout: HANDSHAKE_MS,
+      ...RELAY_TLS, dhparam: "auto", honorCipherOrder: true, handshakeTimeout: HANDSHAKE_MS,
       pskCallback: (socket, identity) => {
         const expected = this.#expected.get(identity);
         if (expected === undefined) return null;
@@ -87,7 +87,7 @@ export class RelayListener {
   }
 
   /**
-   * `connections`: so many come by this move, the main one and all further channels. It bounds what waits to be authenticated, and not who is let in.
+   * `connections`: so many come by this move, of all channels and their ways. It bounds what waits to be authenticated, and not who is let in.
    * @throws CareofError `relay-failed` when the address cannot be listened on, or the move is expected already
    */
   async expect(migration: MigrationId, secret: Uint8Array, connections: number, accept: (socket: TLSSocket) => void): Promise<Place> {
@@ -98,7 +98,7 @@ export class RelayListener {
       const port = await this.#listening.port;
       return {
         address: this.#options.address, port, leave: () => { this.#leave(migration); },
-        expectClear: (token, from, arrived) => { if (this.#expected.has(migration)) this.#clear.set(Buffer.from(token).toString("hex"), { migration, address: from, arrived }); },
+        expectWay: (token, from, arrived) => { if (this.#expected.has(migration)) this.#ways.set(Buffer.from(token).toString("hex"), { migration, address: from, arrived }); },
       };
     } catch (thrown) {
       this.#leave(migration);
@@ -107,7 +107,7 @@ export class RelayListener {
   }
 
   #leave(migration: MigrationId): void {
-    for (const [token, { migration: whose }] of [...this.#clear]) if (whose === migration) this.#clear.delete(token);
+    for (const [token, { migration: whose }] of [...this.#ways]) if (whose === migration) this.#ways.delete(token);
     if (!this.#expected.delete(migration) || this.#expected.size > 0) return;
     this.#listening?.server.close();
     this.#listening = null;
@@ -149,11 +149,11 @@ export class RelayListener {
     const sources = [...this.#expected.values()].reduce((sum, { connections }) => sum + connections, 0);
     if (fromThere.length > this.#limits.perAddress + sources) this.#showOut(fromThere[0]);
     else if (this.#strangers.size > this.#limits.all + sources) this.#showOut([...this.#strangers][0]);
-    if (this.#clear.size === 0) this.#tls.emit("connection", socket);
+    if (this.#ways.size === 0) this.#tls.emit("connection", socket);
     else this.#sort(socket, name);
   }
 
-  /** TLS, or one of the connections in clear that are waited for. Who says nothing goes as soon as in a handshake. */
+  /** TLS, or one of the ways that are waited for. Who says nothing goes as soon as in a handshake. */
   #sort(socket: Socket, name: string): void {
     const silent = (): void => {
       socket.destroy();
@@ -161,13 +161,13 @@ export class RelayListener {
     };
     const look = (): void => {
       // Of TLS, too, the first message is longer.
-      const begins: unknown = socket.read(1 + CLEAR_TOKEN_BYTES);
+      const begins: unknown = socket.read(1 + WAY_TOKEN_BYTES);
       if (!(begins instanceof Buffer)) {
         if (socket.readableEnded) silent();
         return;
       }
       socket.off("readable", look).off("end", look).off("timeout", silent).setTimeout(0);
-      if (begins[0] === CLEAR_MARK) this.#takeClear(socket, name, begins);
+      if (begins[0] === WAY_MARK) this.#takeWay(socket, name, begins);
       else {
         socket.unshift(begins);
         this.#tls.emit("connection", socket);
@@ -177,13 +177,13 @@ export class RelayListener {
   }
 
   /** The source writes its token at once, and nothing behind it before it is asked to. */
-  #takeClear(socket: Socket, name: string, begins: Buffer): void {
+  #takeWay(socket: Socket, name: string, begins: Buffer): void {
     const token = begins.subarray(1).toString("hex");
-    const expected = begins.length === 1 + CLEAR_TOKEN_BYTES && socket.readableLength === 0 ? this.#clear.get(token) : undefined;
+    const expected = begins.length === 1 + WAY_TOKEN_BYTES && socket.readableLength === 0 ? this.#ways.get(token) : undefined;
     this.#strangers.delete(name);
     try {
-      if (expected === undefined || expected.address !== socket.remoteAddress) throw new CareofError("bad-token", `${name} came in clear, and was not expected`);
-      this.#clear.delete(token);
+      if (expected === undefined || expected.address !== socket.remoteAddress) throw new CareofError("bad-token", `${name} came with a stream, and was not expected`);
+      this.#ways.delete(token);
       const descriptor = descriptorOfSocket(socket);
       socket.destroy();
       expected.arrived(descriptor);

@@ -1,14 +1,12 @@
 import type { Socket } from "node:net";
 import { CareofError } from "../../model/errors.js";
 import type { RelayFrame } from "../../proto/relay-framing.js";
-import type { ClearSource } from "./clear-source.js";
-import type { ClearTarget } from "./clear-target.js";
-import { RELAY_LIMITS } from "./relay.js";
 import type { RelayConnection } from "./relay-connection.js";
-import { RelayWriter } from "./relay-writer.js";
+import { WaySource } from "./way-source.js";
+import type { WayTarget } from "./way-target.js";
 
 /**
- * One further channel, at either end: a hypervisor's connection ⇄ a connection of the relay of its own. Bytes in order both ways, a slow reader holds back its writer and
+ * One further channel, at either end: a hypervisor's connection ⇄ a connection of the relay of its own, and beside that its way. Bytes in order both ways, a slow reader holds back its writer and
  * nobody else; the end of one side is passed on behind its last byte.
  *
  * ```
@@ -18,13 +16,11 @@ import { RelayWriter } from "./relay-writer.js";
  * ```
  */
 export class RelayPipe {
-  #bytes = 0;
   readonly #hypervisor: Socket;
-  readonly #writer: RelayWriter;
   readonly #onOver: (cause: CareofError | null) => void;
   readonly #onEndHeard: () => void;
-  /** Our hypervisor is not read here: what it says goes in clear. */
-  readonly #unread: boolean;
+  /** At the source our hypervisor is not read here: what it says goes by the way. */
+  readonly #side: "source" | "target";
   #connection: RelayConnection | null = null;
   /** Why our hypervisor's direction has ended; `null` while it has not. */
   #endDetail: string | null = null;
@@ -32,24 +28,25 @@ export class RelayPipe {
   #stalled = false;
   #over = false;
   /** What our hypervisor says goes by it, when we are the source's. */
-  #clearSource: ClearSource | null = null;
+  #waySource: WaySource | null = null;
   /** What the source's hypervisor says comes by it, when we are the target's. */
-  #clearTarget: ClearTarget | null = null;
+  #wayTarget: WayTarget | null = null;
 
   /** Nothing of `hypervisor` is read before `start`. `onOver` is called once; `null`: an orderly end. `onEndHeard`: nothing more comes from the peer. */
-  constructor(hypervisor: Socket, { onOver, onEndHeard = () => undefined, unread = false }: { readonly onOver: (cause: CareofError | null) => void; readonly onEndHeard?: () => void; readonly unread?: boolean }) {
+  constructor(side: "source" | "target", hypervisor: Socket, { onOver, onEndHeard = () => undefined }: { readonly onOver: (cause: CareofError | null) => void; readonly onEndHeard?: () => void }) {
     this.#hypervisor = hypervisor;
     this.#onEndHeard = onEndHeard;
-    this.#unread = unread;
-    this.#writer = new RelayWriter(hypervisor, RELAY_LIMITS.highWaterBytes);
+    this.#side = side;
     this.#onOver = onOver;
     hypervisor.pause();
-    if (!unread) hypervisor.on("data", (chunk: Buffer) => {
-      this.#bytes += chunk.length;
-      if (this.#endDetail === null && this.#connection?.send({ type: "data", data: chunk }) === false) hypervisor.pause();
-    });
-    hypervisor.on("drain", () => { this.#connection?.resume(); });
-    hypervisor.on("end", () => { this.sayEnd("stream-ended"); });
+    if (side === "target") {
+      hypervisor.on("data", (chunk: Buffer) => {
+        if (this.#endDetail === null && this.#connection?.send({ type: "data", data: chunk }) === false) hypervisor.pause();
+      });
+      hypervisor.on("end", () => { this.sayEnd("stream-ended"); });
+    } else {
+      hypervisor.on("drain", () => { this.#connection?.resume(); });
+    }
     hypervisor.on("error", (cause) => { this.sayEnd(`stream-broken: ${cause.message}`); });
     // Whoever is gone reads nothing any more: what still comes for it must not hold up the end behind it.
     hypervisor.on("close", () => {
@@ -60,7 +57,7 @@ export class RelayPipe {
 
   /** Read of our hypervisor. */
   get bytes(): number {
-    return this.#clearSource?.bytes ?? this.#bytes;
+    return this.#waySource?.bytes ?? 0;
   }
 
   /** Whether nothing more comes from the peer. */
@@ -68,49 +65,51 @@ export class RelayPipe {
     return this.#heardEnd || this.#over;
   }
 
-  start(connection: RelayConnection, clear: { readonly source?: ClearSource; readonly target?: ClearTarget } = {}): void {
+  start(connection: RelayConnection, way: WaySource | WayTarget): void {
     this.#connection = connection;
-    this.#clearSource = clear.source ?? null;
-    this.#clearTarget = clear.target ?? null;
-    this.#clearTarget?.to(this.#hypervisor);
-    if (this.#stalled) this.#clearSource?.stall();
+    if (way instanceof WaySource) {
+      this.#waySource = way;
+      if (this.#stalled) way.stall();
+    } else {
+      this.#wayTarget = way;
+      way.to(this.#hypervisor);
+    }
     if (this.#endDetail !== null) this.#sendEnd(connection, this.#endDetail);
     else this.drained();
   }
 
   /** Resolves when the peer has taken all that was read so far, or the channel is over. */
   async taken(): Promise<void> {
-    await (this.#clearSource ?? this.#connection)?.taken();
+    await this.#waySource?.taken();
   }
 
   /** Reads nothing more of our hypervisor. */
   stall(): void {
     this.#stalled = true;
-    this.#clearSource?.stall();
-    this.#hypervisor.pause();
+    this.#waySource?.stall();
   }
 
   /** Reads on. */
   flow(): void {
     this.#stalled = false;
-    this.#clearSource?.flow();
-    if (this.#connection !== null) this.#resume();
+    this.#waySource?.flow();
   }
 
   /** The connection's, as RelayConnection wants them. */
   receive(frame: RelayFrame): void {
-    if (frame.type === "data" && this.#clearTarget === null) {
-      if (!this.#hypervisor.destroyed && !this.#writer.write(frame.data)) this.#connection?.pause();
+    const [source, target] = [this.#waySource, this.#wayTarget];
+    if (frame.type === "data" && this.#side === "source") {
+      if (!this.#hypervisor.destroyed && !this.#hypervisor.write(frame.data)) this.#connection?.pause();
     } else if (frame.type === "close") {
-      if (this.#clearTarget === null) this.#endHeard();
-      else this.#clearTarget.behind(frame.sent, () => { this.#endHeard(); });
-    } else if (frame.type === "mark" && this.#clearTarget !== null) {
+      if (target === null) this.#endHeard();
+      else target.behind(frame.sent, () => { this.#endHeard(); });
+    } else if (frame.type === "mark" && target !== null) {
       const { bytes } = frame;
-      this.#clearTarget.behind(bytes, () => { this.#connection?.send({ type: "marked", bytes }); });
-    } else if (frame.type === "clear" && this.#clearSource !== null) {
-      this.#clearSource.cleared();
-    } else if (frame.type === "marked" && this.#clearSource !== null) {
-      this.#clearSource.marked(frame.bytes);
+      target.behind(bytes, () => { this.#connection?.send({ type: "marked", bytes }); });
+    } else if (frame.type === "begin" && source !== null) {
+      source.begun();
+    } else if (frame.type === "marked" && source !== null) {
+      source.marked(frame.bytes);
     } else {
       throw new CareofError("malformed-relay", `a further channel does not carry "${frame.type}"`);
     }
@@ -123,23 +122,20 @@ export class RelayPipe {
     this.#onEndHeard();
   }
 
+  /** More may be sent. */
   drained(): void {
-    if (!this.#stalled) this.#resume();
+    if (this.#side === "target") this.#hypervisor.resume();
   }
 
-  #resume(): void {
-    if (!this.#unread) this.#hypervisor.resume();
-  }
-
-  /** The way in clear is lost. */
+  /** Its way is lost. */
   broken(cause: CareofError): void {
     this.#finish(cause);
   }
 
   ended(cause: CareofError | null): void {
-    // What the source has said before it ended in order may still wait for what comes in clear.
-    if (this.#clearTarget === null || cause !== null) this.#connectionOver(cause);
-    else this.#clearTarget.behind(0, () => { this.#connectionOver(cause); });
+    // What the source has said before it ended in order may still wait for what comes by the way.
+    if (this.#wayTarget === null || cause !== null) this.#connectionOver(cause);
+    else this.#wayTarget.behind(0, () => { this.#connectionOver(cause); });
   }
 
   #connectionOver(cause: CareofError | null): void {
@@ -156,8 +152,8 @@ export class RelayPipe {
   /** Both ends are cut at once, without `onOver`. */
   destroy(): void {
     this.#over = true;
-    this.#clearSource?.close();
-    this.#clearTarget?.close();
+    this.#waySource?.close();
+    this.#wayTarget?.close();
     this.#connection?.destroy();
     this.#hypervisor.destroy();
   }
@@ -165,14 +161,14 @@ export class RelayPipe {
   /** An orderly end: what has come for our hypervisor still reaches it. Without `onOver`. */
   close(): void {
     this.#over = true;
-    this.#clearSource?.close();
-    this.#clearTarget?.finish();
+    this.#waySource?.close();
+    this.#wayTarget?.finish();
     this.#connection?.destroy();
     this.#hypervisor.destroySoon();
   }
 
   #sendEnd(connection: RelayConnection, reason: string): void {
-    connection.send({ type: "close", reason: "unspecified", detail: reason, sent: this.#clearSource?.last() ?? 0 });
+    connection.send({ type: "close", reason: "unspecified", detail: reason, sent: this.#waySource?.last() ?? 0 });
     this.#settle();
   }
 

@@ -4,12 +4,13 @@ import { createServer, type Server, type Socket } from "node:net";
 import type { Clock } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import type { MigrationId } from "../../model/ids.js";
-import { CLEAR_TOKEN_BYTES, type RelayChannel, type RelayFrame } from "../../proto/relay-framing.js";
-import { ClearSource } from "./clear-source.js";
+import type { PumpSeal } from "../../net/pump.js";
+import { WAY_TOKEN_BYTES, type RelayChannel, type RelayFrame } from "../../proto/relay-framing.js";
 import { RELAY_LIMITS, type Release, type RelayLimits, type SourceRelay } from "./relay.js";
 import type { RelayConnection } from "./relay-connection.js";
 import { dialRelay } from "./relay-dial.js";
 import { RelayPipe } from "./relay-pipe.js";
+import { WaySource } from "./way-source.js";
 
 export interface SourceRelayOptions {
   readonly migration: MigrationId;
@@ -20,7 +21,7 @@ export interface SourceRelayOptions {
   /** Paths of the unix sockets to make for the hypervisor: for its stream, and for the disks. */
   readonly socket: string;
   readonly diskSocket: string;
-  /** What the hypervisor says goes beside the authenticated channels, in clear (clear-source.ts). The same on both sides; as a rule not. */
+  /** The hypervisor's stream is not sealed on its way (way-source.ts). The same on both sides; as a rule it is. */
   readonly clear?: boolean;
   readonly clock: Clock;
   readonly limits?: Partial<RelayLimits>;
@@ -53,21 +54,18 @@ class Relay implements SourceRelay {
   #connection: RelayConnection | null = null;
   readonly #servers: Server[] = [];
   #hypervisor: Socket | null = null;
-  /** Of the main stream's connection in clear; empty: there is none. */
-  readonly #token: Uint8Array;
-  #clear: ClearSource | null = null;
+  /** Of the main stream's way. */
+  readonly #token = randomBytes(WAY_TOKEN_BYTES);
+  #way: WaySource | null = null;
   readonly #pipes = new Map<RelayPipe, Exclude<RelayChannel, "main">>();
-  /** Read of the main stream, and of further channels that are over. */
-  readonly #carried = { main: 0, stream: 0, disk: 0 };
+  /** Read of further channels that are over. */
+  readonly #carried = { stream: 0, disk: 0 };
   #held: Uint8Array[] | null = null;
   /** What came back before our hypervisor has connected. */
   readonly #early: Uint8Array[] = [];
   #heldBytes = 0;
   #endHeld = false;
   #stalled = false;
-  /** Read of the hypervisor, not sent yet. */
-  readonly #read: Buffer[] = [];
-  #readBytes = 0;
   /** The target's, of its `close`. */
   #lastWords = "";
   #disksEnded: () => void = () => undefined;
@@ -79,7 +77,6 @@ class Relay implements SourceRelay {
     this.#limits = { ...RELAY_LIMITS, ...options.limits };
     this.socket = options.socket;
     this.diskSocket = options.diskSocket;
-    this.#token = this.#newToken();
     this.closed = new Promise((resolve) => { this.#settle = resolve; });
   }
 
@@ -88,7 +85,7 @@ class Relay implements SourceRelay {
   }
 
   get bytes(): number {
-    return (this.#clear?.bytes ?? this.#carried.main) + this.#sum("stream");
+    return (this.#way?.bytes ?? 0) + this.#sum("stream");
   }
 
   get diskBytes(): number {
@@ -103,9 +100,8 @@ class Relay implements SourceRelay {
 
   async connect(): Promise<void> {
     const connection = await dialRelay({
-      ...this.#options, channel: "main", clear: this.#token, limits: this.#limits,
+      ...this.#options, channel: "main", way: this.#token, inClear: this.#inClear, limits: this.#limits,
       onFrame: (frame) => { this.#receive(frame); },
-      onDrain: () => { if (!this.#stalled && !this.#inClear) this.#hypervisor?.resume(); },
       onEnd: (cause) => { this.#ended(cause); },
     });
     this.#connection = connection;
@@ -122,7 +118,7 @@ class Relay implements SourceRelay {
   async #listen(path: string, accept: (hypervisor: Socket) => void): Promise<void> {
     // The path is the VM's: an agent that was killed in an earlier migration of it has left its socket there.
     rmSync(path, { force: true });
-    const server = createServer({ allowHalfOpen: true, pauseOnConnect: this.#inClear }, accept);
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, accept);
     this.#servers.push(server);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
@@ -137,21 +133,18 @@ class Relay implements SourceRelay {
   stall(): void {
     if (this.#over) return;
     this.#stalled = true;
-    if (this.#inClear) this.#clear?.stall();
-    else this.#hypervisor?.pause();
+    this.#way?.stall();
     for (const pipe of this.#streams()) pipe.stall();
   }
 
   flow(): void {
     this.#stalled = false;
-    if (this.#inClear) this.#clear?.flow();
-    else this.#hypervisor?.resume();
+    this.#way?.flow();
     for (const pipe of this.#streams()) pipe.flow();
   }
 
   async taken(): Promise<void> {
-    this.#sendRead();
-    await Promise.all([(this.#clear ?? this.#connection)?.taken(), ...this.#streams().map((pipe) => pipe.taken())]);
+    await Promise.all([this.#way?.taken(), ...this.#streams().map((pipe) => pipe.taken())]);
   }
 
   /** The further connections of the hypervisor's stream. */
@@ -179,15 +172,13 @@ class Relay implements SourceRelay {
 
   async release(release: Release): Promise<void> {
     if (this.#connection === null || this.#over) throw new CareofError("relay-failed", "the relay is closed");
-    this.#sendRead();
     this.#released = true;
     for (const pipe of this.#pipes.keys()) pipe.sayEnd("released");
-    await this.#connection.sendLast({ type: "release", ...release, sent: this.#clear?.last() ?? 0 });
+    await this.#connection.sendLast({ type: "release", ...release, sent: this.#way?.last() ?? 0 });
   }
 
   releaseEarly(release: Release): void {
-    this.#sendRead();
-    this.#connection?.send({ type: "release", ...release, sent: this.#clear?.bytes ?? 0 });
+    this.#connection?.send({ type: "release", ...release, sent: this.#way?.bytes ?? 0 });
   }
 
   cut(cause: CareofError): void {
@@ -210,43 +201,16 @@ class Relay implements SourceRelay {
     this.#hypervisor = hypervisor;
     for (const chunk of this.#early.splice(0)) hypervisor.write(chunk);
     hypervisor.on("drain", () => this.#connection?.resume());
-    if (this.#inClear) {
-      hypervisor.on("error", (cause) => { this.#hypervisorEnded(`stream-broken: ${cause.message}`); });
-      const connection = this.#connection;
-      if (connection !== null) this.#clear = this.#openClear(hypervisor, this.#token, connection, (detail) => { this.#hypervisorEnded(detail); }, (cause) => { this.cut(cause); });
-      if (this.#stalled) this.#clear?.stall();
-      return;
-    }
-    hypervisor.on("data", (chunk: Buffer) => { this.#fromHypervisor(chunk); });
-    hypervisor.on("end", () => { this.#hypervisorEnded("stream-ended"); });
     hypervisor.on("error", (cause) => { this.#hypervisorEnded(`stream-broken: ${cause.message}`); });
-  }
-
-  /**
-   * Everything that the hypervisor has ready is read before any of it is encrypted: behind the gate, the guest is stopped only after the last page was taken
-   * from the hypervisor, and is deaf meanwhile.
-   */
-  #fromHypervisor(chunk: Buffer): void {
-    this.#carried.main += chunk.length;
-    this.#readBytes += chunk.length;
-    if (this.#read.push(chunk) === 1) setImmediate(() => { this.#sendRead(); });
-    if (this.#readBytes >= this.#limits.highWaterBytes) this.#hypervisor?.pause();
-  }
-
-  #sendRead(): void {
-    // Not by us: a socket that is read here as well loses what it is read of.
-    if (this.#inClear) return;
-    this.#readBytes = 0;
-    let room = true;
-    for (const data of this.#read.splice(0)) room = this.#connection?.send({ type: "data", data }) ?? true;
-    if (!room) this.#hypervisor?.pause();
-    else if (!this.#stalled) this.#hypervisor?.resume();
+    const connection = this.#connection;
+    if (connection === null) return;
+    this.#way = this.#openWay(hypervisor, this.#token, connection, (detail) => { this.#hypervisorEnded(detail); }, (cause) => { this.cut(cause); });
+    if (this.#stalled) this.#way.stall();
   }
 
   /** The target's hypervisor shall see that no more comes, as if it were connected directly. */
   #hypervisorEnded(reason: string): void {
-    this.#sendRead();
-    if (!this.#released && !this.#over) this.#connection?.send({ type: "close", reason: "relay-failed", detail: reason, sent: this.#clear?.last() ?? 0 });
+    if (!this.#released && !this.#over) this.#connection?.send({ type: "close", reason: "relay-failed", detail: reason, sent: this.#way?.last() ?? 0 });
   }
 
   #receive(frame: RelayFrame): void {
@@ -262,11 +226,11 @@ class Relay implements SourceRelay {
       case "disksEnded":
         this.#disksEnded();
         return;
-      case "clear":
-        this.#clear?.cleared();
+      case "begin":
+        this.#way?.begun();
         return;
       case "marked":
-        this.#clear?.marked(frame.bytes);
+        this.#way?.marked(frame.bytes);
         return;
       default:
         throw new CareofError("malformed-relay", `a target's relay does not send "${frame.type}"`);
@@ -300,8 +264,7 @@ class Relay implements SourceRelay {
       hypervisor.destroy();
       return;
     }
-    const pipe = new RelayPipe(hypervisor, {
-      unread: this.#inClear,
+    const pipe = new RelayPipe("source", hypervisor, {
       onOver: (cause) => {
         this.#pipes.delete(pipe);
         this.#carried[channel] += pipe.bytes;
@@ -310,33 +273,25 @@ class Relay implements SourceRelay {
     });
     this.#pipes.set(pipe, channel);
     if (this.#stalled && channel === "stream") pipe.stall();
-    const token = this.#newToken();
+    const token = randomBytes(WAY_TOKEN_BYTES);
     dialRelay({
-      ...this.#options, channel, clear: token, limits: this.#limits,
+      ...this.#options, channel, way: token, inClear: this.#inClear, limits: this.#limits,
       onFrame: (frame) => { pipe.receive(frame); },
-      onDrain: () => { pipe.drained(); },
       onEnd: (cause) => { pipe.ended(cause); },
-    }).then(
-      (connection) => {
-        if (this.#over) connection.destroy();
-        else if (!this.#inClear) pipe.start(connection);
-        else pipe.start(connection, { source: this.#openClear(hypervisor, token, connection, (detail) => { pipe.sayEnd(detail); }, (cause) => { pipe.broken(cause); }) });
-      },
-      (thrown: unknown) => { this.cut(toCareofError(thrown)); },
-    );
+    }).then((connection) => {
+      if (this.#over) connection.destroy();
+      else pipe.start(connection, this.#openWay(hypervisor, token, connection, (detail) => { pipe.sayEnd(detail); }, (cause) => { pipe.broken(cause); }));
+    }).catch((thrown: unknown) => { this.cut(toCareofError(thrown)); });
   }
 
-  #newToken(): Uint8Array {
-    return this.#inClear ? randomBytes(CLEAR_TOKEN_BYTES) : new Uint8Array(0);
-  }
-
-  #openClear(hypervisor: Socket, token: Uint8Array, connection: RelayConnection, onEnd: (detail: string) => void, onBroken: (cause: CareofError) => void): ClearSource {
+  #openWay(hypervisor: Socket, token: Uint8Array, connection: RelayConnection, onEnd: (detail: string) => void, onBroken: (cause: CareofError) => void): WaySource {
     const { address, port, clock } = this.#options;
-    return new ClearSource({ address, port, token, hypervisor, clock, connectMs: this.#limits.connectMs, mark: (bytes) => { connection.send({ type: "mark", bytes }); }, onEnd, onBroken });
+    const seal: PumpSeal = this.#inClear ? { kind: "none" } : { kind: "seal", key: connection.sealKey(token) };
+    return new WaySource({ address, port, token, hypervisor, seal, clock, connectMs: this.#limits.connectMs, mark: (bytes) => { connection.send({ type: "mark", bytes }); }, onEnd, onBroken });
   }
 
   #closeAll(): void {
-    this.#clear?.close();
+    this.#way?.close();
     this.#hypervisor?.destroy();
     for (const pipe of this.#pipes.keys()) pipe.destroy();
     for (const server of this.#servers.splice(0)) server.close();

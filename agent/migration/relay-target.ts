@@ -3,14 +3,14 @@ import type { TLSSocket } from "node:tls";
 import type { Clock } from "../../model/clock.js";
 import { CareofError } from "../../model/errors.js";
 import type { MigrationId } from "../../model/ids.js";
-import { CLEAR_TOKEN_BYTES, type RelayFrame, type RelayHello } from "../../proto/relay-framing.js";
-import { ClearTarget, type ClearTargetOptions } from "./clear-target.js";
+import type { PumpSeal } from "../../net/pump.js";
+import { WAY_TOKEN_BYTES, type RelayFrame, type RelayHello } from "../../proto/relay-framing.js";
 import { RELAY_LIMITS, RELAY_SILENCE, otherVersion, RELAY_VERSION, type Release, type TargetRelay } from "./relay.js";
 import type { RelayClockReading } from "./relay-clock.js";
 import { RelayConnection } from "./relay-connection.js";
 import { HANDSHAKE_MS, type Place, type RelayListener } from "./relay-listener.js";
 import { RelayPipe } from "./relay-pipe.js";
-import { RelayWriter } from "./relay-writer.js";
+import { WayTarget, type WayTargetOptions } from "./way-target.js";
 
 export interface TargetRelayOptions {
   readonly migration: MigrationId;
@@ -22,7 +22,7 @@ export interface TargetRelayOptions {
   readonly socket: string;
   /** Unix socket on which its NBD server already listens, where disks are to be copied. */
   readonly diskSocket?: string;
-  /** What the source's hypervisor says comes beside the authenticated channels, in clear (clear-target.ts). The same on both sides; as a rule not. */
+  /** The source's stream is not sealed on its way (way-target.ts). The same on both sides; as a rule it is. */
   readonly clear?: boolean;
   readonly clock: Clock;
   /** Somebody knew the secret and did not speak as the move's source does. For the log. */
@@ -58,8 +58,7 @@ class Relay implements TargetRelay {
   #give: (release: Release) => void = () => undefined;
   #connection: RelayConnection | null = null;
   #hypervisor: Socket | null = null;
-  #writer: RelayWriter | null = null;
-  #clear: ClearTarget | null = null;
+  #way: WayTarget | null = null;
   readonly #pipes = new Set<RelayPipe>();
   /** Authenticated, and has not said hello. */
   readonly #newcomers = new Set<RelayConnection>();
@@ -83,7 +82,7 @@ class Relay implements TargetRelay {
 
   async listen(): Promise<void> {
     const { listener, migration, secret, channels } = this.#options;
-    this.#place = await listener.expect(migration, secret, (this.#inClear ? 2 : 1) * (1 + channels), (socket) => { this.#accept(socket); });
+    this.#place = await listener.expect(migration, secret, 2 * (1 + channels), (socket) => { this.#accept(socket); });
     this.address = this.#place.address;
     this.port = this.#place.port;
   }
@@ -104,8 +103,8 @@ class Relay implements TargetRelay {
   #finish(cause: CareofError | null): void {
     this.#over = true;
     this.#place?.leave();
-    if (cause === null) this.#clear?.finish();
-    else this.#clear?.close();
+    if (cause === null) this.#way?.finish();
+    else this.#way?.close();
     if (cause === null) this.#connection?.destroy();
     else this.#connection?.giveUp(cause);
     for (const newcomer of this.#newcomers) newcomer.destroy();
@@ -168,12 +167,13 @@ class Relay implements TargetRelay {
     const { migration, socket, diskSocket } = this.#options;
     if (hello.migration !== migration) throw new CareofError("relay-failed", `a relay for ${hello.migration} came`);
     if (hello.version !== RELAY_VERSION) throw this.#otherVersion(connection, hello.version);
-    if (hello.clear.length !== (this.#inClear ? CLEAR_TOKEN_BYTES : 0)) throw new CareofError("relay-failed", `the source's stream is ${this.#inClear ? "encrypted" : "in clear"}, and this move's is not`);
-    const welcome = (): void => { connection.send({ type: "hello", version: RELAY_VERSION, migration, channel: hello.channel, clear: new Uint8Array(0) }); };
+    if (hello.way.length !== WAY_TOKEN_BYTES) throw new CareofError("malformed-relay", "a hello that announces no way");
+    if (hello.inClear !== this.#inClear) throw new CareofError("relay-failed", `the source's stream is ${this.#inClear ? "encrypted" : "in clear"}, and this move's is not`);
+    const welcome = (): void => { connection.send({ type: "hello", version: RELAY_VERSION, migration, channel: hello.channel, way: new Uint8Array(0), inClear: this.#inClear }); };
     if (hello.channel === "main") {
       if (this.#connection !== null) throw new CareofError("relay-failed", "a second main stream came");
       this.#connection = connection;
-      if (this.#inClear) this.#clear = this.#expectClear(hello.clear, address, connection, { onReadable: () => { this.#connectHypervisor(); }, onBroken: (cause) => { this.cut(cause); } });
+      this.#way = this.#expectWay(hello.way, address, connection, { onReadable: () => { this.#connectHypervisor(); }, onBroken: (cause) => { this.cut(cause); } });
       this.#greeted();
       welcome();
       return {
@@ -186,22 +186,23 @@ class Relay implements TargetRelay {
     if (this.#connection === null || this.#release !== null) throw new CareofError("relay-failed", `a channel "${hello.channel}" came without the main stream`);
     if (path === undefined) throw new CareofError("relay-failed", `a channel "${hello.channel}" came that this move has not`);
     if (this.#pipes.size >= RELAY_LIMITS.maxChannels) throw new CareofError("relay-failed", `more than ${String(RELAY_LIMITS.maxChannels)} channels`);
-    const pipe = new RelayPipe(connect({ path, allowHalfOpen: true }), { onOver: (cause) => { this.#channelOver(pipe, cause); }, onEndHeard: () => { this.#settleRelease(); } });
+    const pipe = new RelayPipe("target", connect({ path, allowHalfOpen: true }), { onOver: (cause) => { this.#channelOver(pipe, cause); }, onEndHeard: () => { this.#settleRelease(); } });
     this.#pipes.add(pipe);
-    const clear = this.#inClear ? { target: this.#expectClear(hello.clear, address, connection, { onBroken: (cause) => { this.cut(cause); } }) } : {};
+    const way = this.#expectWay(hello.way, address, connection, { onBroken: (cause) => { this.cut(cause); } });
     welcome();
-    pipe.start(connection, clear);
+    pipe.start(connection, way);
     return pipe;
   }
 
   /** Before the source hears of it: it comes at once then. */
-  #expectClear(token: Uint8Array, address: string, connection: RelayConnection, on: Pick<ClearTargetOptions, "onReadable" | "onBroken">): ClearTarget {
-    const clear = new ClearTarget({ ...on, clock: this.#options.clock, silenceMs: RELAY_SILENCE });
-    this.#place?.expectClear(token, address, (descriptor) => {
-      clear.arrived(descriptor);
-      connection.send({ type: "clear" });
+  #expectWay(token: Uint8Array, address: string, connection: RelayConnection, on: Pick<WayTargetOptions, "onReadable" | "onBroken">): WayTarget {
+    const seal: PumpSeal = this.#inClear ? { kind: "none" } : { kind: "open", key: connection.sealKey(token) };
+    const way = new WayTarget({ ...on, seal, clock: this.#options.clock, silenceMs: RELAY_SILENCE });
+    this.#place?.expectWay(token, address, (descriptor) => {
+      way.arrived(descriptor);
+      connection.send({ type: "begin" });
     });
-    return clear;
+    return way;
   }
 
   /** It knows the secret, so it is the source, and nothing will come of this move: both sides hear why at once. */
@@ -230,11 +231,6 @@ class Relay implements TargetRelay {
     switch (frame.type) {
       case "hello":
         throw new CareofError("malformed-relay", "a second hello");
-      case "data":
-        if (this.#clear !== null) throw new CareofError("malformed-relay", "data where it comes in clear");
-        this.#writer ??= this.#connectHypervisor();
-        if (!this.#writer.write(frame.data)) this.#connection?.pause();
-        return;
       case "close":
         this.#lastWords = frame.detail;
         this.#behind(frame.sent, () => { this.#hypervisor?.end(); });
@@ -249,7 +245,8 @@ class Relay implements TargetRelay {
       case "mark":
         this.#behind(frame.bytes, () => { this.#connection?.send({ type: "marked", bytes: frame.bytes }); });
         return;
-      case "clear":
+      case "data":
+      case "begin":
       case "marked":
         throw new CareofError("malformed-relay", `a source's relay does not send "${frame.type}"`);
       case "endDisks":
@@ -264,23 +261,21 @@ class Relay implements TargetRelay {
   }
 
   /** Not before there is something to read: with multifd QEMU waits for a connection's first bytes and does nothing else meanwhile, so that it could not serve the disks that come first. */
-  #connectHypervisor(): RelayWriter {
+  #connectHypervisor(): void {
     const hypervisor = connect({ path: this.#options.socket, allowHalfOpen: true });
     this.#hypervisor = hypervisor;
-    this.#clear?.to(hypervisor);
+    this.#way?.to(hypervisor);
     hypervisor.on("data", (chunk: Buffer) => {
       if (this.#connection?.send({ type: "data", data: chunk }) === false) hypervisor.pause();
     });
-    hypervisor.on("drain", () => { this.#connection?.resume(); });
     hypervisor.on("end", () => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: "stream ended", sent: 0 }); });
     hypervisor.on("error", (cause) => { this.#connection?.send({ type: "close", reason: "relay-failed", detail: cause.message, sent: 0 }); });
-    return new RelayWriter(hypervisor, RELAY_LIMITS.highWaterBytes);
   }
 
-  /** In clear, what the source says stands behind bytes that come by another way. */
+  /** What the source says stands behind bytes that come by its way. */
   #behind(sent: number, then: () => void): void {
-    if (this.#clear === null) then();
-    else this.#clear.behind(sent, then);
+    if (this.#way === null) then();
+    else this.#way.behind(sent, then);
   }
 
   #ended(cause: CareofError | null): void {

@@ -16,7 +16,7 @@ export interface RelayLimits {
   readonly connectMs: Millis;
   /** Bytes of the way back that the gate holds; more is an error (QEMU's acknowledgement is a few bytes). */
   readonly maxHeldBytes: number;
-  /** Bytes that wait for a slow reader before the writer is paused. */
+  /** Bytes of the way back that wait for a slow reader before the writer is paused. */
   readonly highWaterBytes: number;
   /** Further channels at a time, both kinds together. */
   readonly maxChannels: number;
@@ -28,8 +28,8 @@ const MAX_DISKS = 64;
 export const RELAY_LIMITS: RelayLimits = { connectMs: millis(10_000), maxHeldBytes: 1 << 20, highWaterBytes: 4 << 20, maxChannels: MAX_DISKS + MAX_CHANNELS };
 
 /**
- * The source's half: hypervisor's unix sockets ⇄ authenticated, encrypted TCP. Contract:
- * each connection of the hypervisor is a channel of its own (in clear, what the source's hypervisor says on it goes beside that channel, past this process), carried byte for byte and in order, the end of either hypervisor's side behind its last byte; a channel
+ * The source's half: hypervisor's unix sockets ⇄ authenticated, encrypted channels, and beside them the stream, sealed unless the move is in clear. Contract:
+ * each connection of the hypervisor is a channel of its own (what the source's hypervisor says on it goes beside that, by its way, way-source.ts), carried byte for byte and in order, the end of either hypervisor's side behind its last byte; a channel
  * that is not read holds back its own writer and no other. `closed` resolves once, when nothing will be
  * carried any more, with why (`null`: an orderly end after a release). After `cut`, or when a channel is lost, both hypervisors see all connections closed at once.
  */
@@ -45,9 +45,9 @@ export interface SourceRelay {
   readonly diskBytes: number;
   /** Shuts the gate: what comes from the target on the main stream waits. Idempotent. */
   hold(): void;
-  /** Reads nothing more of the hypervisor's stream (in clear: within a moment), over all its connections; it soon stands still with its next write. Idempotent. */
+  /** Reads nothing more of the hypervisor's stream, within a moment, over all its connections; it soon stands still with its next write. Idempotent. */
   stall(): void;
-  /** Resolves when all that was read so far has come to the target, but for what waits there to be written (`highWaterBytes` at most, in clear what its socket holds), or the relay is closed. */
+  /** Resolves when all that was read so far has come to the target, but for what waits there in the socket to its hypervisor, or the relay is closed. */
   taken(): Promise<void>;
   /** Reads on. Idempotent. */
   flow(): void;
@@ -78,7 +78,7 @@ export interface TargetRelay {
   readonly disksDone: Promise<number>;
   /** The answer to it: nothing here exports them any more. */
   disksEnded(disks: number): void;
-  /** Resolves with the source's RELEASE, when all further channels have ended too (in clear, when our hypervisor has been handed all of the stream too); never, if there is none before the end. */
+  /** Resolves with the source's RELEASE, when all further channels have ended too and our hypervisor has been handed all of the stream; never, if there is none before the end. */
   readonly released: Promise<Release>;
   /** The difference of both hosts' clocks as known now; `null` before the first comparison. */
   clock(): RelayClockReading | null;
@@ -89,7 +89,7 @@ export interface TargetRelay {
 export const RELAY_SILENCE: Millis = millis(8_000);
 
 /** Version of the relay's frames, said in hello. */
-export const RELAY_VERSION = 3;
+export const RELAY_VERSION = 4;
 
 /** Versions are not mixed: a relay of another one has other channels, and RELEASE would not mean the same. */
 export function otherVersion(peer: "source" | "target", version: number): string {

@@ -11,13 +11,13 @@ import { epochs, migrations, reasons } from "./arbitraries.js";
 const stamps = fc.double({ min: 0, noNaN: true, noDefaultInfinity: true }).map((value) => millis(value + 0));
 const frames: Arbitrary<RelayFrame> = fc.oneof(
   fc.record({ type: fc.constant("data" as const), data: fc.uint8Array({ minLength: 1, maxLength: 300 }) }),
-  fc.record({ type: fc.constant("hello" as const), version: fc.nat(), migration: migrations, channel: fc.constantFrom("main" as const, "stream" as const, "disk" as const), clear: fc.constantFrom(new Uint8Array(0), new Uint8Array(32).fill(7)) }),
+  fc.record({ type: fc.constant("hello" as const), version: fc.nat(), migration: migrations, channel: fc.constantFrom("main" as const, "stream" as const, "disk" as const), way: fc.constantFrom(new Uint8Array(0), new Uint8Array(32).fill(7)), inClear: fc.boolean() }),
   fc.record({ type: fc.constant("ping" as const), sentAt: stamps }),
   fc.record({ type: fc.constant("pong" as const), sentAt: stamps, answeredAt: stamps }),
   fc.record({ type: fc.constant("release" as const), migration: migrations, epoch: epochs, stopAt: stamps, sent: fc.nat() }),
   fc.record({ type: fc.constant("close" as const), reason: reasons, detail: fc.string({ unit: "binary", maxLength: 400 }), sent: fc.nat() }),
   fc.record({ type: fc.constantFrom("endDisks" as const, "disksEnded" as const), disks: fc.nat() }),
-  fc.record({ type: fc.constant("clear" as const) }),
+  fc.record({ type: fc.constant("begin" as const) }),
   fc.record({ type: fc.constantFrom("mark" as const, "marked" as const), bytes: fc.nat() }),
 ).map((frame) => ({ ...frame }));
 
@@ -41,9 +41,9 @@ function wire(frames: readonly RelayFrame[]): Uint8Array {
 t.test("the documented bytes", (t) => {
   const documented: readonly (readonly [RelayFrame, string])[] = [
     [{ type: "data", data: Uint8Array.of(0xde, 0xad) }, "01 00000002 dead"],
-    [{ type: "hello", version: 3, migration, channel: "main", clear: new Uint8Array(0) }, "02 0000000a 0803 1206 776562314037"],
-    [{ type: "hello", version: 3, migration, channel: "disk", clear: new Uint8Array(0) }, "02 00000010 0803 1206 776562314037 1a04 6469736b"],
-    [{ type: "hello", version: 3, migration, channel: "main", clear: new Uint8Array(32).fill(7) }, `02 0000002c 0803 1206 776562314037 2220 ${"07".repeat(32)}`],
+    [{ type: "hello", version: 4, migration, channel: "main", way: new Uint8Array(0), inClear: false }, "02 0000000a 0804 1206 776562314037"],
+    [{ type: "hello", version: 4, migration, channel: "disk", way: new Uint8Array(32).fill(7), inClear: false }, `02 00000032 0804 1206 776562314037 1a04 6469736b 2220 ${"07".repeat(32)}`],
+    [{ type: "hello", version: 4, migration, channel: "main", way: new Uint8Array(32).fill(7), inClear: true }, `02 0000002e 0804 1206 776562314037 2220 ${"07".repeat(32)} 2801`],
     [{ type: "ping", sentAt: millis(1.5) }, "03 00000009 09 000000000000f83f"],
     [{ type: "pong", sentAt: millis(1.5), answeredAt: millis(2) }, "04 00000012 09 000000000000f83f 11 0000000000000040"],
     [{ type: "release", migration, epoch: epoch(7), stopAt: millis(2), sent: 0 }, "05 00000013 0a06 776562314037 1007 19 0000000000000040"],
@@ -51,7 +51,7 @@ t.test("the documented bytes", (t) => {
     [{ type: "close", reason: "timed-out", detail: "", sent: 0 }, "07 0000000b 0a09 74696d65642d6f7574"],
     [{ type: "endDisks", disks: 1 }, "08 00000002 0801"],
     [{ type: "disksEnded", disks: 1 }, "09 00000002 0801"],
-    [{ type: "clear" }, "0a 00000000"],
+    [{ type: "begin" }, "0a 00000000"],
     [{ type: "mark", bytes: 300 }, "0b 00000003 08ac02"],
     [{ type: "marked", bytes: 300 }, "0c 00000003 08ac02"],
   ];

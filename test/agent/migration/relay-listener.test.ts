@@ -45,7 +45,11 @@ void t.test("one listener for all moves of a host, on one port, told apart by th
   const [first, second] = moves;
   const dial = (identity: string, psk: Uint8Array): Promise<string> => new Promise((resolve) => {
     const socket = connectTls({ ...RELAY_TLS, host: "127.0.0.1", port, pskCallback: () => ({ psk, identity }), checkServerIdentity: () => undefined });
-    socket.once("secureConnect", () => { socket.destroy(); resolve("in"); }).once("error", () => { resolve("refused"); });
+    socket.once("secureConnect", () => {
+      test.match([socket.getCipher().name, socket.getEphemeralKeyInfo()], ["ECDHE-PSK-CHACHA20-POLY1305", { type: "ECDH", name: "X25519" }], "an exchange that a secret learned later does not undo");
+      socket.destroy();
+      resolve("in");
+    }).once("error", () => { resolve("refused"); });
   });
   test.equal(await dial(first?.name ?? "", second?.secret ?? randomBytes(32)), "refused", "the secret of another move opens nothing");
   for (const { target } of opened) {

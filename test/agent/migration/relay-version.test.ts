@@ -20,7 +20,7 @@ const directory = mkdtempSync(join(tmpdir(), "careof-relay-"));
 t.teardown(() => { rmSync(directory, { recursive: true, force: true }); });
 
 const write = (socket: TLSSocket, frame: RelayFrame): void => { for (const part of encodeRelay(frame)) socket.write(part); };
-const hello = (version: number): RelayFrame => ({ type: "hello", version, migration, channel: "main", clear: new Uint8Array(0) });
+const hello = (version: number, inClear = false): RelayFrame => ({ type: "hello", version, migration, channel: "main", way: new Uint8Array(0), inClear });
 
 await t.test("a source of an older careof is told which version this host speaks, and the target gives up at once", async (t) => {
   const hypervisor = createServer();
@@ -32,7 +32,7 @@ await t.test("a source of an older careof is told which version this host speaks
   const heard: RelayFrame[] = [];
   socket.on("error", () => undefined).on("data", (chunk: Buffer) => { heard.push(...parser.push(chunk)); });
   socket.once("secureConnect", () => { write(socket, hello(1)); });
-  const says = /careof of the source speaks version 1 of the relay, and this host's version 3: update the older one/;
+  const says = /careof of the source speaks version 1 of the relay, and this host's version 4: update the older one/;
   t.match(await target.closed, { code: "relay-failed", message: says });
   await new Promise<void>((resolve) => { socket.once("close", () => { resolve(); }); });
   t.match(heard.filter(({ type }) => type !== "ping"), [{ type: "close", detail: says }]);
@@ -40,10 +40,11 @@ await t.test("a source of an older careof is told which version this host speaks
 
 await t.test("a target of an older careof is named as such, whatever it does", async (t) => {
   for (const [what, answer, says] of [
-    ["it hangs up", (socket: TLSSocket) => { socket.destroy(); }, /hung up without its hello: is its careof older than this one \(relay version 3\)/],
+    ["it hangs up", (socket: TLSSocket) => { socket.destroy(); }, /hung up without its hello: is its careof older than this one \(relay version 4\)/],
     ["it hangs up in order", (socket: TLSSocket) => { socket.end(); }, /hung up without its hello: is its careof older/],
     ["it says its version", (socket: TLSSocket) => { write(socket, hello(1)); }, /careof of the target speaks version 1 of the relay/],
-    ["it says why", (socket: TLSSocket) => { write(socket, { type: "close", reason: "unsupported-version", detail: "version 4 here", sent: 0 }); }, /refuses: version 4 here/],
+    ["it is of this version, and means another stream", (socket: TLSSocket) => { write(socket, hello(4, true)); }, /the target's stream is in clear, and this move's is not/],
+    ["it says why", (socket: TLSSocket) => { write(socket, { type: "close", reason: "unsupported-version", detail: "version 5 here", sent: 0 }); }, /refuses: version 5 here/],
   ] as const) {
     const server = createTlsServer({ ...RELAY_TLS, dhparam: "auto", pskCallback: () => secret }, (socket) => {
       socket.on("error", () => undefined).once("data", () => { answer(socket); });

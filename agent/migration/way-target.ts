@@ -2,7 +2,7 @@ import type { Socket } from "node:net";
 import type { Clock, Timer } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type Millis } from "../../model/ids.js";
-import { Pump } from "../../net/pump.js";
+import { Pump, type PumpSeal } from "../../net/pump.js";
 import { descriptorOfSocket, sendBuffer } from "../../net/socket-descriptor.js";
 import { close, open } from "../../net/syscall.js";
 
@@ -16,8 +16,10 @@ const WRITE_ONLY = 1;
 /** After an orderly end, what is still on its way has so long to come. */
 const LINGER_MS = millis(2000);
 
-export interface ClearTargetOptions {
+export interface WayTargetOptions {
   readonly clock: Clock;
+  /** `seal` is the source's. */
+  readonly seal: PumpSeal;
   /** While something waits for what comes by it, and our hypervisor waits for it too, nothing for so long is the way's end. */
   readonly silenceMs: Millis;
   /** Once: there is something for our hypervisor. */
@@ -27,11 +29,11 @@ export interface ClearTargetOptions {
 }
 
 /**
- * The target's end of a channel's way in clear (clear-source.ts): what comes by it goes to our hypervisor. What the source says in the channel itself about the bytes before it waits until they
+ * The target's end of a channel's way (way-source.ts): what comes by it goes to our hypervisor. What the source says in the channel itself about the bytes before it waits until they
  * are there. A hypervisor that is gone is no fault of the way: what comes for it is dropped.
  */
-export class ClearTarget {
-  readonly #options: ClearTargetOptions;
+export class WayTarget {
+  readonly #options: WayTargetOptions;
   #pump: Pump | null = null;
   #hypervisor: Socket | null = null;
   #last: Promise<void> | null = null;
@@ -40,7 +42,7 @@ export class ClearTarget {
   #ended = false;
   #over = false;
 
-  constructor(options: ClearTargetOptions) {
+  constructor(options: WayTargetOptions) {
     this.#options = options;
   }
 
@@ -57,9 +59,9 @@ export class ClearTarget {
         onOver: (cause) => {
           this.#ended = true;
           if (this.#over) this.close();
-          else if (cause !== null) this.#break(new CareofError("relay-failed", `the stream in clear broke: ${cause.message}`, { cause }));
+          else if (cause !== null) this.#break(new CareofError("relay-failed", `the stream broke: ${cause.message}`, { cause }));
         },
-      });
+      }, this.#options.seal);
       this.#flow();
     });
   }
@@ -86,10 +88,10 @@ export class ClearTarget {
       }
       if (this.#over) return;
       if ((this.#pump?.written ?? 0) >= sent) then();
-      else this.#break(new CareofError("relay-failed", "the stream in clear ended before all of it had come"));
+      else this.#break(new CareofError("relay-failed", "the stream ended before all of it had come"));
     });
     this.#last = last;
-    this.#watch ??= this.#look(this.#pump?.read ?? 0);
+    this.#watch ??= this.#look(this.#pump?.come ?? 0);
     last.catch((thrown: unknown) => { this.#break(toCareofError(thrown)); });
   }
 
@@ -98,7 +100,7 @@ export class ClearTarget {
     this.#over = true;
     this.#watch?.cancel();
     if (this.#ended) this.close();
-    else if (this.#pump !== null) this.#watch = this.#options.clock.after("relay-clear-linger", LINGER_MS, () => { this.close(); });
+    else if (this.#pump !== null) this.#watch = this.#options.clock.after("relay-way-linger", LINGER_MS, () => { this.close(); });
   }
 
   /** Idempotent; without a word to anybody. */
@@ -110,12 +112,12 @@ export class ClearTarget {
 
   /** A connection over which nothing comes says so to nobody. */
   #look(before: number): Timer {
-    return this.#options.clock.after("relay-clear-silence", this.#options.silenceMs, () => {
+    return this.#options.clock.after("relay-way-silence", this.#options.silenceMs, () => {
       this.#watch = null;
       if (this.#last === null || this.#over) return;
-      const { read, written } = this.#pump ?? { read: 0, written: 0 };
-      if (read === before && written === read) this.#break(new CareofError("relay-failed", `nothing came in clear for ${String(this.#options.silenceMs)} ms`));
-      else this.#watch = this.#look(read);
+      const { come, read, written } = this.#pump ?? { come: 0, read: 0, written: 0 };
+      if (come === before && written === read) this.#break(new CareofError("relay-failed", `nothing of the stream came for ${String(this.#options.silenceMs)} ms`));
+      else this.#watch = this.#look(come);
     });
   }
 

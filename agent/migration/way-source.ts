@@ -2,15 +2,15 @@ import { connect, type Socket } from "node:net";
 import type { Clock, Timer } from "../../model/clock.js";
 import { CareofError, toCareofError } from "../../model/errors.js";
 import { millis, type Millis } from "../../model/ids.js";
-import { Pump } from "../../net/pump.js";
+import { Pump, type PumpSeal } from "../../net/pump.js";
 import { descriptorOfSocket } from "../../net/socket-descriptor.js";
 import { close } from "../../net/syscall.js";
-import { CLEAR_MARK } from "./relay-listener.js";
+import { WAY_MARK } from "./relay-listener.js";
 
 /** So often the target is asked whether what was sent has come: a way that falls silent would say so to nobody. */
 const ASK_MS = millis(2000);
 
-export interface ClearSourceOptions {
+export interface WaySourceOptions {
   /** The target's relay. */
   readonly address: string;
   readonly port: number;
@@ -18,6 +18,8 @@ export interface ClearSourceOptions {
   readonly token: Uint8Array;
   /** Not read by anybody yet. */
   readonly hypervisor: Socket;
+  /** `open` is the target's. */
+  readonly seal: PumpSeal;
   readonly clock: Clock;
   /** Until the target has the connection. */
   readonly connectMs: Millis;
@@ -30,20 +32,20 @@ export interface ClearSourceOptions {
 }
 
 /**
- * The source's end of a channel's way in clear: what our hypervisor says goes to the target by a TCP connection of its own, which the kernel carries (net/pump.ts), beside the
- * authenticated one. That one has announced it; nothing else proves where it comes from, and nobody who sees the network is kept from reading it.
+ * The source's end of a channel's way: what our hypervisor says goes to the target by a TCP connection of its own, on a thread of its own (net/pump.ts), beside the authenticated one, which has announced it.
+ * It is sealed under a key of that one, unless the move is to be in clear: then nothing but the token proves where it comes from, and nobody who sees the network is kept from reading it.
  *
  * ```
- *   dialing ── token sent, and the target's `clear` ──▶ carrying ── our hypervisor's end ──▶ ended (`onEnd`)
+ *   dialing ── token sent, and the target's `begin` ──▶ carrying ── our hypervisor's end ──▶ ended (`onEnd`)
  *      └────────── no connection, or lost ─────────────────┴──────▶ broken (`onBroken`)
  * ```
  */
-export class ClearSource {
-  readonly #options: ClearSourceOptions;
+export class WaySource {
+  readonly #options: WaySourceOptions;
   readonly #dialed: Socket;
   readonly #limit: Timer;
   #descriptor: number | null = null;
-  #cleared = false;
+  #begun = false;
   #pump: Pump | null = null;
   #stalled = false;
   #told = false;
@@ -51,17 +53,17 @@ export class ClearSource {
   #over = false;
   #awaited: { readonly bytes: number; readonly resolve: () => void }[] = [];
 
-  constructor(options: ClearSourceOptions) {
+  constructor(options: WaySourceOptions) {
     this.#options = options;
     const { address, port, token } = options;
     const where = `the target's relay at ${address}:${String(port)}`;
-    this.#limit = options.clock.after("relay-clear", options.connectMs, () => { this.#break(new CareofError("relay-failed", `${where} does not take the stream in clear`)); });
+    this.#limit = options.clock.after("relay-way", options.connectMs, () => { this.#break(new CareofError("relay-failed", `${where} does not take the stream`)); });
     const dialed = connect({ host: address, port });
     this.#dialed = dialed;
     dialed.setNoDelay(true);
-    dialed.on("error", (cause) => { this.#break(new CareofError("relay-failed", `no connection in clear to ${where}: ${cause.message}`, { cause })); });
+    dialed.on("error", (cause) => { this.#break(new CareofError("relay-failed", `no connection for the stream to ${where}: ${cause.message}`, { cause })); });
     dialed.once("connect", () => {
-      dialed.write(Buffer.concat([Uint8Array.of(CLEAR_MARK), token]), (cause) => { if (cause === null || cause === undefined) this.#sent(); });
+      dialed.write(Buffer.concat([Uint8Array.of(WAY_MARK), token]), (cause) => { if (cause === null || cause === undefined) this.#sent(); });
     });
   }
 
@@ -78,9 +80,9 @@ export class ClearSource {
     return bytes;
   }
 
-  /** The target's `clear`. */
-  cleared(): void {
-    this.#cleared = true;
+  /** The target's `begin`. */
+  begun(): void {
+    this.#begun = true;
     this.#begin();
   }
 
@@ -132,13 +134,13 @@ export class ClearSource {
 
   #begin(): void {
     const to = this.#descriptor;
-    if (to === null || !this.#cleared || this.#over || this.#pump !== null) return;
+    if (to === null || !this.#begun || this.#over || this.#pump !== null) return;
     this.#limit.cancel();
     this.#safely(() => {
       this.#pump = new Pump(descriptorOfSocket(this.#options.hypervisor), {
         onOver: (broken) => { this.#options.onEnd(broken === null ? "stream-ended" : `stream-broken: ${broken.message}`); },
-        onRefused: (cause) => { this.#break(new CareofError("relay-failed", `the stream in clear broke: ${cause.message}`, { cause })); },
-      });
+        onRefused: (cause) => { this.#break(new CareofError("relay-failed", `the stream broke: ${cause.message}`, { cause })); },
+      }, this.#options.seal);
       if (this.#stalled) this.#pump.stall();
       this.#pump.to(to);
       this.#keepAsking(0);
@@ -146,14 +148,16 @@ export class ClearSource {
   }
 
   #keepAsking(before: number): void {
-    this.#asks = this.#options.clock.after("relay-clear-mark", ASK_MS, () => {
+    this.#asks = this.#options.clock.after("relay-way-mark", ASK_MS, () => {
       if (this.#over || this.#told) return;
       const { bytes } = this;
-      if (bytes > before && this.#awaited.length === 0) {
+      const asks = bytes > before && this.#awaited.length === 0;
+      if (asks) {
         this.#awaited.push({ bytes, resolve: () => undefined });
         this.#options.mark(bytes);
       }
-      this.#keepAsking(bytes);
+      // What was not asked about is asked about next time, though no more should have come by then.
+      this.#keepAsking(asks ? bytes : before);
     });
   }
 
