@@ -204,8 +204,7 @@ export class Departure {
       await this.#guest?.destroy();
       this.#bury();
       await this.#retireDisks();
-      if (!comesBack) await this.#detach();
-      else if (this.#mine) this.#context.network.makeRoom(this.#file.spec.vm);
+      await this.#detach(comesBack);
     } catch (thrown) {
       // A hypervisor that the kernel does not let go of, say: nobody asks for this again, since the home agent was told that it is done.
       if (!this.#closed) this.#dismantleAfter(this.#pauses.next().value);
@@ -267,8 +266,10 @@ export class Departure {
     }
   }
 
-  async #detach(): Promise<void> {
-    if (this.#mine) await this.#context.network.detach(this.#file.spec.vm);
+  async #detach(comesBack = false): Promise<void> {
+    const { network } = this.#context;
+    const { vm } = this.#file.spec;
+    if (this.#mine) await (comesBack ? network.makeRoom(vm) : network.detach(vm));
   }
 
   #report(event: Body<"released"> | Body<"sourceEnded">): void {

@@ -1,5 +1,5 @@
 import type { Ipv4 } from "../model/address.js";
-import { CareofError } from "../model/errors.js";
+import { CareofError, toCareofError } from "../model/errors.js";
 import { hostId, parseMigrationId, type Epoch, type HostId, type VmId } from "../model/ids.js";
 import type { Reason } from "../model/reasons.js";
 import type { Body, BindingUpdate, MigrationRecord, VmReport, VmSpec } from "../proto/messages.js";
@@ -89,18 +89,31 @@ export class Migrations {
 
   /** @throws CareofError with the reason of the refusal; nothing has changed then */
   async prepare(body: Body<"prepare">): Promise<Body<"prepared">> {
-    const { guests, driver, careOf } = this.#options;
+    const { driver, careOf } = this.#options;
     const { vm } = body.spec;
     const { canLead } = await driver.facts();
     guestSpec(body.spec, body.epoch, null);
     await this.#clearWay(vm, body.epoch, true);
-    if (guests.get(vm) !== undefined) throw new CareofError("already-here", `${vm} is here already`);
-    if (body.epoch <= guests.lastEpoch(vm)) throw new CareofError("stale-epoch", `epoch ${String(body.epoch)} of ${vm} is over here`);
-    checkDisks(body.spec, body.disks, [...this.#open.values()].flatMap((each) => (each.side === "target" ? each.coming : [])));
-    const arrival = Arrival.begin(this.#options, body, canLead, () => { this.#settled(vm, arrival); });
-    this.#open.set(vm, arrival);
+    const arrival = await this.#arrive(body, canLead);
     const relayPort = await arrival.prepare();
     return { kind: "prepared", decision: { reason: "accepted", epoch: body.epoch, detail: "" }, relayAddress: careOf, relayPort, canLead };
+  }
+
+  /** @throws CareofError with the reason of the refusal; a port that was kept for the guest goes then too */
+  async #arrive(body: Body<"prepare">, canLead: boolean): Promise<Arrival> {
+    const { guests, network, log } = this.#options;
+    const { vm } = body.spec;
+    try {
+      if (guests.get(vm) !== undefined) throw new CareofError("already-here", `${vm} is here already`);
+      if (body.epoch <= guests.lastEpoch(vm)) throw new CareofError("stale-epoch", `epoch ${String(body.epoch)} of ${vm} is over here`);
+      checkDisks(body.spec, body.disks, [...this.#open.values()].flatMap((each) => (each.side === "target" ? each.coming : [])));
+      const arrival = Arrival.begin(this.#options, body, canLead, () => { this.#settled(vm, arrival); });
+      this.#open.set(vm, arrival);
+      return arrival;
+    } catch (thrown) {
+      await network.tidy().catch((cause: unknown) => { log.warn({ vm, reason: toCareofError(cause).code, err: cause }, "a port that nothing comes to could not be removed: it is tried again"); });
+      throw thrown;
+    }
   }
 
   /** The disks that would move with the guest. @throws CareofError */

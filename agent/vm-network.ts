@@ -148,14 +148,14 @@ export class VmNetwork {
 
   /** Idempotent. @throws CareofError `kernel-refused`: nothing is delivered here any more, and the port goes when this, `tidy` or `apply` succeeds */
   async detach(vm: VmId): Promise<void> {
-    this.makeRoom(vm);
+    this.#letGo(vm);
     await this.#inTurn(() => this.#dropGoing((owner) => owner === vm));
   }
 
-  /** As `detach`, for a VM that is about to come: its port stays for `attach`, which is spared removing and making it, and goes with `tidy` should that not come. Idempotent. */
-  makeRoom(vm: VmId): void {
-    const port = this.#forget(vm);
-    if (port !== null) this.#going.set(port, vm);
+  /** As `detach`, for a VM that is about to come: a port that `attach` would make anew stays for it, and goes with `tidy` should that not come. */
+  async makeRoom(vm: VmId): Promise<void> {
+    if (this.#attached.get(vm)?.port.kind === "tap") this.#letGo(vm);
+    else await this.detach(vm);
   }
 
   /** Tries again to remove the ports that could not be removed. @throws CareofError the first failure; the others were tried all the same */
@@ -164,10 +164,13 @@ export class VmNetwork {
   }
 
   /** As `detach`, but the port's interface stays, and is not ours any more. Returns its name. Idempotent. */
-  async giveBack(vm: VmId): Promise<string | null> {
-    const port = this.#forget(vm);
-    if (port !== null) await this.#inTurn(() => this.#options.ports.giveAway(port));
-    return port;
+  giveBack(vm: VmId): Promise<string | null> {
+    // Only in its turn: a whole state that is set before must not take for left over what is to stay.
+    return this.#inTurn(async () => {
+      const port = this.#forget(vm);
+      if (port !== null) await this.#options.ports.giveAway(port);
+      return port;
+    });
   }
 
   /** What the ports are asked for takes its time, and what is wanted by then must not be what was wanted before. */
@@ -186,8 +189,7 @@ export class VmNetwork {
   async #dropGoing(whose: (owner: VmId) => boolean): Promise<void> {
     const failures: CareofError[] = [];
     for (const [name, owner] of [...this.#going]) {
-      // One that is wanted again meanwhile stays.
-      if (!whose(owner) || !this.#going.has(name)) continue;
+      if (!whose(owner)) continue;
       try {
         await this.#options.ports.drop(name);
         this.#going.delete(name);
@@ -196,6 +198,11 @@ export class VmNetwork {
       }
     }
     if (failures[0] !== undefined) throw failures[0];
+  }
+
+  #letGo(vm: VmId): void {
+    const port = this.#forget(vm);
+    if (port !== null) this.#going.set(port, vm);
   }
 
   #forget(vm: VmId): string | null {

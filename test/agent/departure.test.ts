@@ -98,3 +98,20 @@ await t.test("a guest that has moved away and does not die is ended and cleared 
   await until("nothing is left", () => a.entries() === "" && a.ports.list().length === 0 && a.migrations.records().length === 0, LIMIT_MS);
   t.equal(a.guests.get(VM), undefined);
 });
+
+await t.test("a guest that was to come back within the grace time, and is refused, leaves no port behind", async (t) => {
+  const a = new Host("host-a", "10.1.0.2", () => new FakeHypervisor({ clock }));
+  const b = new Host("host-b", "10.2.0.2", () => new FakeHypervisor({ clock }));
+  t.teardown(async () => { await a.end(); await b.end(); });
+  for (const host of [a, b]) await host.boot();
+  await a.guests.start(specOf(), epoch(1));
+  await begin(a, b, 2);
+  await b.heard("running", ({ final }) => final, LIMIT_MS);
+  t.equal(a.migrations.revoke({ kind: "revoke", vm: VM, epoch: epoch(2), forwardTo: ipInIp(b.careOf), graceMs: millis(600_000) }), "accepted");
+  t.equal(a.ports.list().length, 1, "it forwards");
+  await t.rejects(a.migrations.prepare({
+    kind: "prepare", migration: migrationId(VM, epoch(3)), spec: specOf(), epoch: epoch(3), source: b.name, sourceLocator: ipInIp(b.careOf), secret: randomBytes(32), parameters: PARAMETERS,
+    disks: [{ path: "/var/lib/a-disk-that-it-has-not", format: "raw", virtualBytes: 1, allocatedBytes: 1 }],
+  }), { code: "disk-failed" });
+  t.same([a.ports.list(), a.entries(), a.migrations.records()], [[], "", []]);
+});

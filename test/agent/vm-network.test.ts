@@ -42,6 +42,13 @@ class SlowPorts extends FakeVmPorts {
     return this.#inTurn(() => super.drop(name));
   }
 
+  override giveAway(name: string): Promise<void> {
+    return this.#inTurn(() => {
+      if (this.list().some((port) => port.name === name)) this.external.add(name);
+      return Promise.resolve();
+    });
+  }
+
   #inTurn(work: () => Promise<void>): Promise<void> {
     const mine = this.#last.then(async () => {
       await sleep(2);
@@ -93,15 +100,19 @@ await t.test("a port that the kernel does not take away is known until it is gon
     const { ports, tunnel, network } = await host();
     ports.refuses = false;
     await network.attach(specOf(), []);
-    network.makeRoom(VM);
+    await network.makeRoom(VM);
     t.same([names(ports), tunnel.entries(), network.owners().get(HOME)], [[PORT], [], undefined], "the VM is not here, and its port is");
     await network.attach(specOf(), []);
     await network.tidy();
     t.same([names(ports), tunnel.entries().length], [[PORT], 1]);
-    network.makeRoom(VM);
-    network.makeRoom(VM);
+    await network.makeRoom(VM);
+    await network.makeRoom(VM);
     await network.tidy();
     t.same(names(ports), []);
+    ports.external.add("tap-a");
+    await network.attach(specOf(), [], "tap-a");
+    await network.makeRoom(VM);
+    t.same(names(ports), [], "somebody else's is let go of at once: the VM comes back to one of ours");
   });
 
   await t.test("and is not taken from a VM that has come back to it", async (t) => {
@@ -161,7 +172,7 @@ await t.test("what is asked for while the ports take their time is what comes ou
     ["another one goes first", (network) => [network.detach(OTHER), network.attach(specOf(), []), network.apply()], [PORT]],
     ["it comes and goes", (network) => [network.attach(specOf(), []), network.detach(OTHER), network.apply()], [PORT]],
     ["one goes while all is set", (network) => [network.apply(), network.detach(OTHER)], []],
-    ["and is to come back", (network) => { const set = network.apply(); network.makeRoom(OTHER); return [set, network.tidy()]; }, []],
+    ["and is to come back", (network) => [network.apply(), network.makeRoom(OTHER), network.tidy()], []],
   ];
   for (const [what, act, left] of cases) {
     const { ports, network } = await slowHost();
@@ -172,10 +183,18 @@ await t.test("what is asked for while the ports take their time is what comes ou
   }
 });
 
+await t.test("a port that is given back while all is set anew is not taken for left over", async (t) => {
+  const { ports, network } = await slowHost();
+  await network.attach({ ...specOf(), vm: vmId("db1"), homeAddresses: [ipv4("198.51.100.8")] }, []);
+  await network.attach(specOf(), []);
+  const [, , port] = await Promise.all([network.detach(vmId("db1")), network.apply(), network.giveBack(VM)]);
+  t.same([port, [...ports.external]], [PORT, [PORT]]);
+});
+
 await t.test("a port that was kept, and then could not be made what is wanted, goes", async (t) => {
   const { ports, network } = await slowHost();
   await network.attach(specOf(), []);
-  network.makeRoom(VM);
+  await network.makeRoom(VM);
   ports.refusesNext = true;
   await t.rejects(network.attach(specOf(), []), { code: "kernel-refused" });
   t.same([names(ports), network.owners().get(HOME)], [[PORT], undefined]);
