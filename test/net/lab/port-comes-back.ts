@@ -18,12 +18,12 @@ await ports.set([port("cotap1"), port("cotap2")]);
 let turns = 0;
 const count = setInterval(() => { turns++; }, 1);
 const order: string[] = [];
-const said = (what: string) => (): void => { order.push(`${what}: ${["cotap1", "cotap2"].filter(there).join(" ")}`); };
+const said = (what: string, name: string) => (): void => { order.push(`${what}: ${there(name) ? "there" : "not there"}`); };
 await Promise.all([
-  ports.drop("cotap1").then(said("one gone")),
-  ports.put(port("cotap1")).then(said("back")),
-  ports.drop("cotap2").then(said("other gone")),
-  ports.drop("cotap2").then(said("again")),
+  ports.drop("cotap1").then(said("one gone", "cotap1")),
+  ports.put(port("cotap1")).then(said("back", "cotap1")),
+  ports.drop("cotap2").then(said("other gone", "cotap2")),
+  ports.drop("cotap2").then(said("again", "cotap2")),
 ]);
 clearInterval(count);
 const listed = ports.list().map(({ name }) => name);
