@@ -16,8 +16,8 @@ const LAST = 0x4c;
 const LOADED = 0x44;
 /** All but memory. */
 const POSTCOPY = 0x50;
-/** How long the memory takes that follows. */
-const FOLLOW_MS = millis(300);
+/** How long the memory takes that follows: a test has to see it on its way, on a busy machine too. */
+const FOLLOW_MS = millis(1500);
 
 /** One fake guest process; lives in a map of the machine's and not in the driver, as a process lives on without its agent. */
 export interface Machine {
