@@ -2,7 +2,7 @@ import { receiveMessageOnPort, workerData, type MessagePort } from "node:worker_
 import { EPIPE } from "./errno.js";
 import { isForNow, Splicing, type Carrier } from "./pump-carrier.js";
 import { Opening, Sealing } from "./pump-seal.js";
-import { COME, READ, WRITTEN, type PumpAsk, type PumpStart, type PumpWay, type PumpWord } from "./pump-words.js";
+import { COME, READ, WRITTEN, type PumpAsk, type PumpStart, type PumpCarriage, type PumpWord } from "./pump-words.js";
 import { close, pollHere, tryRead } from "./syscall.js";
 
 const [POLLIN, POLLOUT, POLLERR, POLLHUP, POLLFD] = [1, 4, 8, 16, 8] as const;
@@ -134,11 +134,11 @@ class Pump {
   }
 }
 
-function carrierOf(way: PumpWay): Carrier {
-  switch (way.kind) {
-    case "pipe": return new Splicing(way.pipe);
-    case "seal": return new Sealing(way.key);
-    case "open": return new Opening(way.key);
+function carrierOf(by: PumpCarriage): Carrier {
+  switch (by.kind) {
+    case "pipe": return new Splicing(by.pipe);
+    case "seal": return new Sealing(by.key);
+    case "open": return new Opening(by.key);
   }
 }
 

@@ -1,8 +1,8 @@
 import type { MessagePort } from "node:worker_threads";
 
 /**
- * What the two threads of pump.ts and pump-thread.ts say to one another. A pump's counts lie in memory that both see: bytes of the stream read and written, and bytes that have come, whether a
- * whole record or not, in this order, as BigInt64Array.
+ * What the two threads of pump.ts and pump-thread.ts say to one another. A pump's counts lie in memory that both see: bytes of the stream read and written, and bytes that have come
+ * (of sealed records all that they consist of, opened or not yet), in this order, as BigInt64Array.
  */
 export const READ = 0;
 export const WRITTEN = 1;
@@ -18,7 +18,7 @@ export interface PumpStart {
 
 /** To the thread, which owns the descriptors from then on. */
 export type PumpAsk =
-  | { readonly kind: "add"; readonly id: number; readonly from: number; readonly by: PumpWay; readonly counts: SharedArrayBuffer }
+  | { readonly kind: "add"; readonly id: number; readonly from: number; readonly by: PumpCarriage; readonly counts: SharedArrayBuffer }
   /** Where it goes: until then, and after it was refused there, nothing is read; that there is something to read is told once. */
   | { readonly kind: "to"; readonly id: number; readonly to: number }
   | { readonly kind: "stall"; readonly id: number; readonly stalled: boolean }
@@ -41,7 +41,7 @@ export type PumpWord =
   | { readonly kind: "removed"; readonly id: number };
 
 /** How it is carried: as it is, through a pipe; or what is read gets sealed, or was (pump-seal.ts), under a key of SEAL_KEY_BYTES that is for this pump alone. */
-export type PumpWay = { readonly kind: "pipe"; readonly pipe: PumpPipe } | { readonly kind: "seal" | "open"; readonly key: Uint8Array };
+export type PumpCarriage = { readonly kind: "pipe"; readonly pipe: PumpPipe } | { readonly kind: "seal" | "open"; readonly key: Uint8Array };
 
 /** The two ends of what carries a pump's bytes, of PIPE_BYTES. */
 export interface PumpPipe {

@@ -2,7 +2,7 @@ import { MessageChannel, receiveMessageOnPort, Worker, type MessagePort } from "
 import { CareofError } from "../model/errors.js";
 import { EBADMSG, KernelError } from "./errno.js";
 import { SEAL_KEY_BYTES } from "./pump-seal.js";
-import { COME, COUNTS, PIPE_BYTES, READ, WRITTEN, type PumpAsk, type PumpStart, type PumpWay, type PumpWord } from "./pump-words.js";
+import { COME, COUNTS, PIPE_BYTES, READ, WRITTEN, type PumpAsk, type PumpStart, type PumpCarriage, type PumpWord } from "./pump-words.js";
 import { close, eventDescriptor, pipe, ring } from "./syscall.js";
 
 /** What is done with the stream on its way: nothing, or it is sealed, or opened (pump-seal.ts). The key is of SEAL_KEY_BYTES, and for one pump of each kind alone. */
@@ -19,7 +19,7 @@ export interface PumpEvents {
 
 /**
  * Carries what comes from one socket to another, on one thread for all pumps: without bringing it into this process (splice(2)), or sealing or opening it on the way. One direction. Bytes are carried in order, a slow
- * reader holds back its writer and nobody else (the thread never waits for one of them), at most 1 MiB of a pump is on the way. Counts are of the stream itself. What was not sealed as it must be breaks the pump
+ * reader holds back its writer and nobody else (the thread never waits for one of them), at most 1 MiB of a pump is on the way. Counts are of the stream itself, but for `come`. What was not sealed as it must be breaks the pump
  * (EBADMSG), and nothing of it comes out.
  */
 export class Pump {
@@ -41,7 +41,7 @@ export class Pump {
     this.#events = events;
     this.#descriptors.push(from);
     try {
-      const by = this.#way(seal);
+      const by = this.#carriage(seal);
       this.#thread = thread ??= new Thread();
       this.#id = this.#thread.join((word) => { this.#heard(word); });
       this.#thread.ask({ kind: "add", id: this.#id, from, by, counts: this.#counts });
@@ -51,7 +51,7 @@ export class Pump {
     }
   }
 
-  #way(seal: PumpSeal): PumpWay {
+  #carriage(seal: PumpSeal): PumpCarriage {
     if (seal.kind !== "none" && seal.key.length !== SEAL_KEY_BYTES) throw new CareofError("internal", `a key of ${String(seal.key.length)} bytes`);
     if (seal.kind !== "none") return seal;
     const ends = pipe(PIPE_BYTES);
@@ -79,7 +79,7 @@ export class Pump {
     return Number(Atomics.load(this.#numbers, WRITTEN));
   }
 
-  /** Bytes that have come so far: also of a record that has not been opened yet. */
+  /** Bytes that have come so far: all that sealed records consist of, also of one that has not been opened yet. */
   get come(): number {
     return Number(Atomics.load(this.#numbers, COME));
   }

@@ -16,7 +16,7 @@ const FAREWELL_MS = millis(500);
 
 /**
  * A pre-shared key with an ephemeral exchange on a curve (RFC 5489, RFC 7905): who learns a move's secret later cannot read its stream. Node has no TLS 1.3 with external keys. The second suite is what a
- * careof before version 4 of the relay speaks, which is told so and no more: its exchange is of 1024 bits only.
+ * careof before version 4 of the relay speaks, to tell it so: its exchange is of 1024 bits only, and nothing is carried under it (`requireStrength`).
  */
 export const RELAY_TLS = {
   ciphers: "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES128-GCM-SHA256",
@@ -53,8 +53,6 @@ export class RelayConnection {
   readonly #peerClock = new RelayClock();
   #timer: Timer | null = null;
   #pings = 0;
-  /** Who waits for the answer to a ping, oldest first. */
-  #awaited: { readonly sentAt: Millis; readonly resolve: () => void }[] = [];
   #heardAt: Millis;
   #lastSent = false;
   #over = false;
@@ -76,6 +74,12 @@ export class RelayConnection {
     return this.#peerClock;
   }
 
+  /** @throws CareofError `relay-failed` where the exchange was not the one on a curve */
+  requireStrength(): void {
+    const { name } = this.#options.socket.getCipher();
+    if (!name.startsWith("ECDHE")) throw new CareofError("relay-failed", `the hosts agree on ${name} only: nothing is carried under that`);
+  }
+
   /** A key that both ends have and nobody else, another one for each `context` (RFC 5705). Of SEAL_KEY_BYTES. */
   sealKey(context: Uint8Array): Buffer {
     return this.#options.socket.exportKeyingMaterial(SEAL_KEY_BYTES, SEAL_LABEL, Buffer.from(context));
@@ -89,16 +93,6 @@ export class RelayConnection {
     for (const part of encodeRelay(frame)) socket.write(part);
     socket.uncork();
     return !socket.writableNeedDrain || socket.writableLength < this.#options.highWaterBytes;
-  }
-
-  /** Resolves when the peer has taken all that was sent before, or the connection is over. */
-  async taken(): Promise<void> {
-    if (this.#over || this.#lastSent) return;
-    const sentAt = this.#options.clock.monotonic();
-    await new Promise<void>((resolve) => {
-      this.#awaited.push({ sentAt, resolve });
-      this.send({ type: "ping", sentAt });
-    });
   }
 
   /** Sends the last frame and shuts our direction. @throws CareofError `relay-failed` when it could not be handed over. */
@@ -176,13 +170,6 @@ export class RelayConnection {
 
   #answered(sentAt: Millis, answeredAt: Millis): void {
     this.#peerClock.answered(sentAt, answeredAt, this.#options.clock.monotonic());
-    this.#letGo((each) => each.sentAt <= sentAt);
-  }
-
-  #letGo(which: (each: { readonly sentAt: Millis }) => boolean): void {
-    const over = this.#awaited.filter(which);
-    this.#awaited = this.#awaited.filter((each) => !which(each));
-    for (const { resolve } of over) resolve();
   }
 
   #ping(): void {
@@ -199,7 +186,6 @@ export class RelayConnection {
   }
 
   #stopPings(): void {
-    this.#letGo(() => true);
     this.#timer?.cancel();
     this.#timer = null;
   }

@@ -61,6 +61,7 @@ export async function dialRelay(options: DialOptions): Promise<RelayConnection> 
           if (frame.version !== RELAY_VERSION) throw new CareofError("relay-failed", otherVersion("target", frame.version));
           if (frame.migration !== migration || frame.channel !== channel) throw new CareofError("relay-failed", `the target's relay speaks of ${frame.migration}, ${frame.channel}`);
           if (frame.inClear !== inClear) throw new CareofError("relay-failed", `the target's stream is ${inClear ? "encrypted" : "in clear"}, and this move's is not`);
+          connection.requireStrength();
           if (greeted) throw new CareofError("malformed-relay", "a second hello");
           greeted = true;
           limit.cancel();

@@ -10,7 +10,7 @@ import { RELAY_TLS } from "./relay-connection.js";
 export const HANDSHAKE_MS = millis(3000);
 
 /** What a channel's way (way-source.ts) begins with, before its token; TLS begins with 0x16 (RFC 5246 §6.2.1). */
-export const WAY_MARK = 0x01;
+export const WAY_FIRST_BYTE = 0x01;
 
 /** Connections that have not authenticated yet, beside as many as the moves that are expected open: all of them may come from one host, and at once. */
 export interface StrangerLimits {
@@ -42,7 +42,7 @@ export interface Place {
   /** Nobody is let in for this move any more; who was is not touched. Idempotent. */
   leave(): void;
   /**
-   * A connection from `address` that begins with WAY_MARK and `token` is handed to `arrived`, once, as a descriptor of which nothing behind the token has been read. Nobody is waited for any more after `leave`.
+   * A connection from `address` that begins with WAY_FIRST_BYTE and `token` is handed to `arrived`, once, as a descriptor of which nothing behind the token has been read. Nobody is waited for any more after `leave`.
    */
   expectWay(token: Uint8Array, address: string, arrived: (descriptor: number) => void): void;
 }
@@ -167,7 +167,7 @@ export class RelayListener {
         return;
       }
       socket.off("readable", look).off("end", look).off("timeout", silent).setTimeout(0);
-      if (begins[0] === WAY_MARK) this.#takeWay(socket, name, begins);
+      if (begins[0] === WAY_FIRST_BYTE) this.#takeWay(socket, name, begins);
       else {
         socket.unshift(begins);
         this.#tls.emit("connection", socket);

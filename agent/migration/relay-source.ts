@@ -204,8 +204,12 @@ class Relay implements SourceRelay {
     hypervisor.on("error", (cause) => { this.#hypervisorEnded(`stream-broken: ${cause.message}`); });
     const connection = this.#connection;
     if (connection === null) return;
-    this.#way = this.#openWay(hypervisor, this.#token, connection, (detail) => { this.#hypervisorEnded(detail); }, (cause) => { this.cut(cause); });
-    if (this.#stalled) this.#way.stall();
+    try {
+      this.#way = this.#openWay(hypervisor, this.#token, connection, (detail) => { this.#hypervisorEnded(detail); }, (cause) => { this.cut(cause); });
+      if (this.#stalled) this.#way.stall();
+    } catch (thrown) {
+      this.cut(toCareofError(thrown));
+    }
   }
 
   /** The target's hypervisor shall see that no more comes, as if it were connected directly. */

@@ -167,6 +167,7 @@ class Relay implements TargetRelay {
     const { migration, socket, diskSocket } = this.#options;
     if (hello.migration !== migration) throw new CareofError("relay-failed", `a relay for ${hello.migration} came`);
     if (hello.version !== RELAY_VERSION) throw this.#otherVersion(connection, hello.version);
+    connection.requireStrength();
     if (hello.way.length !== WAY_TOKEN_BYTES) throw new CareofError("malformed-relay", "a hello that announces no way");
     if (hello.inClear !== this.#inClear) throw new CareofError("relay-failed", `the source's stream is ${this.#inClear ? "encrypted" : "in clear"}, and this move's is not`);
     const welcome = (): void => { connection.send({ type: "hello", version: RELAY_VERSION, migration, channel: hello.channel, way: new Uint8Array(0), inClear: this.#inClear }); };

@@ -5,7 +5,7 @@ import { millis, type Millis } from "../../model/ids.js";
 import { Pump, type PumpSeal } from "../../net/pump.js";
 import { descriptorOfSocket } from "../../net/socket-descriptor.js";
 import { close } from "../../net/syscall.js";
-import { WAY_MARK } from "./relay-listener.js";
+import { WAY_FIRST_BYTE } from "./relay-listener.js";
 
 /** So often the target is asked whether what was sent has come: a way that falls silent would say so to nobody. */
 const ASK_MS = millis(2000);
@@ -32,7 +32,7 @@ export interface WaySourceOptions {
 }
 
 /**
- * The source's end of a channel's way: what our hypervisor says goes to the target by a TCP connection of its own, on a thread of its own (net/pump.ts), beside the authenticated one, which has announced it.
+ * The source's end of a channel's way: what our hypervisor says goes to the target by a TCP connection of its own, on the pumps' thread (net/pump.ts), beside the authenticated one, which has announced it.
  * It is sealed under a key of that one, unless the move is to be in clear: then nothing but the token proves where it comes from, and nobody who sees the network is kept from reading it.
  *
  * ```
@@ -63,7 +63,7 @@ export class WaySource {
     dialed.setNoDelay(true);
     dialed.on("error", (cause) => { this.#break(new CareofError("relay-failed", `no connection for the stream to ${where}: ${cause.message}`, { cause })); });
     dialed.once("connect", () => {
-      dialed.write(Buffer.concat([Uint8Array.of(WAY_MARK), token]), (cause) => { if (cause === null || cause === undefined) this.#sent(); });
+      dialed.write(Buffer.concat([Uint8Array.of(WAY_FIRST_BYTE), token]), (cause) => { if (cause === null || cause === undefined) this.#sent(); });
     });
   }
 

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { connect, createServer, type Socket } from "node:net";
 import t, { type Test } from "tap";
-import { WAY_MARK, HANDSHAKE_MS } from "../../agent/migration/relay-listener.js";
+import { WAY_FIRST_BYTE, HANDSHAKE_MS } from "../../agent/migration/relay-listener.js";
 import { WAY_TOKEN_BYTES } from "../../proto/relay-framing.js";
 import { epoch, millis } from "../../model/ids.js";
 import { bench, bytesFrom, ended, migration, pause } from "./relay-bench.js";
@@ -20,7 +20,7 @@ async function path(test: Test, to: () => number, waysFrom = "127.0.0.1", change
   let seen = "";
   const server = createServer({ allowHalfOpen: true }, (source) => {
     source.once("data", (first: Buffer) => {
-      const isWay = first[0] === WAY_MARK;
+      const isWay = first[0] === WAY_FIRST_BYTE;
       if (isWay) ways.push(source);
       const target = connect({ host: "127.0.0.1", port: to(), allowHalfOpen: true, localAddress: isWay ? waysFrom : "127.0.0.1" });
       for (const [one, other] of [[source, target], [target, source]] as const) {
@@ -80,9 +80,9 @@ void t.test("who comes with a stream and was not announced is refused, and the s
   const { from, to } = await made.pair({
     before: async ({ port }) => {
       const strangers: readonly (readonly [string, Buffer, RegExp])[] = [
-        ["another token", Buffer.concat([Uint8Array.of(WAY_MARK), randomBytes(WAY_TOKEN_BYTES)]), /came with a stream, and was not expected/],
+        ["another token", Buffer.concat([Uint8Array.of(WAY_FIRST_BYTE), randomBytes(WAY_TOKEN_BYTES)]), /came with a stream, and was not expected/],
         ["neither", Buffer.from("GET /somewhere/else HTTP/1.1\r\nhost: there\r\n\r\n"), /wrong version number|http request/],
-        ["less than a token", Buffer.of(WAY_MARK, 1, 2), /did not say in time/],
+        ["less than a token", Buffer.of(WAY_FIRST_BYTE, 1, 2), /did not say in time/],
         ["nothing", Buffer.alloc(0), /did not say in time/],
       ];
       for (const [what, says, reason] of strangers) {
