@@ -1,14 +1,14 @@
 import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
-import { connect, createServer, type Socket } from "node:net";
-import { tmpdir } from "node:os";
+import { openSync, readdirSync } from "node:fs";
+import type { Socket } from "node:net";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import t, { type Test } from "tap";
 import { SEAL_KEY_BYTES } from "../../net/pump-seal.js";
 import { Pump, type PumpEvents, type PumpSeal } from "../../net/pump.js";
 import { descriptorOfSocket } from "../../net/socket-descriptor.js";
+import { socketPair } from "./socket-pair.js";
 
 /** More than two sockets and a pipe hold. */
 const MUCH = 16 << 20;
@@ -33,25 +33,9 @@ interface Made {
   readonly go: () => void;
 }
 
-async function pair(test: Test): Promise<readonly [Socket, Socket]> {
-  const directory = mkdtempSync(join(tmpdir(), "careof-pump-"));
-  const server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
-  await new Promise<void>((resolve) => { server.listen(join(directory, "s"), resolve); });
-  const coming = new Promise<Socket>((resolve) => { server.once("connection", resolve); });
-  const client = connect({ path: join(directory, "s"), allowHalfOpen: true });
-  const accepted = await coming;
-  server.close();
-  for (const socket of [client, accepted]) {
-    socket.on("error", () => socket.destroy());
-    test.teardown(() => { socket.destroy(); });
-  }
-  rmSync(directory, { recursive: true });
-  return [client, accepted];
-}
-
 async function make(test: Test, waits = false, seal: PumpSeal = { kind: "none" }): Promise<Made> {
-  const [writer, from] = await pair(test);
-  const [reader, to] = await pair(test);
+  const [writer, from] = await socketPair(test);
+  const [reader, to] = await socketPair(test);
   const heard: string[] = [];
   const events: PumpEvents = {
     onReadable: () => { heard.push("readable"); },
@@ -209,7 +193,7 @@ void t.test("either side that is gone is told, once", async (test) => {
   idle.reader.destroy();
   await until(() => over(idle).length > 0);
   test.strictSame([over(reads), over(idle)], [["refused"], ["refused"]], "also while nothing is to be carried");
-  const [reader, to] = await pair(test);
+  const [reader, to] = await socketPair(test);
   idle.writer.write("more");
   idle.pump.to(descriptorOfSocket(to));
   test.equal(String(await read(reader, 4)), "more", "it goes on to somewhere else");

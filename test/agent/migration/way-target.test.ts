@@ -1,14 +1,12 @@
 import { createCipheriv, randomBytes } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
-import { connect, createServer, type Socket } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { WayTarget } from "../../../agent/migration/way-target.js";
 import { SystemClock } from "../../../model/clock.js";
 import { millis } from "../../../model/ids.js";
 import { descriptorOfSocket } from "../../../net/socket-descriptor.js";
+import { socketPair } from "../../net/socket-pair.js";
 
 const KEY = Buffer.alloc(16, 9);
 const SILENCE = millis(300);
@@ -24,25 +22,9 @@ function record(number: number, plain: Buffer): Buffer {
   return Buffer.concat([length, cipher.update(plain), cipher.final(), cipher.getAuthTag()]);
 }
 
-async function pair(test: Test): Promise<readonly [Socket, Socket]> {
-  const directory = mkdtempSync(join(tmpdir(), "careof-way-"));
-  const server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
-  await new Promise<void>((resolve) => { server.listen(join(directory, "s"), resolve); });
-  const coming = new Promise<Socket>((resolve) => { server.once("connection", resolve); });
-  const client = connect({ path: join(directory, "s"), allowHalfOpen: true });
-  const accepted = await coming;
-  server.close();
-  for (const socket of [client, accepted]) {
-    socket.on("error", () => socket.destroy());
-    test.teardown(() => { socket.destroy(); });
-  }
-  rmSync(directory, { recursive: true });
-  return [client, accepted];
-}
-
 async function target(test: Test): Promise<{ readonly way: WayTarget; readonly source: Socket; readonly out: Buffer[]; readonly broken: string[] }> {
-  const [source, comes] = await pair(test);
-  const [hypervisor, reads] = await pair(test);
+  const [source, comes] = await socketPair(test);
+  const [hypervisor, reads] = await socketPair(test);
   const broken: string[] = [];
   const out: Buffer[] = [];
   reads.on("data", (part: Buffer) => { out.push(part); }).resume();
