@@ -20,7 +20,7 @@ export interface PumpEvents {
 /**
  * Carries what comes from one socket to another, on one thread for all pumps: without bringing it into this process (splice(2)), or sealing or opening it on the way. One direction. Bytes are carried in order, a slow
  * reader holds back its writer and nobody else (the thread never waits for one of them), at most 1 MiB of a pump is on the way. Counts are of the stream itself, but for `come`. What was not sealed as it must be breaks the pump
- * (EBADMSG), and nothing of it comes out.
+ * (`malformed-relay`), and nothing of it comes out.
  */
 export class Pump {
   readonly #counts = new SharedArrayBuffer(8 * COUNTS);
